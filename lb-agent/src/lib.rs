@@ -1,0 +1,4 @@
+//! Herald agent: from the Kubernetes API to the kernel's maps.
+#![forbid(unsafe_code)]
+pub mod plan;
+pub mod snapshot;

@@ -1,0 +1,2 @@
+//! Herald agent.
+fn main() {}

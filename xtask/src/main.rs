@@ -1,0 +1,2 @@
+//! Herald commands.
+fn main() {}
