@@ -44,10 +44,7 @@ impl Difference {
     #[inline(always)]
     #[must_use]
     pub const fn address(self, old: [u32; 4], new: [u32; 4]) -> Self {
-        self.words(old[0], new[0])
-            .words(old[1], new[1])
-            .words(old[2], new[2])
-            .words(old[3], new[3])
+        self.words(old[0], new[0]).words(old[1], new[1]).words(old[2], new[2]).words(old[3], new[3])
     }
 
     /// The checksum after the change (RFC 1624 equation 3).
@@ -108,7 +105,10 @@ mod tests {
             words[4] = next();
             words[5] = next();
             let pair = |w: [u16; 8]| u32::from(w[4]) | u32::from(w[5]) << 16;
-            let after = Difference::new().word(old[1], words[1]).words(pair(old), pair(words)).apply(before);
+            let after = Difference::new()
+                .word(old[1], words[1])
+                .words(pair(old), pair(words))
+                .apply(before);
             // 0 and 0xffff are the same value in ones' complement; only a sum over
             // nothing but zeros tells them apart.
             let same = |a, b| a == b || (a ^ b) == 0xffff && (a == 0 || b == 0);

@@ -77,7 +77,9 @@ mod tests {
         let client = u32::from_le_bytes([192, 0, 2, 1]);
         let vip = u32::from_le_bytes([198, 51, 100, 7]);
         let ports = u32::from_le_bytes([0x9c, 0x40, 0, 80]);
-        let six = |last| [u32::from_le_bytes([0x20, 1, 0xd, 0xb8]), 0, 0, u32::from_le_bytes([0, 0, 0, last])];
+        let six = |last| {
+            [u32::from_le_bytes([0x20, 1, 0xd, 0xb8]), 0, 0, u32::from_le_bytes([0, 0, 0, last])]
+        };
         let digest = endpoint_digest(crate::maps::mapped([10, 244, 1, 5]));
         assert_eq!(
             (

@@ -1,0 +1,133 @@
+//! Echo requests to a VIP, answered in place (RFC 792, RFC 4443 section 4.2).
+use crate::{
+    ip::{Packet, is_for_us},
+    maps::{ECHO_BUDGET, SETTINGS, address_bytes, is_vip},
+    packet::at,
+};
+use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
+use lb_common::{
+    checksum::Difference,
+    outcome::Outcome,
+    wire::{
+        Ethernet, Icmp, Ipv4, Ipv6,
+        length::{ETHERNET, IPV4, IPV6},
+    },
+};
+
+const V4_REQUEST: u8 = 8;
+const V4_REPLY: u8 = 0;
+const V6_REQUEST: u8 = 128;
+const V6_REPLY: u8 = 129;
+/// Type, code, checksum, identifier, sequence number.
+const ECHO_LENGTH: usize = 8;
+/// RFC 1700 "IP time to live".
+const TTL: u8 = 64;
+/// How far a CPU may run ahead of its rate: longer than the coarse clock's step (4 ms at
+/// 250 Hz), short enough to keep a flood small.
+const BURST_NS: u64 = 100_000_000;
+
+/// An ICMP message to a VIP.
+#[inline(always)]
+pub(crate) fn v4(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> {
+    let (Some(ethernet), Some(ip), Some(icmp)) =
+        (at::<Ethernet>(ctx, 0), at::<Ipv4>(ctx, ETHERNET), at::<Icmp>(ctx, ETHERNET + IPV4))
+    else {
+        return Err(Outcome::DropMalformed);
+    };
+    permit(ctx, packet, icmp, V4_REQUEST)?;
+    // SAFETY: `at` has checked the bounds.
+    unsafe {
+        turn_around(ethernet);
+        core::mem::swap(&mut (*ip).source, &mut (*ip).destination);
+        let old = u16::from_ne_bytes([(*ip).ttl, (*ip).protocol]);
+        let new = u16::from_ne_bytes([TTL, (*ip).protocol]);
+        (*ip).check = Difference::new().word(old, new).apply((*ip).check);
+        (*ip).ttl = TTL;
+        become_reply(icmp, V4_REPLY);
+    }
+    Ok(Outcome::EchoAnswered)
+}
+
+/// An ICMPv6 message to a VIP.
+#[inline(always)]
+pub(crate) fn v6(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> {
+    let (Some(ethernet), Some(ip), Some(icmp)) =
+        (at::<Ethernet>(ctx, 0), at::<Ipv6>(ctx, ETHERNET), at::<Icmp>(ctx, ETHERNET + IPV6))
+    else {
+        return Err(Outcome::DropMalformed);
+    };
+    permit(ctx, packet, icmp, V6_REQUEST)?;
+    // SAFETY: `at` has checked the bounds.
+    unsafe {
+        turn_around(ethernet);
+        // Exchanging the addresses leaves the pseudo-header's sum as it was.
+        core::mem::swap(&mut (*ip).source, &mut (*ip).destination);
+        (*ip).hop_limit = TTL;
+        become_reply(icmp, V6_REPLY);
+    }
+    Ok(Outcome::EchoAnswered)
+}
+
+/// Whether this is an echo request to a VIP, sent to us, within the rate limit.
+#[inline(always)]
+fn permit(
+    ctx: &XdpContext,
+    packet: &Packet,
+    icmp: *const Icmp,
+    request: u8,
+) -> Result<(), Outcome> {
+    if packet.payload < ECHO_LENGTH {
+        return Err(Outcome::DropMalformed);
+    }
+    // SAFETY: the caller has checked the bounds.
+    if unsafe { (*icmp).kind != request || (*icmp).code != 0 } {
+        return Err(Outcome::DropIcmp);
+    }
+    // What is not so falls to `refuse`, which tells the reasons apart.
+    if !is_vip(address_bytes(packet.destination)) || !is_for_us(ctx) || !within_budget() {
+        return Err(Outcome::EchoLimited);
+    }
+    Ok(())
+}
+
+/// The generic cell rate algorithm (ITU-T I.371), per CPU.
+#[inline(always)]
+fn within_budget() -> bool {
+    let (Some(settings), Some(budget)) = (SETTINGS.get(0), ECHO_BUDGET.get_ptr_mut(0)) else {
+        return false;
+    };
+    // SAFETY: plain helper.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    // SAFETY: the slot is this CPU's, and a program is not preempted by another on its CPU.
+    unsafe {
+        let next = if (*budget).next_ns > now { (*budget).next_ns } else { now };
+        if next - now > BURST_NS {
+            return false;
+        }
+        (*budget).next_ns = next + settings.echo_interval_ns;
+    }
+    true
+}
+
+/// # Safety
+/// The pointer is good.
+#[inline(always)]
+unsafe fn turn_around(ethernet: *mut Ethernet) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        core::mem::swap(&mut (*ethernet).destination, &mut (*ethernet).source);
+    }
+}
+
+/// # Safety
+/// The pointer is good.
+#[inline(always)]
+unsafe fn become_reply(icmp: *mut Icmp, reply: u8) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let old = u16::from_ne_bytes([(*icmp).kind, 0]);
+        let new = u16::from_ne_bytes([reply, 0]);
+        (*icmp).check = Difference::new().word(old, new).apply((*icmp).check);
+        (*icmp).kind = reply;
+    }
+}

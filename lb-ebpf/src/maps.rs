@@ -1,0 +1,159 @@
+//! The maps. Their meaning stands at the types in `lb_common::maps`.
+//!
+//! All are BTF maps, so that `bpftool map dump` names the fields. Capacities of
+//! `ROWS` and `FLOWS` are only defaults: the agent sets them when it loads.
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    macros::btf_map,
+};
+use lb_common::{
+    filter,
+    maps::{
+        Announced, AnnouncedKey, DEFAULT_FLOWS, DEFAULT_ROWS, EchoBudget, Endpoint, Flow, FlowKey,
+        MAX_ANNOUNCED, MAX_ENDPOINTS, MAX_NODES, MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, MacKey,
+        MacOwner, Node, PENDING_FLOWS, Row, Service, ServiceKey, ServiceStats, Settings, Vip,
+        VipKey,
+    },
+    outcome::{Counters, Outcome},
+};
+
+/// `BPF_F_MMAPABLE` (`linux/bpf.h`): the agent writes rows without a system call each.
+const MMAPABLE: usize = 1 << 10;
+
+#[btf_map]
+pub(crate) static VIPS: HashMap<VipKey, Vip, { MAX_VIPS as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static ANNOUNCED: HashMap<AnnouncedKey, Announced, { MAX_ANNOUNCED as usize }> =
+    HashMap::new();
+#[btf_map]
+pub(crate) static SERVICES: HashMap<ServiceKey, Service, { MAX_SERVICES as usize }> =
+    HashMap::new();
+#[btf_map]
+pub(crate) static ROWS: Array<Row, { DEFAULT_ROWS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static NODES: Array<Node, { MAX_NODES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static NODE_MACS: HashMap<MacKey, MacOwner, { MAX_NODES as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static ENDPOINTS: Array<Endpoint, { MAX_ENDPOINTS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { DEFAULT_FLOWS as usize }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static PENDING: LruHashMap<FlowKey, Flow, { PENDING_FLOWS as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static VIP_FILTER: Array<u64, { filter::WORDS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static REPLY_FILTER: Array<u64, { filter::WORDS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static SERVICE_STATS: PerCpuArray<ServiceStats, { MAX_SERVICES as usize }> =
+    PerCpuArray::new();
+#[btf_map]
+pub(crate) static ECHO_BUDGET: PerCpuArray<EchoBudget, 1> = PerCpuArray::new();
+
+/// Counts an outcome.
+#[inline(always)]
+pub(crate) fn count(outcome: Outcome) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        let position = outcome as usize;
+        if position < Outcome::ALL.len() {
+            // SAFETY: `Counters` is `repr(C)` and made of as many u64 as there are outcomes;
+            // the slot is this CPU's, and a program is not preempted by another on its CPU.
+            unsafe { *counters.cast::<u64>().add(position) += 1 };
+        }
+    }
+}
+
+#[inline(always)]
+fn bit_is_set(word: Option<&u64>, bit: u32) -> bool {
+    word.is_some_and(|word| word >> (bit & 63) & 1 != 0)
+}
+
+/// Whether an address may be a VIP, by its bit; false is certain.
+#[inline(always)]
+pub(crate) fn may_be_vip(bit: u32) -> bool {
+    bit_is_set(VIP_FILTER.get(bit >> 6), bit)
+}
+
+/// Whether an address and port may be an endpoint of this node, by their bit; false is certain.
+#[inline(always)]
+pub(crate) fn may_be_endpoint(bit: u32) -> bool {
+    bit_is_set(REPLY_FILTER.get(bit >> 6), bit)
+}
+
+/// Whether an address is a VIP of the cluster.
+#[inline(always)]
+pub(crate) fn is_vip(vip: [u8; 16]) -> bool {
+    // SAFETY: only the entry's presence is used.
+    unsafe { VIPS.get(VipKey { vip }).is_some() }
+}
+
+/// Whether a frame comes from the link-layer address of another node with an agent.
+#[inline(always)]
+pub(crate) fn is_agent(mac: [u16; 3]) -> bool {
+    let key = MacKey { mac: mac_bytes(mac), pad: [0; 2] };
+    // SAFETY: only the entry's presence is used.
+    unsafe { NODE_MACS.get(key).is_some() }
+}
+
+/// The link-layer address of the interface with this index, if it is an uplink.
+#[inline(always)]
+pub(crate) fn uplink_mac(ifindex: u32) -> Option<[u16; 3]> {
+    let settings = SETTINGS.get(0)?;
+    let mut i = 0;
+    while i < MAX_UPLINKS {
+        let uplink = &settings.uplinks[i];
+        if uplink.ifindex == ifindex {
+            return Some(mac_words(uplink.mac));
+        }
+        if uplink.ifindex == 0 {
+            return None;
+        }
+        i += 1;
+    }
+    None
+}
+
+/// A link-layer address as the maps hold it.
+#[inline(always)]
+pub(crate) const fn mac_bytes(mac: [u16; 3]) -> [u8; 6] {
+    // SAFETY: same size, and every byte pattern is valid for both.
+    unsafe { core::mem::transmute(mac) }
+}
+
+/// A link-layer address as headers hold it.
+#[inline(always)]
+pub(crate) const fn mac_words(mac: [u8; 6]) -> [u16; 3] {
+    // SAFETY: same size, and every byte pattern is valid for both.
+    unsafe { core::mem::transmute(mac) }
+}
+
+/// An address as the maps hold it.
+#[inline(always)]
+pub(crate) const fn address_bytes(address: [u32; 4]) -> [u8; 16] {
+    // SAFETY: same size, and every byte pattern is valid for both.
+    unsafe { core::mem::transmute(address) }
+}
+
+/// An address as headers hold it.
+#[inline(always)]
+pub(crate) const fn address_words(address: [u8; 16]) -> [u32; 4] {
+    // SAFETY: same size, and every byte pattern is valid for both.
+    unsafe { core::mem::transmute(address) }
+}
+
+/// A port as the maps hold it.
+#[inline(always)]
+pub(crate) const fn port_bytes(port: u16) -> [u8; 2] {
+    port.to_ne_bytes()
+}
+
+/// An IPv4 address in network order as the maps hold it.
+#[inline(always)]
+pub(crate) const fn mapped(v4: u32) -> [u8; 16] {
+    address_bytes([0, 0, 0xffff_u32.to_be(), v4])
+}
