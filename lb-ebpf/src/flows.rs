@@ -12,7 +12,8 @@ use lb_common::{
     wire::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
 };
 
-/// Where a flow goes.
+/// Where a flow goes. Aligned, because BPF code copies byte by byte what may not be.
+#[repr(C, align(8))]
 pub(crate) struct Target {
     /// The endpoint's address, as the maps hold it.
     pub(crate) address: [u8; 16],
