@@ -1,0 +1,159 @@
+//! The schema as users of MetalLB know it, and the checked-in copy of it.
+use super::*;
+use crate::snapshot;
+use std::{env, fs, path::PathBuf};
+
+/// `deploy/crds` must be what the types say. `HERALD_WRITE_CRDS=1 cargo test -p lb-agent crds`
+/// writes the files anew.
+#[test]
+fn checked_in_crds_are_those_of_the_types() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+    for (name, text) in crd_files().unwrap() {
+        let path = folder.join(name);
+        if env::var_os("HERALD_WRITE_CRDS").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        let on_disk = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            on_disk == text,
+            "{} is stale: HERALD_WRITE_CRDS=1 cargo test -p lb-agent crds writes it anew",
+            path.display()
+        );
+    }
+}
+
+fn schema(kind: &str) -> serde_json::Value {
+    let crd = crds().into_iter().find(|c| c.spec.names.kind == kind).unwrap();
+    serde_json::to_value(&crd.spec.versions[0]).unwrap()
+}
+
+#[test]
+fn schema_has_every_field_that_metallb_has() {
+    let pool = schema("IPAddressPool");
+    let properties = &pool["schema"]["openAPIV3Schema"]["properties"];
+    let spec = &properties["spec"]["properties"];
+    for field in ["addresses", "autoAssign", "avoidBuggyIPs", "serviceAllocation"] {
+        assert!(spec[field].is_object(), "{field}");
+    }
+    assert_eq!(spec["autoAssign"]["default"], true);
+    assert_eq!(spec["avoidBuggyIPs"]["default"], false);
+    assert_eq!(properties["spec"]["required"], serde_json::json!(["addresses"]));
+    let allocation = &spec["serviceAllocation"]["properties"];
+    for field in ["priority", "namespaces", "namespaceSelectors", "serviceSelectors"] {
+        assert!(allocation[field].is_object(), "{field}");
+        assert!(
+            allocation[field].get("default").is_none(),
+            "{field} must stay absent if not given"
+        );
+    }
+    for field in ["assignedIPv4", "assignedIPv6", "availableIPv4", "availableIPv6"] {
+        assert_eq!(properties["status"]["properties"][field]["type"], "integer", "{field}");
+    }
+    assert_eq!(pool["subresources"], serde_json::json!({"status": {}}));
+
+    let l2 = schema("L2Advertisement");
+    let spec = &l2["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    for field in [
+        "ipAddressPools",
+        "ipAddressPoolSelectors",
+        "nodeSelectors",
+        "interfaces",
+        "serviceSelectors",
+        "preferredNodeSelectors",
+    ] {
+        assert!(spec[field].is_object(), "{field}");
+        assert!(spec[field].get("default").is_none(), "{field} must stay absent if not given");
+    }
+    let preference = &spec["preferredNodeSelectors"]["items"];
+    assert_eq!(preference["required"], serde_json::json!(["preference", "weight"]));
+    assert_eq!(preference["properties"]["weight"]["minimum"], 1.0);
+    assert_eq!(preference["properties"]["weight"]["maximum"], 100.0);
+    assert_eq!(l2["subresources"], serde_json::json!({"status": {}}));
+}
+
+#[test]
+fn columns_are_those_that_metallb_users_know() {
+    let columns = |kind| {
+        schema(kind)["additionalPrinterColumns"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(columns("IPAddressPool"), ["Auto Assign", "Avoid Buggy IPs", "Addresses"]);
+    assert_eq!(
+        columns("L2Advertisement"),
+        ["IPAddressPools", "IPAddressPool Selectors", "Interfaces", "Node Selectors"]
+    );
+}
+
+#[test]
+fn an_advertisement_needs_no_spec() {
+    let l2 = schema("L2Advertisement");
+    assert!(l2["schema"]["openAPIV3Schema"].get("required").is_none());
+    let advertisement: L2Advertisement = serde_yaml_ng::from_str(
+        "apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: all}\n",
+    )
+    .unwrap();
+    let reduced = snapshot::L2Advertisement::from(advertisement);
+    assert_eq!(reduced, snapshot::L2Advertisement::default());
+}
+
+#[test]
+fn every_field_reaches_the_snapshot() {
+    let pool: IPAddressPool = serde_yaml_ng::from_str(
+        "
+metadata: {name: a, labels: {tier: gold}}
+spec:
+  addresses: [192.0.2.0/28, '2001:db8::1-2001:db8::9']
+  autoAssign: false
+  avoidBuggyIPs: true
+  serviceAllocation:
+    priority: 7
+    namespaces: [x, y]
+    namespaceSelectors: [{matchLabels: {team: a}}]
+    serviceSelectors:
+    - matchExpressions: [{key: app, operator: NotIn, values: [b, a, b]}]
+",
+    )
+    .unwrap();
+    let pool = snapshot::IpAddressPool::from(pool);
+    assert_eq!(pool.labels["tier"], "gold");
+    assert_eq!(pool.addresses, ["192.0.2.0/28", "2001:db8::1-2001:db8::9"]);
+    assert!(!pool.auto_assign && pool.avoid_buggy_ips);
+    let allocation = pool.service_allocation.unwrap();
+    assert_eq!((allocation.priority, allocation.namespaces.len()), (7, 2));
+    assert_eq!(allocation.namespace_selectors[0].match_labels["team"], "a");
+    let requirement = &allocation.service_selectors[0].match_expressions[0];
+    assert_eq!(requirement.operator, snapshot::Operator::NotIn);
+    assert_eq!(Vec::from_iter(&requirement.values), ["a", "b"]);
+
+    let l2: L2Advertisement = serde_yaml_ng::from_str(
+        "
+metadata: {name: a}
+spec:
+  ipAddressPools: [p]
+  ipAddressPoolSelectors: [{matchLabels: {a: b}}]
+  nodeSelectors: [{matchExpressions: [{key: n, operator: Exists}]}]
+  interfaces: [eth1]
+  serviceSelectors: [{}]
+  preferredNodeSelectors: [{weight: 5, preference: {}}]
+",
+    )
+    .unwrap();
+    let l2 = snapshot::L2Advertisement::from(l2);
+    assert_eq!(l2.ip_address_pools, ["p"]);
+    assert_eq!(l2.ip_address_pool_selectors[0].match_labels["a"], "b");
+    assert_eq!(l2.node_selectors[0].match_expressions[0].operator, snapshot::Operator::Exists);
+    assert_eq!(l2.interfaces, ["eth1"]);
+    assert_eq!(l2.service_selectors, [snapshot::LabelSelector::default()]);
+    assert_eq!(l2.preferred_node_selectors[0].weight, 5);
+}
+
+#[test]
+fn an_unknown_operator_is_refused() {
+    let result: Result<LabelSelector, _> =
+        serde_yaml_ng::from_str("matchExpressions: [{key: a, operator: Like}]");
+    assert!(result.unwrap_err().to_string().contains("unknown variant `Like`"));
+}

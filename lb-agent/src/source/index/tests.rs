@@ -1,0 +1,118 @@
+use super::*;
+
+fn name(name: &str) -> ObjectName {
+    ObjectName::new("d", name)
+}
+
+fn service(service: &str, wants_address: bool, ip: Option<&str>) -> snapshot::Service {
+    snapshot::Service {
+        name: name(service),
+        wants_address,
+        ingress: ip
+            .map(|ip| snapshot::Ingress { ip: Some(ip.to_owned()), hostname: None })
+            .into_iter()
+            .collect(),
+        ..Default::default()
+    }
+}
+
+fn pool(addresses: &[&str]) -> Identified<snapshot::IpAddressPool> {
+    let addresses = addresses.iter().map(ToString::to_string).collect();
+    Identified {
+        uid: String::new(),
+        object: snapshot::IpAddressPool { addresses, ..Default::default() },
+    }
+}
+
+#[test]
+fn a_service_that_wants_none_stays_while_it_holds_an_address_of_ours() {
+    let mut index = Index::default();
+    for (n, wants, ip) in [
+        ("wants", true, None),
+        ("holds", false, Some("192.0.2.5")),
+        ("holds-v6", false, Some("2001:db8::5")),
+        ("foreign", false, Some("198.51.100.1")),
+    ] {
+        index.set::<Service>(name(n), Some(service(n, wants, ip)));
+    }
+    let names = |index: &Index| Vec::from_iter(index.snapshot().services.into_keys());
+    assert_eq!(names(&index), [name("wants")], "no pools yet");
+    let pools = pool(&["192.0.2.0-192.0.2.9", "2001:db8::/120", "nonsense"]);
+    index.set::<IPAddressPool>(ObjectName::new("metallb-system", "p"), Some(pools));
+    assert_eq!(names(&index), [name("holds"), name("holds-v6"), name("wants")]);
+}
+
+#[test]
+fn slices_come_with_their_service() {
+    let mut index = Index::default();
+    let slice = |n: &str, service: &str| snapshot::EndpointSlice {
+        name: name(n),
+        service: service.to_owned(),
+        ..Default::default()
+    };
+    index.set::<EndpointSlice>(name("a-1"), Some(slice("a-1", "a")));
+    index.set::<EndpointSlice>(name("b-1"), Some(slice("b-1", "b")));
+    let foreign = ObjectName::new("elsewhere", "a-1");
+    index.set::<EndpointSlice>(foreign, Some(slice("a-1", "a")));
+    assert!(index.snapshot().endpoint_slices.is_empty());
+    index.set::<Service>(name("a"), Some(service("a", true, None)));
+    assert_eq!(Vec::from_iter(index.snapshot().endpoint_slices.into_keys()), [name("a-1")]);
+}
+
+#[test]
+fn only_differences_count_as_changes() {
+    let mut index = Index::default();
+    let a = || Some(service("a", true, None));
+    assert!(index.set::<Service>(name("a"), a()));
+    assert!(!index.set::<Service>(name("a"), a()));
+    assert!(!index.replace::<Service>([(name("a"), a().unwrap())].into()));
+    assert!(index.set::<Service>(name("a"), None));
+    assert!(!index.set::<Service>(name("a"), None));
+    assert!(index.replace::<Service>([(name("a"), a().unwrap())].into()));
+    assert!(index.replace::<Service>(Store::new()));
+}
+
+#[test]
+fn only_our_namespace_s_pools_and_advertisements() {
+    let scope = Scope { namespace: "metallb-system".to_owned(), class: None };
+    for (namespace, ours) in [("metallb-system", true), ("default", false)] {
+        let pool: IPAddressPool = serde_yaml_ng::from_str(&format!(
+            "metadata: {{name: a, namespace: {namespace}}}\nspec: {{addresses: [192.0.2.0/24]}}"
+        ))
+        .unwrap();
+        assert_eq!(pool.reduce(&scope).unwrap().is_some(), ours);
+        let l2: L2Advertisement =
+            serde_yaml_ng::from_str(&format!("metadata: {{name: a, namespace: {namespace}}}"))
+                .unwrap();
+        assert_eq!(l2.reduce(&scope).unwrap().is_some(), ours);
+    }
+}
+
+#[test]
+fn weights_are_checked() {
+    let scope = Scope::default();
+    for (weight, good) in [(0, false), (1, true), (100, true), (101, false)] {
+        let l2: L2Advertisement = serde_yaml_ng::from_str(&format!(
+            "metadata: {{name: a}}\nspec: {{preferredNodeSelectors: [{{weight: {weight}, preference: {{}}}}]}}"
+        ))
+        .unwrap();
+        assert_eq!(l2.reduce(&scope).is_ok(), good, "{weight}");
+    }
+}
+
+#[test]
+fn entries_of_pools() {
+    for (entry, address, inside) in [
+        ("192.0.2.0/24", "192.0.2.255", true),
+        ("192.0.2.7/24", "192.0.2.1", true),
+        ("192.0.2.0/24", "192.0.3.0", false),
+        ("192.0.2.1 - 192.0.2.3", "192.0.2.3", true),
+        ("192.0.2.1-192.0.2.3", "192.0.2.4", false),
+        ("2001:db8::-2001:db8::f", "2001:db8::a", true),
+        ("0.0.0.0-255.255.255.255", "::1", false),
+        ("192.0.2.1", "192.0.2.1", false),
+        ("", "192.0.2.1", false),
+    ] {
+        assert_eq!(entry_contains(entry, address.parse().unwrap()), inside, "{entry} {address}");
+    }
+}

@@ -1,0 +1,79 @@
+//! Where the [`Snapshot`] comes from, and where what Herald decides is written down.
+//!
+//! Two sources do the same: the Kubernetes API and a folder of manifests. What both share is pure: [`convert`] checks and reduces one object,
+//! [`index`] collects the reduced ones into a snapshot.
+pub mod convert;
+pub mod index;
+pub mod notices;
+
+use crate::{
+    plan::Notice,
+    snapshot::{ObjectName, Snapshot},
+};
+use std::{net::IpAddr, sync::Arc};
+use tokio::sync::watch;
+
+/// The component that Events name as their origin, and the manager of what it writes.
+pub const COMPONENT: &str = "herald";
+
+/// In which the allocator writes the pool that a Service's addresses are from.
+pub const ALLOCATED_FROM: &str = "metallb.io/ip-allocated-from-pool";
+
+/// The addresses that a Service shall have from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The Service.
+    pub service: ObjectName,
+    /// [`crate::snapshot::Service::resource_version`] of the state that the decision was made on.
+    pub resource_version: String,
+    /// The addresses; none: what it has is taken back.
+    pub addresses: Vec<IpAddr>,
+    /// The pool that they are from, for the annotation [`ALLOCATED_FROM`].
+    pub pool: Option<String>,
+}
+
+/// Why an [`Assignment`] was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum AssignError {
+    /// The Service has changed since. Its newer state is in a snapshot soon, or already:
+    /// decide anew on that.
+    #[error("Service {0} has changed meanwhile")]
+    Conflict(ObjectName),
+    /// Another agent allocates now.
+    #[error("another agent is the allocator now")]
+    NotAllocator,
+    /// It could not be written; to be tried again later.
+    #[error("cannot write the addresses of Service {service}: {reason}")]
+    Failed {
+        /// The Service.
+        service: ObjectName,
+        /// What is the matter and what to do about it.
+        reason: String,
+    },
+}
+
+/// A source of snapshots, and the place where decisions are written down.
+pub trait Source: Send + Sync + 'static {
+    /// The newest snapshot. `None` until a complete one is there; from then on the last
+    /// one stays in force, whatever happens to the source.
+    fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>>;
+
+    /// Whether this agent is the one that allocates. It turns true only when the
+    /// snapshot holds everything that an earlier allocator has written.
+    fn may_allocate(&self) -> watch::Receiver<bool>;
+
+    /// Writes the addresses of a Service, in one write. That it has been written shows
+    /// in a later snapshot.
+    ///
+    /// # Errors
+    /// See [`AssignError`]. Cancelling the future leaves open whether it was written.
+    fn assign(
+        &self,
+        assignment: &Assignment,
+    ) -> impl Future<Output = Result<(), AssignError>> + Send;
+
+    /// Tells users something. Notices are meant for when something has changed: see
+    /// [`notices::Standing`] for what is computed anew each time. The same notice again
+    /// within a minute is left out in any case. Never waits for the API.
+    fn notify(&self, notice: &Notice) -> impl Future<Output = ()> + Send;
+}

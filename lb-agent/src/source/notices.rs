@@ -1,0 +1,164 @@
+//! Telling users things once, not once per reconcile.
+use crate::plan::Notice;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+/// Of notices that are computed anew each time, those that were not there last time.
+#[derive(Debug, Default)]
+pub struct Standing {
+    notices: BTreeSet<Notice>,
+}
+
+impl Standing {
+    /// Takes the notices as they stand now, and returns those that are new.
+    pub fn update(&mut self, notices: impl IntoIterator<Item = Notice>) -> Vec<Notice> {
+        let notices = BTreeSet::from_iter(notices);
+        let new = notices.difference(&self.notices).cloned().collect();
+        self.notices = notices;
+        new
+    }
+}
+
+/// How long the same notice is left out: longer than any burst of reconciles, short
+/// enough that what comes back after a real pause is told again.
+const REPEAT_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a repetition is counted on the Event that is already there, rather than
+/// on a new one. The API server keeps Events for an hour.
+const SERIES_FOR: Duration = Duration::from_secs(6 * 60);
+
+/// What to do about a notice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// It has just been told.
+    Nothing,
+    /// Tell it.
+    New,
+    /// Tell that it happened again.
+    Again {
+        /// Under which name it was told first (see [`Told::named`]).
+        name: String,
+        /// How often it was told, this time included.
+        count: i32,
+    },
+}
+
+/// What has been told recently.
+#[derive(Debug, Default)]
+pub struct Told {
+    recent: BTreeMap<Notice, Entry>,
+    forgotten_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    seen: Instant,
+    count: i32,
+    name: Option<String>,
+}
+
+impl Told {
+    /// Judges a notice.
+    pub fn judge(&mut self, now: Instant, notice: &Notice) -> Telling {
+        if self.forgotten_at.is_none_or(|at| now.duration_since(at) >= REPEAT_AFTER) {
+            self.recent.retain(|_, e| now.duration_since(e.seen) < SERIES_FOR);
+            self.forgotten_at = Some(now);
+        }
+        let Some(entry) = self.recent.get_mut(notice) else {
+            let entry = Entry { seen: now, count: 1, name: None };
+            self.recent.insert(notice.clone(), entry);
+            return Telling::New;
+        };
+        let pause = now.duration_since(entry.seen);
+        entry.seen = now;
+        if pause < REPEAT_AFTER {
+            return Telling::Nothing;
+        }
+        match &entry.name {
+            Some(name) if pause < SERIES_FOR => {
+                entry.count += 1;
+                Telling::Again { name: name.clone(), count: entry.count }
+            }
+            _ => {
+                (entry.count, entry.name) = (1, None);
+                Telling::New
+            }
+        }
+    }
+
+    /// Remembers under which name a new notice was told.
+    pub fn named(&mut self, notice: &Notice, name: String) {
+        if let Some(entry) = self.recent.get_mut(notice) {
+            entry.name = Some(name);
+        }
+    }
+
+    /// Forgets a notice that could not be told, so that the next one is.
+    pub fn failed(&mut self, notice: &Notice) {
+        self.recent.remove(notice);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::ObjectName;
+
+    fn notice(reason: &'static str, message: &str) -> Notice {
+        Notice {
+            kind: "Service",
+            object: ObjectName::new("default", "web"),
+            warning: false,
+            reason,
+            message: message.to_owned(),
+        }
+    }
+
+    #[test]
+    fn standing_notices_are_new_once() {
+        let mut standing = Standing::default();
+        let (a, b) = (notice("A", "1"), notice("B", "1"));
+        assert_eq!(standing.update([a.clone(), b.clone()]), [a.clone(), b.clone()]);
+        assert_eq!(standing.update([a.clone(), b.clone()]), []);
+        assert_eq!(standing.update([b.clone()]), []);
+        assert_eq!(standing.update([a.clone(), b]), [a], "it had gone in between");
+    }
+
+    #[test]
+    fn a_change_is_told_at_once_and_a_repetition_is_not() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut told = Told::default();
+        assert_eq!(told.judge(at(0), &notice("nodeAssigned", "a")), Telling::New);
+        assert_eq!(told.judge(at(1), &notice("nodeAssigned", "a")), Telling::Nothing);
+        assert_eq!(told.judge(at(2), &notice("nodeAssigned", "b")), Telling::New);
+        // However long it is repeated, it is told once as long as it does not pause.
+        for s in (3..400).step_by(50) {
+            assert_eq!(told.judge(at(s), &notice("nodeAssigned", "b")), Telling::Nothing, "{s}");
+        }
+    }
+
+    #[test]
+    fn what_comes_back_after_a_pause_is_counted_on_the_first() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut told = Told::default();
+        let n = notice("AllocationFailed", "pool is full");
+        assert_eq!(told.judge(at(0), &n), Telling::New);
+        told.named(&n, "web.1".to_owned());
+        assert_eq!(told.judge(at(61), &n), Telling::Again { name: "web.1".to_owned(), count: 2 });
+        assert_eq!(told.judge(at(150), &n), Telling::Again { name: "web.1".to_owned(), count: 3 });
+        assert_eq!(told.judge(at(600), &n), Telling::New, "too long ago");
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_told_next_time() {
+        let now = Instant::now();
+        let mut told = Told::default();
+        assert_eq!(told.judge(now, &notice("A", "1")), Telling::New);
+        told.failed(&notice("A", "1"));
+        assert_eq!(told.judge(now, &notice("A", "1")), Telling::New);
+    }
+}
