@@ -1,0 +1,337 @@
+//! The system calls that no safe library offers: the one module of the agent with `unsafe`.
+//!
+//! Each function is a thin, safe wrapper; what is done with the results stands elsewhere.
+use lb_common::maps::Row;
+use std::{
+    ffi::CString,
+    io, mem,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+    ptr::{self, NonNull},
+    slice,
+    sync::atomic::{AtomicU64, Ordering, fence},
+};
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock that `bpf_ktime_get_ns` reads in the kernel.
+pub fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec for the call to fill. The clock exists on every
+    // kernel, so the call cannot fail; if it did, the time would be 0.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    // Neither is ever negative on this clock.
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Whether the path lies on a BPF file system.
+///
+/// # Errors
+///
+/// Those of statfs(2); `NotFound` if the path does not exist.
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
+    let path = c_path(path)?;
+    // SAFETY: all zeros is a valid statfs: it is made of integers.
+    let mut stat: libc::statfs = unsafe { mem::zeroed() };
+    // SAFETY: a C string that outlives the call, and a statfs for it to fill.
+    if unsafe { libc::statfs(path.as_ptr(), &raw mut stat) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // The type of f_type differs between libcs; the magic number fits all of them.
+    Ok(stat.f_type as u64 == libc::BPF_FS_MAGIC as u64)
+}
+
+/// Mounts a BPF file system: `mount -t bpf bpf PATH`.
+///
+/// # Errors
+///
+/// Those of mount(2).
+pub fn mount_bpffs(path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: all pointers are C strings that outlive the call; bpffs needs no data.
+    let done =
+        unsafe { libc::mount(c"bpf".as_ptr(), path.as_ptr(), c"bpf".as_ptr(), 0, ptr::null()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A socket that sends whole frames by one interface and receives nothing.
+#[derive(Debug)]
+pub struct FrameSocket(OwnedFd);
+
+impl FrameSocket {
+    /// Opens a socket for the interface with this index in the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` without `CAP_NET_RAW`; `ENXIO` or `ENODEV` if there is no such interface.
+    pub fn open(ifindex: u32) -> io::Result<Self> {
+        // Protocol 0: the kernel queues no frames to it.
+        // SAFETY: a plain system call without pointers.
+        let fd = unsafe {
+            libc::socket(
+                libc::AF_PACKET,
+                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+                0,
+            )
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: all zeros is a valid sockaddr_ll: it is made of integers.
+        let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+        address.sll_ifindex =
+            i32::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+        // SAFETY: the pointer and the length are those of one initialised sockaddr_ll.
+        let bound = unsafe {
+            libc::bind(
+                socket.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        };
+        if bound == 0 { Ok(Self(socket)) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Sends a frame, Ethernet header included. Does not block.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` or `ENOBUFS` if the interface's queue is full, `ENETDOWN` if it is down,
+    /// `ENXIO` if it is gone, `EMSGSIZE` if the frame is longer than its MTU allows.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: the pointer and the length are those of the slice.
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        // A packet socket sends a frame whole or not at all.
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// Words of 64 bits in a row.
+const ROW_WORDS: usize = size_of::<Row>() / 8;
+const _: () = assert!(size_of::<Row>() == 8 * ROW_WORDS && ROW_WORDS == 2);
+
+/// The `ROWS` array, mapped into memory.
+///
+/// The kernel's programs read it at any time, so rows are accessed as atomic words.
+/// A row is nevertheless not written in one step: write only what nobody is pointed to.
+#[derive(Debug)]
+pub struct MappedRows {
+    start: NonNull<AtomicU64>,
+    rows: u32,
+}
+
+// SAFETY: the mapping belongs to the value, and it is only accessed through atomics.
+unsafe impl Send for MappedRows {}
+// SAFETY: as above.
+unsafe impl Sync for MappedRows {}
+
+impl MappedRows {
+    /// Maps an array map of `rows` rows made with `BPF_F_MMAPABLE`.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM`, `EINVAL` or `ENOTSUP` if the descriptor is no such map or the map is smaller.
+    pub fn new(map: BorrowedFd<'_>, rows: u32) -> io::Result<Self> {
+        let length = rows as usize * size_of::<Row>();
+        // SAFETY: the kernel chooses the address, so that no memory in use is touched. It
+        // refuses to map more pages than the array has (kernel/bpf/arraymap.c, array_map_mmap).
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
+        Ok(Self { start, rows })
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is this long, page-aligned, initialised (the kernel gives zeroed
+        // pages) and lives as long as the value. Atomics may change behind a shared reference.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.rows as usize * ROW_WORDS) }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> u32 {
+        self.rows
+    }
+
+    /// Whether it has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// A row, if the index is inside.
+    pub fn get(&self, index: u32) -> Option<Row> {
+        let at = index as usize * ROW_WORDS;
+        let words = self.words().get(at..at + ROW_WORDS)?;
+        Some(from_words([words[0].load(Ordering::Relaxed), words[1].load(Ordering::Relaxed)]))
+    }
+
+    /// Writes consecutive rows. False, and nothing is written, if they do not fit.
+    #[must_use]
+    pub fn write(&self, start: u32, rows: &[Row]) -> bool {
+        let at = start as usize * ROW_WORDS;
+        let Some(words) = self.words().get(at..at + rows.len() * ROW_WORDS) else { return false };
+        for (to, row) in words.chunks_exact(ROW_WORDS).zip(rows) {
+            let [first, second] = to_words(row);
+            to[0].store(first, Ordering::Relaxed);
+            to[1].store(second, Ordering::Relaxed);
+        }
+        // Before the update of the Service that points here, which is a system call.
+        fence(Ordering::Release);
+        true
+    }
+}
+
+impl Drop for MappedRows {
+    fn drop(&mut self) {
+        // SAFETY: this is what `new` mapped, and no reference into it outlives the value.
+        unsafe {
+            libc::munmap(self.start.as_ptr().cast(), self.rows as usize * size_of::<Row>());
+        }
+    }
+}
+
+/// The row as two words, byte for byte as `repr(C)` lays it out.
+fn to_words(row: &Row) -> [u64; 2] {
+    let Row { nodes, endpoint, first, pad } = *row;
+    let mut low = [0; 8];
+    for (bytes, node) in low.chunks_exact_mut(2).zip(nodes) {
+        bytes.copy_from_slice(&node.to_ne_bytes());
+    }
+    let mut high = [0; 8];
+    high[..4].copy_from_slice(&endpoint.to_ne_bytes());
+    high[4] = first;
+    high[5..].copy_from_slice(&pad);
+    [u64::from_ne_bytes(low), u64::from_ne_bytes(high)]
+}
+
+fn from_words([low, high]: [u64; 2]) -> Row {
+    let (low, high) = (low.to_ne_bytes(), high.to_ne_bytes());
+    Row {
+        nodes: std::array::from_fn(|n| u16::from_ne_bytes([low[2 * n], low[2 * n + 1]])),
+        endpoint: u32::from_ne_bytes([high[0], high[1], high[2], high[3]]),
+        first: high[4],
+        pad: [high[5], high[6], high[7]],
+    }
+}
+
+/// What a pinned link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkTarget {
+    /// The interface, in whichever network namespace it is; 0 once the interface is gone.
+    pub ifindex: u32,
+    /// The program.
+    pub program_id: u32,
+}
+
+/// Asks what a pinned XDP or TCX link is attached to, which aya does not tell.
+///
+/// # Errors
+///
+/// `NotFound` if there is no such pin; `EINVAL` if it is no link.
+pub fn link_target(pin: &Path) -> io::Result<LinkTarget> {
+    const BPF_OBJ_GET: libc::c_long = 7;
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+    /// `union bpf_attr` of `BPF_OBJ_GET`, its first fields.
+    #[repr(C)]
+    struct Get {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    /// `union bpf_attr` of `BPF_OBJ_GET_INFO_BY_FD`.
+    #[repr(C)]
+    struct GetInfo {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    /// `struct bpf_link_info` up to what `xdp` and `tcx` have in common.
+    #[repr(C)]
+    #[derive(Default)]
+    struct LinkInfo {
+        kind: u32,
+        id: u32,
+        prog_id: u32,
+        pad: u32,
+        ifindex: u32,
+        pad2: u32,
+    }
+
+    let pathname = c_path(pin)?;
+    let mut get = Get { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: a prefix of union bpf_attr with its size, as the kernel allows; the path is a
+    // C string that outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut get, size_of::<Get>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+
+    let mut info = LinkInfo::default();
+    let mut get_info = GetInfo {
+        bpf_fd: fd.as_raw_fd() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: &raw mut info as u64,
+    };
+    // SAFETY: as above; the kernel writes at most `info_len` bytes to `info`.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw mut get_info,
+            size_of::<GetInfo>(),
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(LinkTarget { ifindex: info.ifindex, program_id: info.prog_id })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_laid_out_as_the_kernel_reads_them() {
+        let row = Row { nodes: [1, 2, 0xffff, 4], endpoint: 0x0506_0708, first: 9, pad: [0; 3] };
+        let words = to_words(&row);
+        // SAFETY: both are 16 bytes without padding, valid for every pattern.
+        let same: Row = unsafe { mem::transmute(words) };
+        assert_eq!(same, row);
+        assert_eq!(from_words(words), row);
+    }
+
+    #[test]
+    fn the_clock_goes_on() {
+        let before = monotonic_ns();
+        assert!(before > 0 && monotonic_ns() >= before);
+    }
+
+    #[test]
+    fn proc_is_not_bpffs_and_a_missing_path_is_an_error() {
+        assert!(!is_bpffs(Path::new("/proc")).unwrap());
+        let error = is_bpffs(Path::new("/proc/none")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}
