@@ -3,8 +3,12 @@
 pub mod api;
 pub mod datapath;
 pub mod exit;
+pub mod ipam;
+pub mod membership;
 pub mod plan;
 pub mod snapshot;
 pub mod source;
 #[expect(unsafe_code, reason = "the one module that makes system calls no safe library offers")]
 pub mod system;
+#[cfg(test)]
+mod testing;

@@ -3,6 +3,14 @@
 //! [`plan()`] is a pure function: no I/O, no clock, no randomness, no history. Two
 //! nodes with the same snapshot and the same view of who is alive make the same
 //! rows, whatever either saw before.
+pub mod build;
+pub mod endpoints;
+pub mod owner;
+pub mod rows;
+
+pub use build::{Delivery, PlanOptions, plan, plan_with};
+pub use rows::RowCache;
+
 use crate::snapshot::{ObjectName, Protocol};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,10 +18,15 @@ use std::{
     sync::Arc,
 };
 
+/// The version of everything that nodes must decide alike: the flow hash, the order of
+/// a row, the number of rows and the owner of a VIP. Agents tell it each other.
+pub const PLAN_VERSION: u32 = 1;
+
 /// What one node shall do.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// The nodes that rows name, sorted by name. [`PlannedRow::nodes`] are positions here.
+    /// Every node of the cluster, sorted by name. [`PlannedRow::nodes`] are positions
+    /// here; they do not move with who is alive or who has an endpoint.
     pub nodes: Vec<PlannedNode>,
     /// All VIPs of the cluster.
     pub vips: BTreeMap<IpAddr, PlannedVip>,
@@ -94,9 +107,10 @@ pub struct PlannedService {
 pub struct PlannedRow {
     /// Up to four distinct nodes in rendezvous order, as positions in [`Plan::nodes`].
     pub nodes: [Option<u16>; 4],
-    /// Position in `nodes` of the first node with an endpoint that takes new flows.
+    /// Position in `nodes` of the node whose endpoint takes the row's new flows: of all
+    /// endpoints that take any, the one that stands first.
     pub first: u8,
-    /// This node's endpoint for new flows of the row.
+    /// This node's endpoint for new flows of the row: the first of its own that takes any.
     pub endpoint: Option<EndpointAddress>,
 }
 
@@ -115,3 +129,6 @@ pub struct Notice {
     /// What is the matter and what to do about it.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests;

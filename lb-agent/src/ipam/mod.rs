@@ -1,0 +1,2 @@
+//! Who gets which address.
+pub mod pools;

@@ -1,0 +1,159 @@
+//! The endpoints of each Service, port by port, from its EndpointSlices.
+use super::{EndpointAddress, Notice, rows::RowEndpoint};
+use crate::{
+    ipam::pools::Family,
+    membership::Alive,
+    snapshot::{Endpoint, EndpointPort, EndpointSlice, ObjectName, Service, ServicePort, Snapshot},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The EndpointSlices of each Service.
+#[derive(Clone, Debug, Default)]
+pub struct SlicesByService<'a>(BTreeMap<&'a str, BTreeMap<&'a str, Vec<&'a EndpointSlice>>>);
+
+impl<'a> SlicesByService<'a> {
+    /// Sorts the slices of a snapshot by Service.
+    pub fn new(snapshot: &'a Snapshot) -> Self {
+        let mut slices = BTreeMap::<_, BTreeMap<_, Vec<_>>>::new();
+        for slice in snapshot.endpoint_slices.values() {
+            let namespace = slices.entry(slice.name.namespace.as_str()).or_default();
+            namespace.entry(slice.service.as_str()).or_default().push(slice);
+        }
+        Self(slices)
+    }
+
+    /// Those of one Service.
+    pub fn of(&self, service: &ObjectName) -> &[&'a EndpointSlice] {
+        let namespace = self.0.get(service.namespace.as_str());
+        namespace.and_then(|n| n.get(service.name.as_str())).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Whether an endpoint can carry a flow at all: it is ready, or still serves while it ends.
+pub fn can_serve(service: &Service, endpoint: &Endpoint) -> bool {
+    endpoint.ready || endpoint.serving || service.publish_not_ready
+}
+
+/// The endpoints of one port of a Service, and what is wrong with some.
+#[derive(Debug, Default)]
+pub struct PortEndpoints {
+    /// Those that have a place in rows, sorted.
+    pub rows: Vec<RowEndpoint>,
+    /// All of this node, whatever their conditions.
+    pub local: Vec<EndpointAddress>,
+    /// What users should be told.
+    pub notices: BTreeSet<Notice>,
+}
+
+/// What endpoints are placed by.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement<'a> {
+    /// What the API says.
+    pub snapshot: &'a Snapshot,
+    /// Who is alive.
+    pub alive: &'a Alive,
+    /// The positions of nodes in [`Plan::nodes`](super::Plan::nodes).
+    pub positions: &'a BTreeMap<&'a str, u16>,
+    /// The node that is planned for.
+    pub me: &'a str,
+}
+
+impl Placement<'_> {
+    /// Collects the endpoints of `port` that have an address of `family`.
+    ///
+    /// Every endpoint that is listed stands in the rows' order, whatever its conditions:
+    /// its node may have flows to it, and those go on for as long as it exists (also while
+    /// its readiness probe fails). New flows go to those that are ready; if none is, to
+    /// those that serve while they terminate, as kube-proxy does. Endpoints on nodes that
+    /// are not alive are left out.
+    pub fn of_port(
+        &self,
+        service: &Service,
+        slices: &[&EndpointSlice],
+        port: &ServicePort,
+        family: Family,
+    ) -> PortEndpoints {
+        let mut found = PortEndpoints::default();
+        // One address may be listed twice, on its way from one slice (or node) to another:
+        // ready wins over not ready.
+        let mut best = BTreeMap::<EndpointAddress, (bool, bool, u16)>::new();
+        let rank = |(ready, serving, node): &(bool, bool, u16)| (!ready, !serving, *node);
+        let named = |p: &&EndpointPort| p.name == port.name && p.protocol == port.protocol;
+        for (slice, listed) in
+            slices.iter().flat_map(|s| s.ports.iter().filter(named).map(move |p| (s, p)))
+        {
+            let Some(number) = listed.port else {
+                found.notices.insert(warning(
+                    service,
+                    "EndpointPortMissing",
+                    format!(
+                        "EndpointSlice {} names no number for port {:?}: give it one, else \
+                         traffic to port {} is not served.",
+                        slice.name, port.name, port.port
+                    ),
+                ));
+                continue;
+            };
+            for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
+                let (address, protocol) = (endpoint.address, port.protocol);
+                let address = EndpointAddress { address, port: number, protocol };
+                let node = match self.node_of(slice, endpoint) {
+                    Ok(node) => node,
+                    Err((reason, message)) => {
+                        found.notices.insert(warning(service, reason, message));
+                        continue;
+                    }
+                };
+                if node == self.me {
+                    found.local.push(address);
+                }
+                if let Some(position) = self.positions.get(node)
+                    && self.alive.contains_key(node)
+                {
+                    let ready = endpoint.ready || service.publish_not_ready;
+                    let offer = (ready, endpoint.serving, *position);
+                    let known = best.entry(address).or_insert(offer);
+                    *known = std::cmp::min_by_key(*known, offer, rank);
+                }
+            }
+        }
+        let any_ready = best.values().any(|(ready, ..)| *ready);
+        let row = |(address, (ready, serving, node))| {
+            let takes_new = if any_ready { ready } else { serving };
+            RowEndpoint { address, node, takes_new }
+        };
+        found.rows = best.into_iter().map(row).collect();
+        found
+    }
+
+    /// The node of an endpoint, or the reason and message for a warning that it has none.
+    fn node_of<'e>(
+        &self,
+        slice: &EndpointSlice,
+        endpoint: &'e Endpoint,
+    ) -> Result<&'e str, (&'static str, String)> {
+        let (address, slice) = (endpoint.address, &slice.name);
+        match endpoint.node.as_deref() {
+            None => Err((
+                "EndpointWithoutNode",
+                format!(
+                    "endpoint {address} in EndpointSlice {slice} has no nodeName and gets no \
+                     traffic: set nodeName to the node that can reach it."
+                ),
+            )),
+            Some(node) if !self.snapshot.nodes.contains_key(node) => Err((
+                "EndpointOnUnknownNode",
+                format!(
+                    "endpoint {address} in EndpointSlice {slice} is on node {node:?}, which does \
+                     not exist, and gets no traffic: correct nodeName."
+                ),
+            )),
+            Some(node) => Ok(node),
+        }
+    }
+}
+
+/// A warning about a Service.
+pub(super) fn warning(service: &Service, reason: &'static str, message: String) -> Notice {
+    Notice { kind: "Service", object: service.name.clone(), warning: true, reason, message }
+}

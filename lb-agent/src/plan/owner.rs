@@ -1,0 +1,280 @@
+//! Who announces a VIP on layer 2.
+//!
+//! Per address: of the nodes that may, those with the highest sum of preferences, and
+//! of these the one with the lowest SHA-256 of `node#ip`. Every node computes it alike.
+//! It goes by addresses and not by Services so that Services that share one never
+//! disagree; a node announces a shared address only if it may for each of them (of
+//! those that have an endpoint and an advertisement at all).
+use super::{
+    Interfaces, Notice, PlanOptions,
+    endpoints::{SlicesByService, can_serve, warning},
+};
+use crate::{
+    ipam::pools::Pool,
+    membership::{Alive, AliveNode},
+    snapshot::{ExternalTrafficPolicy, L2Advertisement, Service, Snapshot, any_matches},
+};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    rc::Rc,
+};
+
+/// A node with this label, whatever its value, announces nothing.
+pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// Nodes that may announce, and the sum of their preferences.
+type Candidates<'a> = BTreeMap<&'a str, i64>;
+
+/// An advertisement and the nodes that it covers.
+struct Advertisement<'a> {
+    name: &'a str,
+    spec: &'a L2Advertisement,
+    /// With the weight that this advertisement gives them. Only nodes with a matching interface.
+    nodes: Candidates<'a>,
+    /// It selects nodes that are fit to announce, but none has one of its interfaces.
+    interface_missing: bool,
+}
+
+/// Where the endpoints of a Service are that can serve.
+struct Serving<'a> {
+    anywhere: bool,
+    nodes: BTreeSet<&'a str>,
+}
+
+/// Elects the owners of a snapshot's VIPs.
+pub struct Election<'a> {
+    advertisements: Vec<Advertisement<'a>>,
+    slices: &'a SlicesByService<'a>,
+    /// Candidates by the advertisements (positions) that are looked at together.
+    candidates: HashMap<Vec<usize>, Rc<Candidates<'a>>>,
+}
+
+impl<'a> Election<'a> {
+    /// Looks up which nodes each advertisement covers.
+    pub fn new(
+        snapshot: &'a Snapshot,
+        alive: &Alive,
+        options: &PlanOptions,
+        slices: &'a SlicesByService<'a>,
+    ) -> Self {
+        let fit: Vec<_> = snapshot
+            .nodes
+            .iter()
+            .filter(|(_, node)| {
+                let excluded = node.labels.contains_key(EXCLUDE_LABEL);
+                !node.network_unavailable && (options.ignore_exclude_label || !excluded)
+            })
+            .filter_map(|(name, node)| Some((name.as_str(), node, alive.get(name)?)))
+            .filter(|(.., alive)| alive.agent)
+            .collect();
+        let cover = |(name, spec): (&'a String, &'a L2Advertisement)| {
+            let selected = fit.iter().filter(|f| any_matches(&spec.node_selectors, &f.1.labels));
+            let (matching, others): (Vec<_>, Vec<_>) =
+                selected.partition(|(.., alive)| has_interface(alive, &spec.interfaces));
+            let weight = |labels| {
+                let terms = spec.preferred_node_selectors.iter();
+                let matching = terms.filter(|term| term.preference.matches(labels));
+                matching.map(|term| i64::from(term.weight)).sum()
+            };
+            Advertisement {
+                name,
+                spec,
+                interface_missing: matching.is_empty() && !others.is_empty(),
+                nodes: matching
+                    .iter()
+                    .map(|(name, node, _)| (*name, weight(&node.labels)))
+                    .collect(),
+            }
+        };
+        let advertisements = snapshot.l2_advertisements.iter().map(cover).collect();
+        Self { advertisements, slices, candidates: HashMap::new() }
+    }
+
+    /// The owner of a VIP and the interfaces it announces it on, if anybody may.
+    pub fn decide(
+        &mut self,
+        vip: IpAddr,
+        pool: &Pool<'_>,
+        services: &[&Service],
+        notices: &mut BTreeSet<Notice>,
+    ) -> Option<(&'a str, Interfaces)> {
+        let mut together: Option<BTreeSet<&'a str>> = None;
+        let mut advertisements = BTreeSet::new();
+        let mut asking = Vec::new();
+        for service in services {
+            let Some(own) = self.advertisements_of(vip, pool, service, notices) else { continue };
+            let serving = self.serving(service);
+            if !serving.anywhere {
+                let message = format!(
+                    "nobody announces {vip}: no endpoint is ready or still serving. Check that \
+                     the selector finds pods and that they are ready."
+                );
+                let notice = warning(service, "NoEndpoints", message);
+                notices.insert(Notice { warning: false, ..notice });
+                continue;
+            }
+            let local = service.external_traffic_policy == ExternalTrafficPolicy::Local;
+            let nodes: BTreeSet<_> = (self.candidates(&own).keys().copied())
+                .filter(|node| !local || serving.nodes.contains(node))
+                .filter(|node| together.as_ref().is_none_or(|t| t.contains(node)))
+                .collect();
+            together = Some(nodes);
+            advertisements.extend(own);
+            asking.push(*service);
+        }
+        let together = together?;
+        let advertisements: Vec<_> = advertisements.into_iter().collect();
+        let scores = self.candidates(&advertisements);
+        let winner = (together.into_iter()).map(|node| (scores.get(node), node)).fold(
+            (None, Vec::new()),
+            |(best, mut nodes): (Option<&i64>, Vec<_>), (score, node)| {
+                if score > best {
+                    nodes.clear();
+                }
+                if score >= best {
+                    nodes.push(node);
+                }
+                (best.max(score), nodes)
+            },
+        );
+        let Some(owner) = lowest_digest(winner.1, vip) else {
+            for service in asking {
+                notices.insert(self.nobody(vip, service, &advertisements));
+            }
+            return None;
+        };
+        let covering = (advertisements.iter())
+            .map(|i| &self.advertisements[*i])
+            .filter(|a| a.nodes.contains_key(owner));
+        let mut named = BTreeSet::new();
+        for advertisement in covering {
+            if advertisement.spec.interfaces.is_empty() {
+                return Some((owner, Interfaces::All));
+            }
+            named.extend(advertisement.spec.interfaces.iter().cloned());
+        }
+        Some((owner, Interfaces::Named(named)))
+    }
+
+    /// The advertisements (positions) that are for a Service's address; `None`, and why, if
+    /// there are none or they may not be used.
+    fn advertisements_of(
+        &self,
+        vip: IpAddr,
+        pool: &Pool<'_>,
+        service: &Service,
+        notices: &mut BTreeSet<Notice>,
+    ) -> Option<Vec<usize>> {
+        let of_pool = (self.advertisements.iter().enumerate()).filter(|(_, a)| {
+            let (names, selectors) = (&a.spec.ip_address_pools, &a.spec.ip_address_pool_selectors);
+            (names.is_empty() && selectors.is_empty())
+                || names.iter().any(|name| name == pool.name)
+                || selectors.iter().any(|s| s.matches(&pool.spec.labels))
+        });
+        let of_pool: Vec<_> = of_pool.collect();
+        let own: Vec<_> = (of_pool.iter())
+            .filter(|(_, a)| any_matches(&a.spec.service_selectors, &service.labels))
+            .collect();
+        if own.is_empty() {
+            let message = if of_pool.is_empty() {
+                format!(
+                    "nobody announces {vip}: no L2Advertisement selects IPAddressPool {0}. Create \
+                     one, or add {0} to spec.ipAddressPools of one.",
+                    pool.name
+                )
+            } else {
+                let names: Vec<_> = of_pool.iter().map(|(_, a)| a.name).collect();
+                format!(
+                    "nobody announces {vip}: spec.serviceSelectors of L2Advertisement {} do not \
+                     match the Service's labels. Change either.",
+                    names.join(", ")
+                )
+            };
+            notices.insert(warning(service, "NoAdvertisement", message));
+            return None;
+        }
+        let shared = service.annotation("allow-shared-ip").is_some_and(|key| !key.is_empty());
+        let selecting = own.iter().find(|(_, a)| !a.spec.service_selectors.is_empty());
+        if let (true, Some((_, selecting))) = (shared, selecting) {
+            let message = format!(
+                "nobody announces {vip}: L2Advertisement {} selects Services, which cannot be \
+                 combined with the annotation metallb.io/allow-shared-ip. Remove its \
+                 spec.serviceSelectors or the annotation.",
+                selecting.name
+            );
+            notices.insert(warning(service, "SharedIPWithServiceSelector", message));
+            return None;
+        }
+        Some(own.iter().map(|(i, _)| *i).collect())
+    }
+
+    fn candidates(&mut self, advertisements: &[usize]) -> Rc<Candidates<'a>> {
+        if let Some(known) = self.candidates.get(advertisements) {
+            return known.clone();
+        }
+        let mut sums = Candidates::new();
+        for (node, weight) in advertisements.iter().flat_map(|i| &self.advertisements[*i].nodes) {
+            *sums.entry(node).or_default() += weight;
+        }
+        let sums = Rc::new(sums);
+        self.candidates.insert(advertisements.to_vec(), sums.clone());
+        sums
+    }
+
+    fn serving(&self, service: &Service) -> Serving<'a> {
+        let slices = self.slices.of(&service.name);
+        let mut serving = Serving { anywhere: false, nodes: BTreeSet::new() };
+        for endpoint in slices.iter().flat_map(|s| &s.endpoints) {
+            if can_serve(service, endpoint) {
+                serving.anywhere = true;
+                serving.nodes.extend(endpoint.node.as_deref());
+            }
+        }
+        serving
+    }
+
+    /// Why no node announces a VIP that has endpoints and advertisements.
+    fn nobody(&self, vip: IpAddr, service: &Service, advertisements: &[usize]) -> Notice {
+        let own: Vec<_> = advertisements.iter().map(|i| &self.advertisements[*i]).collect();
+        let names = own.iter().map(|a| a.name).collect::<Vec<_>>().join(", ");
+        if own.iter().all(|a| a.interface_missing) {
+            let interfaces: BTreeSet<_> = own.iter().flat_map(|a| &a.spec.interfaces).collect();
+            let interfaces = interfaces.into_iter().cloned().collect::<Vec<_>>().join(", ");
+            let message = format!(
+                "nobody announces {vip}: no node that L2Advertisement {names} selects has an \
+                 uplink named {interfaces}. Correct spec.interfaces, or add it to the agents' \
+                 --interfaces."
+            );
+            return warning(service, "announceFailed", message);
+        }
+        let local = match service.external_traffic_policy {
+            ExternalTrafficPolicy::Local => " and has an endpoint (externalTrafficPolicy Local)",
+            ExternalTrafficPolicy::Cluster => "",
+        };
+        let message = format!(
+            "nobody announces {vip}: no node is alive, is selected by L2Advertisement {names}, \
+             has its network available, is without the label {EXCLUDE_LABEL}{local}."
+        );
+        warning(service, "NoEligibleNode", message)
+    }
+}
+
+fn has_interface(alive: &AliveNode, wanted: &[String]) -> bool {
+    wanted.is_empty()
+        || alive.interfaces.is_empty()
+        || wanted.iter().any(|name| alive.interfaces.contains(name))
+}
+
+/// The node with the lowest SHA-256 of `node#ip`.
+fn lowest_digest(nodes: Vec<&str>, vip: IpAddr) -> Option<&str> {
+    if nodes.len() < 2 {
+        return nodes.first().copied();
+    }
+    let vip = vip.to_string();
+    let digest = |node: &&str| {
+        Sha256::new().chain_update(node).chain_update("#").chain_update(&vip).finalize()
+    };
+    nodes.into_iter().min_by_key(digest)
+}

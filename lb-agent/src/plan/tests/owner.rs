@@ -1,0 +1,186 @@
+use super::{all_alive, plan_all_alive, reasons};
+use crate::{
+    membership::{Alive, AliveNode},
+    plan::{Interfaces, Plan, PlanOptions, owner::EXCLUDE_LABEL, plan},
+    snapshot::{
+        ExternalTrafficPolicy, L2Advertisement, LabelSelector, NodePreference, Service, Snapshot,
+    },
+    testing::{cluster, endpoint, holder, ip, labels, name, slice},
+};
+use sha2::{Digest, Sha256};
+
+const VIP: &str = "192.0.2.1";
+
+fn base() -> Snapshot {
+    cluster(3)
+        .with_services([holder("web", "4", &[VIP])])
+        .with_slices([slice("web", vec![endpoint("10.1.0.1", "n1"), endpoint("10.1.0.2", "n2")])])
+}
+
+fn web(snapshot: &mut Snapshot) -> &mut Service {
+    snapshot.services.get_mut(&name("web")).unwrap()
+}
+
+fn advertisement(snapshot: &mut Snapshot) -> &mut L2Advertisement {
+    snapshot.l2_advertisements.get_mut("all").unwrap()
+}
+
+fn selector(key: &str, value: &str) -> LabelSelector {
+    LabelSelector { match_labels: labels(&[(key, value)]), ..Default::default() }
+}
+
+fn owner(plan: &Plan) -> Option<&str> {
+    plan.vips[&ip(VIP)].owner.as_deref()
+}
+
+/// The owner by the rule as it is told.
+fn lowest<'a>(nodes: &[&'a str], vip: &str) -> Option<&'a str> {
+    nodes.iter().copied().min_by_key(|n| Sha256::digest(format!("{n}#{vip}")))
+}
+
+#[test]
+fn lowest_digest_among_the_live() {
+    let snapshot = base();
+    let mut alive = all_alive(&snapshot);
+    let mut left = vec!["n1", "n2", "n3"];
+    while !left.is_empty() {
+        let expected = lowest(&left, VIP).unwrap();
+        for me in ["n1", "n2", "n3"] {
+            let plan = plan(&snapshot, me, &alive, &PlanOptions::default());
+            assert_eq!(owner(&plan), Some(expected), "all agree");
+            let announce = (me == expected).then_some(Interfaces::All);
+            assert_eq!(plan.vips[&ip(VIP)].announce, announce);
+        }
+        // A node without its agent goes on serving but owns nothing.
+        if left.len() == 3 {
+            alive.get_mut(expected).unwrap().agent = false;
+        } else {
+            alive.remove(expected);
+        }
+        left.retain(|n| *n != expected);
+    }
+    let plan = plan(&snapshot, "n1", &Alive::new(), &PlanOptions::default());
+    assert_eq!((owner(&plan), reasons(&plan)), (None, vec!["NoEligibleNode"]));
+}
+
+#[test]
+fn excluded_and_unreachable_nodes() {
+    let mut snapshot = base();
+    let (first, second) = (lowest(&["n1", "n2", "n3"], VIP).unwrap(), |out: &[&str]| {
+        let left: Vec<_> = ["n1", "n2", "n3"].into_iter().filter(|n| !out.contains(n)).collect();
+        lowest(&left, VIP).unwrap()
+    });
+    snapshot.nodes.get_mut(first).unwrap().labels = labels(&[(EXCLUDE_LABEL, "")]);
+    assert_eq!(owner(&plan_all_alive(&snapshot, "n1")), Some(second(&[first])));
+    let options = PlanOptions { ignore_exclude_label: true, ..Default::default() };
+    assert_eq!(owner(&plan(&snapshot, "n1", &all_alive(&snapshot), &options)), Some(first));
+    let next = second(&[first]);
+    snapshot.nodes.get_mut(next).unwrap().network_unavailable = true;
+    assert_eq!(owner(&plan_all_alive(&snapshot, "n1")), Some(second(&[first, next])));
+}
+
+#[test]
+fn policy_local_wants_an_endpoint_on_the_node() {
+    let mut snapshot = base();
+    web(&mut snapshot).external_traffic_policy = ExternalTrafficPolicy::Local;
+    assert_eq!(owner(&plan_all_alive(&snapshot, "n3")), lowest(&["n1", "n2"], VIP));
+    let slices = snapshot.endpoint_slices.values_mut();
+    slices.for_each(|s| {
+        s.endpoints[0] = crate::snapshot::Endpoint {
+            ready: false,
+            terminating: true,
+            ..endpoint("10.1.0.1", "n1")
+        }
+    });
+    assert_eq!(owner(&plan_all_alive(&snapshot, "n3")), lowest(&["n1", "n2"], VIP), "it drains");
+    snapshot.endpoint_slices.values_mut().for_each(|s| s.endpoints[0].serving = false);
+    assert_eq!(owner(&plan_all_alive(&snapshot, "n3")), Some("n2"));
+}
+
+#[test]
+fn preferences_add_up_and_count_only_where_they_apply() {
+    let mut snapshot = base();
+    let worst =
+        *["n1", "n2", "n3"].iter().max_by_key(|n| Sha256::digest(format!("{n}#{VIP}"))).unwrap();
+    for n in ["n1", "n2", "n3"] {
+        snapshot.nodes.get_mut(n).unwrap().labels = labels(&[("name", n), ("any", "yes")]);
+    }
+    let prefer = |weight, selector| NodePreference { weight, preference: selector };
+    advertisement(&mut snapshot).preferred_node_selectors =
+        vec![prefer(1, selector("name", worst)), prefer(2, LabelSelector::default())];
+    assert_eq!(owner(&plan_all_alive(&snapshot, "n1")), Some(worst));
+    // A second advertisement prefers another, but is for another pool.
+    let other = ["n1", "n2", "n3"].into_iter().find(|n| *n != worst).unwrap();
+    let mut second = L2Advertisement {
+        ip_address_pools: vec!["elsewhere".to_owned()],
+        preferred_node_selectors: vec![prefer(50, selector("name", other))],
+        ..Default::default()
+    };
+    snapshot.l2_advertisements.insert("second".to_owned(), second.clone());
+    assert_eq!(owner(&plan_all_alive(&snapshot, "n1")), Some(worst));
+    second.ip_address_pools = vec!["pool".to_owned()];
+    snapshot.l2_advertisements.insert("second".to_owned(), second);
+    assert_eq!(owner(&plan_all_alive(&snapshot, "n1")), Some(other));
+}
+
+#[test]
+fn node_selectors_and_interfaces() {
+    let mut snapshot = base();
+    snapshot.nodes.get_mut("n3").unwrap().labels = labels(&[("edge", "yes")]);
+    advertisement(&mut snapshot).node_selectors = vec![selector("edge", "yes")];
+    assert_eq!(owner(&plan_all_alive(&snapshot, "n1")), Some("n3"));
+
+    // The elected node must have the interface; one that has not said yet counts as having it.
+    let mut snapshot = base();
+    advertisement(&mut snapshot).interfaces = vec!["eth1".to_owned(), "eth2".to_owned()];
+    let mut alive = all_alive(&snapshot);
+    let plan_of = |alive: &Alive, me| plan(&snapshot, me, alive, &PlanOptions::default());
+    let plan = plan_of(&alive, "n1");
+    assert_eq!((owner(&plan), reasons(&plan)), (None, vec!["announceFailed"]));
+    assert!(plan.notices[0].message.contains("eth1, eth2"), "{}", plan.notices[0].message);
+    alive.insert("n2".to_owned(), AliveNode::new(["eth0", "eth2"]));
+    let plan = plan_of(&alive, "n2");
+    assert_eq!(owner(&plan), Some("n2"));
+    let named = ["eth1", "eth2"].map(str::to_owned).into();
+    assert_eq!(plan.vips[&ip(VIP)].announce, Some(Interfaces::Named(named)));
+    alive.insert("n3".to_owned(), AliveNode::default());
+    assert_eq!(owner(&plan_of(&alive, "n1")), lowest(&["n2", "n3"], VIP));
+}
+
+#[test]
+fn an_advertisement_must_select_pool_and_service() {
+    let mut snapshot = base();
+    advertisement(&mut snapshot).ip_address_pool_selectors = vec![selector("tier", "gold")];
+    let plan = plan_all_alive(&snapshot, "n1");
+    assert_eq!((owner(&plan), reasons(&plan)), (None, vec!["NoAdvertisement"]));
+    assert!(plan.notices[0].message.contains("spec.ipAddressPools"), "{:?}", plan.notices);
+    snapshot.pools.get_mut("pool").unwrap().labels = labels(&[("tier", "gold")]);
+    assert!(owner(&plan_all_alive(&snapshot, "n1")).is_some());
+
+    advertisement(&mut snapshot).service_selectors = vec![selector("app", "web")];
+    let plan = plan_all_alive(&snapshot, "n1");
+    assert_eq!((owner(&plan), reasons(&plan)), (None, vec!["NoAdvertisement"]));
+    assert!(plan.notices[0].message.contains("serviceSelectors"), "{:?}", plan.notices);
+    web(&mut snapshot).labels = labels(&[("app", "web")]);
+    assert!(owner(&plan_all_alive(&snapshot, "n1")).is_some());
+
+    web(&mut snapshot).annotations = labels(&[("metallb.io/allow-shared-ip", "key")]);
+    let plan = plan_all_alive(&snapshot, "n1");
+    assert_eq!((owner(&plan), reasons(&plan)), (None, vec!["SharedIPWithServiceSelector"]));
+}
+
+#[test]
+fn services_that_share_an_address_have_one_owner() {
+    let mut snapshot = base().with_services([holder("dns", "4", &[VIP])]);
+    let dns = snapshot.services.get_mut(&name("dns")).unwrap();
+    dns.ports[0].port = 53;
+    dns.external_traffic_policy = ExternalTrafficPolicy::Local;
+    // No endpoint for dns: web alone decides, dns is told.
+    let plan = plan_all_alive(&snapshot, "n1");
+    assert_eq!(owner(&plan), lowest(&["n1", "n2", "n3"], VIP));
+    assert_eq!(reasons(&plan), ["NoEndpoints"]);
+    snapshot = snapshot.with_slices([slice("dns", vec![endpoint("10.1.0.3", "n3")])]);
+    let plan = plan_all_alive(&snapshot, "n1");
+    assert_eq!(owner(&plan), Some("n3"));
+    assert_eq!(plan.vips[&ip(VIP)].services, [name("dns"), name("web")].into());
+}

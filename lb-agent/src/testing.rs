@@ -1,0 +1,92 @@
+//! Short ways to write snapshots in tests.
+use crate::snapshot::{
+    Endpoint, EndpointPort, EndpointSlice, Ingress, IpAddressPool, L2Advertisement, Labels, Node,
+    ObjectName, Service, ServicePort, Snapshot,
+};
+use std::net::IpAddr;
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+pub(crate) fn name(service: &str) -> ObjectName {
+    let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
+    ObjectName::new(namespace, name)
+}
+
+/// A Service with TCP port 80 and one ClusterIP of each family of `families` ("4", "6", "46").
+pub(crate) fn service(of: &str, families: &str) -> Service {
+    let cluster = |f| if f == '4' { ip("10.96.0.1") } else { ip("fd00:96::1") };
+    Service {
+        name: name(of),
+        wants_address: true,
+        cluster_ips: families.chars().map(cluster).collect(),
+        ports: vec![ServicePort { port: 80, ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+/// The same, holding addresses.
+pub(crate) fn holder(of: &str, families: &str, addresses: &[&str]) -> Service {
+    let ingress = addresses.iter().map(|ip| Ingress { ip: Some((*ip).to_owned()), hostname: None });
+    Service { ingress: ingress.collect(), ..service(of, families) }
+}
+
+pub(crate) fn pool(addresses: &[&str]) -> IpAddressPool {
+    IpAddressPool {
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        auto_assign: true,
+        ..Default::default()
+    }
+}
+
+/// An endpoint that is ready.
+pub(crate) fn endpoint(address: &str, node: &str) -> Endpoint {
+    Endpoint {
+        address: ip(address),
+        node: Some(node.to_owned()),
+        ready: true,
+        serving: true,
+        terminating: false,
+    }
+}
+
+/// A slice of a Service with port 8080 for its port 80.
+pub(crate) fn slice(of: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
+    let service = name(of);
+    EndpointSlice {
+        name: ObjectName::new(service.namespace, format!("{}-abc", service.name)),
+        service: service.name,
+        ports: vec![EndpointPort { port: Some(8080), ..Default::default() }],
+        endpoints,
+    }
+}
+
+/// Nodes `n1` to `n{count}`, a pool and an advertisement of everything.
+pub(crate) fn cluster(count: u8) -> Snapshot {
+    let node =
+        |i: u8| Node { internal_ips: vec![ip(&format!("10.0.0.{i}"))], ..Default::default() };
+    let pools = [("pool".to_owned(), pool(&["192.0.2.0/24", "2001:db8::/64"]))];
+    Snapshot {
+        nodes: (1..=count).map(|i| (format!("n{i}"), node(i))).collect(),
+        pools: pools.into(),
+        l2_advertisements: [("all".to_owned(), L2Advertisement::default())].into(),
+        ..Default::default()
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn with_services(mut self, services: impl IntoIterator<Item = Service>) -> Self {
+        self.services.extend(services.into_iter().map(|s| (s.name.clone(), s)));
+        self
+    }
+
+    pub(crate) fn with_slices(mut self, slices: impl IntoIterator<Item = EndpointSlice>) -> Self {
+        self.endpoint_slices.extend(slices.into_iter().map(|s| (s.name.clone(), s)));
+        self
+    }
+}
