@@ -1,1 +1,9 @@
-//! Herald tests.
+//! Herald's laboratory: a LAN of network namespaces with nodes, pods and clients in
+//! it, where the suites of `tests/` and the demo run the real agent against real frames.
+#![deny(unsafe_code)]
+
+pub mod lab;
+pub mod suite;
+#[expect(unsafe_code, reason = "namespaces, raw sockets and bpf(2) have no safe form in std")]
+pub mod system;
+pub mod wait;

@@ -1,0 +1,51 @@
+//! What an agent has pinned, read as an operator's tool would.
+use anyhow::{Context, Result};
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData, PerCpuArray},
+};
+use lb_common::outcome::Counters;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Where a map is pinned below a pin folder, in whatever schema's folder.
+///
+/// # Errors
+/// It is not (yet).
+pub fn path(pin_directory: &Path, name: &str) -> Result<PathBuf> {
+    fs::read_dir(pin_directory)
+        .with_context(|| format!("nothing is pinned in {}", pin_directory.display()))?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .chain([pin_directory.to_path_buf()])
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("{name} is not pinned below {}", pin_directory.display()))
+}
+
+/// A node's counters, all CPUs together.
+///
+/// # Errors
+/// They are not pinned.
+pub fn counters(pin_directory: &Path) -> Result<Counters> {
+    let map = Map::PerCpuArray(MapData::from_pin(path(pin_directory, "COUNTERS")?)?);
+    let array: PerCpuArray<_, Counters> = map.try_into()?;
+    let mut sum = Counters::default();
+    for cpu in array.get(&0, 0)?.iter() {
+        sum.add(cpu);
+    }
+    Ok(sum)
+}
+
+/// Everything in a hash map.
+///
+/// # Errors
+/// It is not pinned, or has other keys and values.
+pub fn entries<K: Pod, V: Pod>(pin_directory: &Path, name: &str) -> Result<Vec<(K, V)>> {
+    let map = Map::HashMap(MapData::from_pin(path(pin_directory, name)?)?);
+    let map: HashMap<_, K, V> = map.try_into()?;
+    map.iter().collect::<Result<_, _>>().with_context(|| format!("reading {name}"))
+}

@@ -1,0 +1,107 @@
+//! What a pod serves: over HTTP and UDP it tells who it is and whom it sees.
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::{
+    io::{self, BufRead as _, BufReader, Write as _},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+};
+
+/// A pod's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The pod's name.
+    pub pod: String,
+    /// Its node's name.
+    pub node: String,
+    /// The client's address as the pod sees it.
+    pub client: IpAddr,
+    /// The client's port as the pod sees it.
+    pub client_port: u16,
+    /// The pod's own address of the connection; absent over UDP.
+    pub local: Option<IpAddr>,
+    /// What came in over UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub echo: Option<String>,
+}
+
+/// Serves both families, TCP and UDP, until killed.
+///
+/// # Errors
+/// The port is taken.
+pub fn serve(pod: &str, node: &str, port: u16) -> Result<()> {
+    // Dual stack: IPv4 clients appear as ::ffff:a.b.c.d.
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let tcp = TcpListener::bind(any).with_context(|| format!("listening on TCP port {port}"))?;
+    let udp = UdpSocket::bind(any).with_context(|| format!("listening on UDP port {port}"))?;
+    thread::scope(|scope| {
+        scope.spawn(|| serve_udp(&udp, pod, node));
+        for stream in tcp.incoming().flatten() {
+            scope.spawn(move || {
+                // A client that goes away is the client's business.
+                let _ = serve_http(&stream, pod, node);
+            });
+        }
+    });
+    Ok(())
+}
+
+fn answer(pod: &str, node: &str, client: SocketAddr) -> Answer {
+    Answer {
+        pod: pod.into(),
+        node: node.into(),
+        client: client.ip().to_canonical(),
+        client_port: client.port(),
+        local: None,
+        echo: None,
+    }
+}
+
+fn serve_udp(socket: &UdpSocket, pod: &str, node: &str) {
+    let mut buffer = [0; 2048];
+    loop {
+        // An error here is an ICMP error of an earlier answer.
+        let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+        let mut answer = answer(pod, node, client);
+        answer.echo = Some(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        if let Ok(text) = serde_json::to_vec(&answer) {
+            let _ = socket.send_to(&text, client);
+        }
+    }
+}
+
+/// Answers each request of a connection, whatever it asks for.
+fn serve_http(stream: &TcpStream, pod: &str, node: &str) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut answer = answer(pod, node, stream.peer_addr()?);
+    answer.local = Some(stream.local_addr()?.ip().to_canonical());
+    let body = serde_json::to_string(&answer)?;
+    let mut requests = BufReader::new(stream);
+    loop {
+        let mut close = false;
+        let mut lines = 0;
+        loop {
+            let mut line = String::new();
+            if requests.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let line = line.trim_end();
+            if line.is_empty() && lines > 0 {
+                break;
+            }
+            lines += 1;
+            close |= line.eq_ignore_ascii_case("connection: close");
+        }
+        let connection = if close { "close" } else { "keep-alive" };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: {connection}\r\n\r\n",
+            body.len() + 1
+        );
+        let mut stream = stream;
+        stream.write_all(format!("{head}{body}\n").as_bytes())?;
+        if close {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Real agents on real frames, the cluster's state taken from a folder of manifests.
+use anyhow::{Result, ensure};
+use herald_tests::{
+    lab::{Cut, Lab, POD_PORT, Shape, frames, probe},
+    suite::{self, case},
+};
+use std::{process::ExitCode, time::Duration};
+
+fn main() -> ExitCode {
+    let request = match suite::begin("net") {
+        Ok(request) => request,
+        Err(code) => return code,
+    };
+    suite::run("net", &request, vec![case("laboratory", laboratory)])
+}
+
+/// The ground that the others stand on.
+fn laboratory() -> Result<()> {
+    let lab = Lab::new(Shape::default())?;
+    let listen = Duration::from_millis(50);
+    // Pods of other nodes are reached, and see the node's address.
+    for pod in &lab.pods {
+        let answer = probe::http(&lab.nodes[0].namespace, pod.ipv4.into(), POD_PORT)?;
+        ensure!(answer.pod == pod.name && answer.local == Some(pod.ipv4.into()), "{answer:?}");
+        let answer = probe::udp(&lab.nodes[2].namespace, pod.ipv6.into(), POD_PORT)?;
+        ensure!(answer.pod == pod.name, "{answer:?}");
+        ensure!(answer.echo.as_deref() == Some("probe"), "{answer:?}");
+    }
+    // The kernel's own answers are seen.
+    let node = &lab.nodes[1];
+    let answers = frames::arp_from(&lab.client, node.ipv4, listen)?;
+    ensure!(answers.len() == 1 && answers[0].mac == node.mac, "{answers:?}");
+    let answers = frames::ndp_from(&lab.client, node.ipv6, listen)?;
+    ensure!(answers.len() == 1 && answers[0].mac == node.mac, "{answers:?}");
+    // Both ways of cutting a link cut it, and are mended.
+    for how in [Cut::Port, Cut::Silent] {
+        lab.cut(node, how)?;
+        let answers = frames::arp_from(&lab.client, node.ipv4, listen)?;
+        ensure!(answers.is_empty(), "{how:?}: {answers:?}");
+        let state = node.namespace.output("ip", &["-o", "link", "show", "eth0"])?;
+        ensure!(state.contains("NO-CARRIER") == (how == Cut::Port), "{how:?}: {state}");
+        lab.mend(node)?;
+        let answers = frames::arp_from(&lab.client, node.ipv4, listen)?;
+        ensure!(answers.len() == 1, "{how:?}: {answers:?}");
+    }
+    Ok(())
+}
