@@ -72,7 +72,9 @@ fn build(object: &Path) -> Result<(), String> {
     let endian = if required("CARGO_CFG_TARGET_ENDIAN") == "big" { "bpfeb" } else { "bpfel" };
     let target = format!("{endian}-unknown-none");
     let target_dir = target_dir();
-    let mut command = Command::new(compiler.cargo().unwrap_or_else(|| required("CARGO").into()));
+    // The cargo that came with the compiler, if one did, knows best how to build its `core`.
+    let own_cargo = Some(compiler.sysroot.join("bin/cargo")).filter(|cargo| cargo.exists());
+    let mut command = Command::new(own_cargo.unwrap_or_else(|| required("CARGO").into()));
     command
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .args(["build", "--package=lb-ebpf", "--bin=lb", "--profile=ebpf", "-Zbuild-std=core"])
@@ -88,7 +90,7 @@ fn build(object: &Path) -> Result<(), String> {
         }
     }
     command
-        .env("RUSTC", compiler.rustc())
+        .env("RUSTC", compiler.sysroot.join("bin/rustc"))
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker)
         .env("CARGO_TARGET_BPFEB_UNKNOWN_NONE_LINKER", &linker)

@@ -26,18 +26,6 @@ pub(crate) struct Compiler {
     pub(crate) llvm: u32,
 }
 
-impl Compiler {
-    /// The compiler itself.
-    pub(crate) fn rustc(&self) -> PathBuf {
-        self.sysroot.join("bin/rustc")
-    }
-
-    /// The cargo that came with it, if one did.
-    pub(crate) fn cargo(&self) -> Option<PathBuf> {
-        Some(self.sysroot.join("bin/cargo")).filter(|path| path.exists())
-    }
-}
-
 impl fmt::Display for Compiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { origin, sysroot, version, llvm } = self;

@@ -1,2 +1,108 @@
-//! Herald commands.
-fn main() {}
+//! Herald's own commands: `cargo xtask <command>`.
+//!
+//! Only what cargo cannot do itself stands here. The kernel program is built by the agent's build
+//! script, so `cargo build`, `cargo test` and `cargo clippy` work plainly once
+//! `cargo xtask setup` has run.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod lint;
+mod process;
+mod project;
+mod setup;
+mod test;
+#[path = "../../lb-agent/build/toolchain.rs"]
+mod toolchain;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Herald's own commands.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", version, disable_help_subcommand = true)]
+enum Command {
+    /// Find or install what building and testing need; does nothing the second time
+    Setup {
+        /// Also build the pinned Kubernetes programs into the cache (about 8 minutes, once)
+        #[arg(long)]
+        kubernetes: bool,
+        /// Also install cargo-deny into the cache, for `cargo xtask lint`
+        #[arg(long)]
+        lint: bool,
+    },
+    /// Build the agent with the kernel program inside
+    Build(agent::Flavour),
+    /// Build, then load the programs on an interface and pin them (needs root)
+    Load {
+        /// The interface, for example eth0
+        interface: String,
+        /// Further arguments for `lb-agent load`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Build, then take the programs off an interface and remove their pins (needs root)
+    Unload {
+        /// The interface, for example eth0
+        interface: String,
+        /// Further arguments for `lb-agent unload`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Show Herald at work on three nodes in network namespaces (needs root)
+    Demo {
+        /// On a real API server with kube-proxy on each node, instead of a folder of manifests
+        #[arg(long)]
+        kubernetes: bool,
+        /// Leave everything up at the end, and say how to look around
+        #[arg(long)]
+        keep: bool,
+        /// Further arguments for the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run the test suites, or parts of them (all but `unit` and `lint` need root)
+    Test(test::Options),
+    /// Measure the data path, and print the results next to their targets (needs root)
+    Bench {
+        /// Arguments for the bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Check formatting, lints, documentation, licences, file lengths and generated files
+    Lint,
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the command succeeded; those that become another program return only on failure.
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Setup { kubernetes, lint } => {
+            setup::everything(kubernetes, lint)?;
+            Ok(true)
+        }
+        Command::Build(flavour) => {
+            let binary = agent::build(flavour)?;
+            println!("{}", binary.display());
+            Ok(true)
+        }
+        Command::Load { interface, args } => agent::become_agent("load", &interface, &args),
+        Command::Unload { interface, args } => agent::become_agent("unload", &interface, &args),
+        Command::Demo { kubernetes, keep, args } => agent::become_demo(kubernetes, keep, &args),
+        Command::Test(options) => test::run(&options),
+        Command::Bench { args } => agent::become_bench(&args),
+        Command::Lint => lint::run(),
+    }
+}

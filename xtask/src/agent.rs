@@ -1,0 +1,97 @@
+//! Building the agent, and the commands that become one of the project's own programs.
+//!
+//! These replace this process: Ctrl-C then reaches the program alone, which cleans up before the
+//! shell prompts again, and its exit code is the command's.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::process::{Step, become_program, shown};
+use crate::{project, setup, toolchain};
+
+/// Which agent to build.
+#[derive(Args, Clone, Copy, Default)]
+pub(crate) struct Flavour {
+    /// With optimisation; the default
+    #[arg(long, conflicts_with = "dev")]
+    release: bool,
+    /// Without optimisation of the agent (the kernel program is always optimised)
+    #[arg(long)]
+    dev: bool,
+    /// With the kernel program that logs each frame, for debugging only
+    #[arg(long)]
+    debug_object: bool,
+}
+
+impl Flavour {
+    /// The agent as the tests run it: its code is shared with theirs, which saves minutes.
+    pub(crate) const TESTED: Self = Self { release: false, dev: true, debug_object: false };
+}
+
+/// Builds the agent and says where it is.
+pub(crate) fn build(flavour: Flavour) -> Result<PathBuf> {
+    setup::for_building()?;
+    let folder = if flavour.dev { "debug" } else { "release" };
+    let mut command = project::cargo();
+    command.args(["build", "--package=lb-agent"]);
+    if !flavour.dev {
+        command.arg("--release");
+    }
+    if flavour.debug_object {
+        command.arg("--features=debug-object");
+    }
+    let mut step = Step::new("build of the agent")?;
+    step.run(&mut command)?;
+    eprintln!("built the agent in {}", shown(step.elapsed()));
+    Ok(project::target_dir().join(folder).join("lb-agent"))
+}
+
+/// Builds, then becomes `lb-agent <command> <interface>`.
+pub(crate) fn become_agent(command: &str, interface: &str, args: &[OsString]) -> Result<bool> {
+    project::require_root(command)?;
+    let agent = build(Flavour::default())?;
+    setup::bpffs()?;
+    become_program(Command::new(agent).arg(command).arg(interface).args(args))
+}
+
+/// Builds, then becomes the demo.
+pub(crate) fn become_demo(kubernetes: bool, keep: bool, args: &[OsString]) -> Result<bool> {
+    project::require_root("the demo")?;
+    setup::for_laboratory(kubernetes)?;
+    build(Flavour::TESTED)?;
+    let mut demo = laboratory_program("demo", false)?;
+    if kubernetes {
+        demo.arg("--kubernetes");
+    }
+    if keep {
+        demo.arg("--keep");
+    }
+    become_program(demo.args(args))
+}
+
+/// Becomes the bench, built with optimisation.
+pub(crate) fn become_bench(args: &[OsString]) -> Result<bool> {
+    project::require_root("the bench")?;
+    setup::for_laboratory(false)?;
+    build(Flavour::default())?;
+    become_program(laboratory_program("bench", true)?.args(args))
+}
+
+/// Builds the laboratory's programs and gives one of them. It finds the others, and the agent, in
+/// its own folder.
+fn laboratory_program(name: &str, release: bool) -> Result<Command> {
+    let mut command = project::cargo();
+    command.args(["build", "--package=herald-tests", "--bins"]);
+    if release {
+        command.arg("--release");
+    }
+    Step::new(&format!("build of the {name}"))?.run(&mut command)?;
+    let folder = if release { "release" } else { "debug" };
+    let mut program = Command::new(project::target_dir().join(folder).join(name));
+    program.current_dir(project::root()).env("HERALD_CACHE", toolchain::cache_dir());
+    Ok(program)
+}
