@@ -3,8 +3,10 @@
 pub mod api;
 pub mod datapath;
 pub mod exit;
+pub mod http;
 pub mod ipam;
 pub mod membership;
+pub mod metrics;
 pub mod plan;
 pub mod snapshot;
 pub mod source;

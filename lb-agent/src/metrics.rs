@@ -1,0 +1,274 @@
+//! What the agent tells Prometheus, read from the kernel's counters at each scrape.
+//!
+//! Names that MetalLB has are kept where they mean the same.
+use crate::plan::{Plan, ServiceAddress};
+use lb_common::{
+    maps::ServiceStats,
+    outcome::{Counters, Outcome},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _, text::encode},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
+
+/// The kernel's counters, summed over CPUs.
+#[derive(Clone, Debug, Default)]
+pub struct KernelStats {
+    /// Frames by outcome.
+    pub frames: Counters,
+    /// Packets and bytes by VIP:port.
+    pub services: Vec<(ServiceAddress, ServiceStats)>,
+}
+
+/// Reads the kernel's counters; `None` where they cannot be read.
+pub type ReadStats = Box<dyn Fn() -> Option<KernelStats> + Send + Sync>;
+
+/// What the agent shows of itself.
+pub struct View {
+    node: String,
+    plan: Mutex<Arc<Plan>>,
+    ready: AtomicBool,
+    alive: AtomicI64,
+    allocator: AtomicBool,
+    read: ReadStats,
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl View {
+    /// A view of the agent of `node`.
+    pub fn new(node: String, read: ReadStats) -> Self {
+        Self {
+            node,
+            plan: Mutex::default(),
+            ready: AtomicBool::new(false),
+            alive: AtomicI64::new(0),
+            allocator: AtomicBool::new(false),
+            read,
+        }
+    }
+
+    /// A plan stands in the kernel.
+    pub fn applied(&self, plan: Arc<Plan>, alive: usize) {
+        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = plan;
+        self.alive.store(i64::try_from(alive).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this agent is the one that allocates.
+    pub fn allocates(&self, allocator: bool) {
+        self.allocator.store(allocator, Ordering::Relaxed);
+    }
+
+    /// Whether a plan stands in the kernel.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The text of a scrape, in the OpenMetrics format.
+pub fn scrape(view: &Arc<View>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(FromView(Arc::clone(view))));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// The content type that goes with [`scrape`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Debug)]
+struct FromView(Arc<View>);
+
+impl Collector for FromView {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let view = &*self.0;
+        let plan = view.plan();
+        gauge(
+            &mut encoder,
+            "herald_ready",
+            "1 once a plan stands in the kernel",
+            i64::from(view.is_ready()),
+        )?;
+        gauge(
+            &mut encoder,
+            "herald_allocator",
+            "1 while this agent gives Services their addresses",
+            i64::from(view.allocator.load(Ordering::Relaxed)),
+        )?;
+        gauge(
+            &mut encoder,
+            "herald_nodes_alive",
+            "Nodes that this agent takes to be alive, itself included",
+            view.alive.load(Ordering::Relaxed),
+        )?;
+        gauge(
+            &mut encoder,
+            "herald_vips",
+            "VIPs of the cluster",
+            i64::try_from(plan.vips.len()).unwrap_or(i64::MAX),
+        )?;
+        self.announced(&mut encoder, &plan)?;
+        let Some(stats) = (view.read)() else { return Ok(()) };
+        frames(&mut encoder, &stats.frames)?;
+        services(&mut encoder, &stats, Unit::Packets)?;
+        services(&mut encoder, &stats, Unit::Bytes)
+    }
+}
+
+impl FromView {
+    fn announced(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        plan: &Plan,
+    ) -> Result<(), fmt::Error> {
+        let gauge = ConstGauge::new(1i64);
+        let mut family = encoder.encode_descriptor(
+            "metallb_speaker_announced",
+            "Services whose address this node announces",
+            None,
+            gauge.metric_type(),
+        )?;
+        for (vip, planned) in plan.vips.iter().filter(|(_, p)| p.announce.is_some()) {
+            let ip = vip.to_string();
+            for service in &planned.services {
+                let service = service.to_string();
+                let labels = [
+                    ("service", service.as_str()),
+                    ("protocol", "layer2"),
+                    ("node", self.0.node.as_str()),
+                    ("ip", ip.as_str()),
+                ];
+                gauge.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: i64,
+) -> Result<(), fmt::Error> {
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+}
+
+fn frames(encoder: &mut DescriptorEncoder<'_>, frames: &Counters) -> Result<(), fmt::Error> {
+    let kind = ConstCounter::new(0u64).metric_type();
+    let mut family =
+        encoder.encode_descriptor("herald_frames", "Frames by what became of them", None, kind)?;
+    for &outcome in Outcome::ALL {
+        let counter = ConstCounter::new(frames.get(outcome));
+        counter.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Unit {
+    Packets,
+    Bytes,
+}
+
+fn services(
+    encoder: &mut DescriptorEncoder<'_>,
+    stats: &KernelStats,
+    unit: Unit,
+) -> Result<(), fmt::Error> {
+    let (name, help) = match unit {
+        Unit::Packets => ("herald_service_packets", "Packets to a VIP's port, by where they went"),
+        Unit::Bytes => ("herald_service_bytes", "Bytes to a VIP's port, by where they went"),
+    };
+    let kind = ConstCounter::new(0u64).metric_type();
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    for (address, counted) in &stats.services {
+        let ServiceStats { delivered_packets, delivered_bytes, forwarded_packets, forwarded_bytes } =
+            *counted;
+        let (delivered, forwarded) = match unit {
+            Unit::Packets => (delivered_packets, forwarded_packets),
+            Unit::Bytes => (delivered_bytes, forwarded_bytes),
+        };
+        let (ip, port) = (address.vip.to_string(), address.port.to_string());
+        let protocol = address.protocol.to_string();
+        for (to, value) in [("endpoint", delivered), ("node", forwarded)] {
+            let labels = [
+                ("ip", ip.as_str()),
+                ("port", port.as_str()),
+                ("protocol", protocol.as_str()),
+                ("to", to),
+            ];
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        plan::{Interfaces, PlannedVip},
+        snapshot::{ObjectName, Protocol},
+    };
+
+    #[test]
+    fn a_scrape_names_outcomes_services_and_what_is_announced() {
+        let read: ReadStats = Box::new(|| {
+            let frames = Counters { arp_answered: 3, ..Counters::default() };
+            let address = ServiceAddress {
+                vip: "10.0.0.1".parse().unwrap(),
+                port: 80,
+                protocol: Protocol::Tcp,
+            };
+            let stats = ServiceStats { forwarded_packets: 7, ..ServiceStats::default() };
+            Some(KernelStats { frames, services: vec![(address, stats)] })
+        });
+        let view = Arc::new(View::new("node-1".into(), read));
+        assert!(!view.is_ready());
+        let vip = PlannedVip {
+            owner: Some("node-1".into()),
+            announce: Some(Interfaces::All),
+            services: [ObjectName::new("default", "web")].into(),
+        };
+        let plan = Plan { vips: [("10.0.0.1".parse().unwrap(), vip)].into(), ..Plan::default() };
+        view.applied(Arc::new(plan), 3);
+        let text = scrape(&view).unwrap();
+        for line in [
+            "herald_ready 1",
+            "herald_nodes_alive 3",
+            r#"herald_frames_total{outcome="arp_answered"} 3"#,
+            r#"herald_service_packets_total{ip="10.0.0.1",port="80",protocol="TCP",to="node"} 7"#,
+            r#"metallb_speaker_announced{service="default/web",protocol="layer2",node="node-1",ip="10.0.0.1"} 1"#,
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn without_the_kernels_counters_the_rest_is_told() {
+        let view = Arc::new(View::new("node-1".into(), Box::new(|| None)));
+        assert!(scrape(&view).unwrap().contains("herald_ready 0"));
+    }
+}
