@@ -8,7 +8,11 @@ use lb_common::{
     hash::{endpoint_digest, row_score},
     maps::mapped,
 };
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 /// An endpoint that has a place in the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,107 +41,134 @@ pub const fn row_count(endpoints: usize) -> u32 {
     }
 }
 
-/// An endpoint's best score among those looked at, and its rank by address, which
-/// decides between equal scores.
-#[derive(Clone, Copy)]
-struct Best {
-    score: u64,
-    rank: u32,
-}
-
-impl Best {
-    const NONE: Self = Self { score: 0, rank: u32::MAX };
-
-    const fn beats(self, other: Self) -> bool {
-        self.score > other.score || (self.score == other.score && self.rank < other.rank)
-    }
-}
-
-/// The endpoints of one node, as a span of the digests.
-struct Group {
-    node: u16,
-    /// From here on those that take new flows,
-    start: u32,
-    /// from here on those that do not,
-    drained: u32,
-    /// up to here.
-    end: u32,
-}
-
 /// Computes the rows of a list of endpoints.
 ///
 /// `me` is the position of the node that [`PlannedRow::endpoint`] is for. The result
-/// does not depend on the order of the list, but for the repetition of an endpoint.
-/// Empty if no endpoint takes new flows.
+/// does not depend on the order of the list. Empty if no endpoint takes new flows.
 pub fn rows(endpoints: &[RowEndpoint], me: Option<u16>) -> Vec<PlannedRow> {
     if !endpoints.iter().any(|e| e.takes_new) {
         return Vec::new();
     }
-    let mut sorted: Vec<_> = endpoints.to_vec();
+    // By address: whoever is looked at first wins where scores are equal.
+    let mut sorted = endpoints.to_vec();
     sorted.sort_unstable();
-    let mut ranked: Vec<_> = (0u32..).zip(&sorted).collect();
-    ranked.sort_by_key(|(_, e)| (e.node, !e.takes_new));
-    let digests: Vec<(u64, u32)> =
-        ranked.iter().map(|(rank, e)| (endpoint_digest(bytes(e.address.address)), *rank)).collect();
-    let groups: Vec<Group> = ranked
-        .chunk_by(|a, b| a.1.node == b.1.node)
-        .scan(0u32, |start, group| {
-            let new = group.iter().filter(|(_, e)| e.takes_new).count();
-            let (drained, end) = (*start + new as u32, *start + group.len() as u32);
-            let first = std::mem::replace(start, end);
-            Some(Group { node: group[0].1.node, start: first, drained, end })
-        })
-        .collect();
-    (0..row_count(sorted.len())).map(|row| one_row(row, &digests, &groups, &sorted, me)).collect()
+    let mut computer = Computer::new(&sorted, me);
+    (0..row_count(sorted.len())).map(|row| computer.row(row)).collect()
 }
 
-fn one_row(
-    row: u32,
-    digests: &[(u64, u32)],
-    groups: &[Group],
-    sorted: &[RowEndpoint],
-    me: Option<u16>,
-) -> PlannedRow {
-    let mut top = [(Best::NONE, 0u16); 4];
-    let (mut newest, mut newest_node) = (Best::NONE, 0);
-    let mut endpoint = None;
-    for group in groups {
-        let new = best_of(row, &digests[group.start as usize..group.drained as usize]);
-        let drained = best_of(row, &digests[group.drained as usize..group.end as usize]);
-        if new.beats(newest) {
-            (newest, newest_node) = (new, group.node);
+/// Of many endpoints, about so many per row are looked at closely.
+const CLOSE: u64 = 8;
+
+/// An endpoint in one row.
+#[derive(Clone, Copy, Default)]
+struct Candidate {
+    /// Never 0, which stands for nobody: 0 itself is taken for 1.
+    score: u64,
+    node: u16,
+    takes_new: bool,
+}
+
+/// Computes one row after the other. A table can have 65,536 rows of a hundred scores
+/// each, so the inner loops do without branches that depend on a score.
+struct Computer<'a> {
+    endpoints: &'a [RowEndpoint],
+    digests: Vec<u64>,
+    /// Positions of this node's endpoints that take new flows.
+    mine: Vec<usize>,
+    /// How many of the nodes are to be found: four, unless there are fewer.
+    wanted: usize,
+    /// Only scores from here on are looked at closely; if that finds too few, all are.
+    threshold: u64,
+    scores: Vec<u64>,
+    /// Of those that are looked at closely, the positions; and one more place.
+    positions: Vec<u32>,
+    close: Vec<Candidate>,
+}
+
+impl<'a> Computer<'a> {
+    fn new(endpoints: &'a [RowEndpoint], me: Option<u16>) -> Self {
+        let nodes: BTreeSet<_> = endpoints.iter().map(|e| e.node).collect();
+        let count = endpoints.len();
+        let mine = |(_, e): &(usize, &RowEndpoint)| e.takes_new && Some(e.node) == me;
+        Self {
+            endpoints,
+            digests: endpoints.iter().map(|e| endpoint_digest(bytes(e.address.address))).collect(),
+            mine: endpoints.iter().enumerate().filter(mine).map(|(i, _)| i).collect(),
+            wanted: nodes.len().min(4),
+            threshold: match count as u64 {
+                0..=16 => 0,
+                many => u64::MAX - u64::MAX / many * CLOSE,
+            },
+            scores: vec![0; count],
+            positions: vec![0; count + 1],
+            close: vec![Candidate::default(); count],
         }
-        if Some(group.node) == me && new.rank != u32::MAX {
-            endpoint = Some(sorted[new.rank as usize].address);
-        }
-        let best = if new.beats(drained) { new } else { drained };
-        if best.beats(top[3].0) {
-            top[3] = (best, group.node);
-            for i in [3, 2, 1] {
-                if top[i].0.beats(top[i - 1].0) {
-                    top.swap(i, i - 1);
-                }
+    }
+
+    fn row(&mut self, row: u32) -> PlannedRow {
+        let found = self.collect(row, self.threshold);
+        let (mut nodes, taker) = self.pick(found).unwrap_or_else(|| {
+            let all = self.collect(row, 0);
+            // With all of them there are enough nodes, and one takes new flows.
+            self.pick(all).unwrap_or_default()
+        });
+        let first = nodes.iter().position(|n| *n == Some(taker)).unwrap_or_else(|| {
+            nodes[3] = Some(taker);
+            3
+        });
+        let mut best = 0;
+        let mut endpoint = None;
+        for &i in &self.mine {
+            if self.scores[i].max(1) > best {
+                (best, endpoint) = (self.scores[i].max(1), Some(self.endpoints[i].address));
             }
         }
+        PlannedRow { nodes, first: first as u8, endpoint }
     }
-    let mut nodes = top.map(|(best, node)| (best.rank != u32::MAX).then_some(node));
-    let first = nodes.iter().position(|n| *n == Some(newest_node)).unwrap_or_else(|| {
-        nodes[3] = Some(newest_node);
-        3
-    });
-    PlannedRow { nodes, first: first as u8, endpoint }
-}
 
-#[inline]
-fn best_of(row: u32, digests: &[(u64, u32)]) -> Best {
-    let mut best = Best::NONE;
-    for (digest, rank) in digests {
-        let offer = Best { score: row_score(*digest, row), rank: *rank };
-        if offer.beats(best) {
-            best = offer;
+    /// Computes all scores and gathers those from `threshold` on; returns how many.
+    fn collect(&mut self, row: u32, threshold: u64) -> usize {
+        for (digest, score) in self.digests.iter().zip(&mut self.scores) {
+            *score = row_score(*digest, row);
         }
+        let mut found = 0;
+        for (i, score) in (0u32..).zip(&self.scores) {
+            self.positions[found] = i;
+            found += usize::from(*score >= threshold);
+        }
+        for (position, candidate) in self.positions[..found].iter().zip(&mut self.close) {
+            let RowEndpoint { node, takes_new, .. } = self.endpoints[*position as usize];
+            let score = self.scores[*position as usize].max(1);
+            *candidate = Candidate { score, node, takes_new };
+        }
+        found
     }
-    best
+
+    /// The first nodes among the candidates, and the node whose endpoint takes new flows;
+    /// `None` if there are too few candidates to tell.
+    fn pick(&mut self, found: usize) -> Option<([Option<u16>; 4], u16)> {
+        let close = &mut self.close[..found];
+        let mut taker = Candidate::default();
+        for c in &*close {
+            let better = c.takes_new & (c.score > taker.score);
+            taker = if better { *c } else { taker };
+        }
+        let mut nodes = [None; 4];
+        for place in &mut nodes[..self.wanted] {
+            let mut best = Candidate::default();
+            for c in &*close {
+                best = if c.score > best.score { *c } else { best };
+            }
+            if best.score == 0 {
+                return None;
+            }
+            *place = Some(best.node);
+            for c in &mut *close {
+                c.score = if c.node == best.node { 0 } else { c.score };
+            }
+        }
+        (taker.score != 0).then_some((nodes, taker.node))
+    }
 }
 
 const fn bytes(address: IpAddr) -> [u8; 16] {
