@@ -1,5 +1,6 @@
 //! Herald agent: from the Kubernetes API to the kernel's maps.
 #![deny(unsafe_code)]
+pub mod cli;
 pub mod datapath;
 pub mod exit;
 pub mod plan;
