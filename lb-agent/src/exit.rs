@@ -65,7 +65,7 @@ pub fn code(error: &anyhow::Error) -> Exit {
             cause
                 .downcast_ref::<WithExit>()
                 .map(|e| e.exit)
-                .or_else(|| cause.downcast_ref::<crate::datapath::Error>().map(|e| e.exit()))
+                .or_else(|| cause.downcast_ref::<crate::datapath::Error>().map(crate::datapath::Error::exit))
         })
         .unwrap_or(Exit::Failure)
 }

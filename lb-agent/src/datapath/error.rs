@@ -14,7 +14,7 @@ pub enum Error {
     NoObject,
 
     /// Privileges are missing.
-    #[error("lb-agent lacks {missing}: run it as root, or grant these capabilities")]
+    #[error("missing {missing}: run lb-agent as root, or grant it these capabilities")]
     NotPermitted {
         /// Names of capabilities.
         missing: String,

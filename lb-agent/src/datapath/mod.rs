@@ -6,6 +6,7 @@
 //! * [`preflight`]: whether this machine can run it at all
 //! * [`pins`], [`object`]: the programs and maps, their pins, attaching to interfaces
 mod error;
+pub mod netlink;
 pub mod object;
 pub mod pins;
 pub mod preflight;

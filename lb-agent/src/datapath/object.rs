@@ -110,13 +110,8 @@ impl Object {
             };
             if let Some(found) = pins.map_layout(name)? {
                 fresh = false;
-                if ADJUSTABLE.contains(&name) && found.max_entries != expected.max_entries {
-                    tracing::info!(
-                        map = name,
-                        capacity = found.max_entries,
-                        wanted = expected.max_entries,
-                        "the pinned map keeps its capacity; `lb-agent unload` before a start changes it, interrupting traffic"
-                    );
+                let wanted = expected.max_entries;
+                if ADJUSTABLE.contains(&name) {
                     expected.max_entries = found.max_entries;
                 }
                 if found != expected {
@@ -127,6 +122,14 @@ impl Object {
                         expected,
                         pin_dir: options.pin_dir.clone(),
                     });
+                }
+                if found.max_entries != wanted {
+                    tracing::info!(
+                        map = name,
+                        capacity = found.max_entries,
+                        wanted,
+                        "the pinned map keeps its capacity; `lb-agent unload` before a start changes it, interrupting traffic"
+                    );
                 }
             }
             loader.map_max_entries(name, expected.max_entries);

@@ -1,0 +1,162 @@
+//! The commands that touch the kernel without any configuration: `load` and `unload`.
+use crate::datapath::{
+    DEFAULT_PIN_DIR, Error, Options, XdpMode, netlink,
+    object::{self, Attached, Interface, Object},
+    pins::{LinkKind, Pins},
+    preflight,
+};
+use lb_common::maps::{DEFAULT_FLOWS, DEFAULT_ROWS};
+use std::{fmt::Write as _, path::PathBuf};
+
+/// What `load` and `run` have in common: how programs and maps are loaded.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LoadOptions {
+    /// Directory on a BPF file system for pinned maps and links; one per network namespace
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// Attach in the driver, or after it (slower) where a driver has no native XDP
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp_mode: XdpMode,
+    /// Most rows that all Services can use together, at 16 bytes each
+    #[arg(long, value_name = "ROWS", default_value_t = DEFAULT_ROWS,
+          value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
+    pub row_capacity: u32,
+    /// Most entries in the flow table, two per flow, at about 140 bytes each
+    #[arg(long, value_name = "ENTRIES", default_value_t = DEFAULT_FLOWS,
+          value_parser = clap::value_parser!(u32).range(2..=1 << 28))]
+    pub flow_capacity: u32,
+}
+
+impl From<&LoadOptions> for Options {
+    fn from(options: &LoadOptions) -> Self {
+        let LoadOptions { pin_dir, xdp_mode, row_capacity, flow_capacity } = options;
+        Self {
+            pin_dir: pin_dir.clone(),
+            rows: *row_capacity,
+            flows: *flow_capacity,
+            xdp_mode: *xdp_mode,
+        }
+    }
+}
+
+/// Attach the kernel program to an interface and pin it with its maps
+///
+/// Without anything in the maps it passes everything; `run` adopts what is pinned.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Load {
+    /// The interface
+    #[arg(value_name = "IFACE")]
+    pub interface: String,
+    /// Attach the program that passes everything instead: the far end of a veth pair needs
+    /// one, or it drops what the near end's XDP program sends
+    #[arg(long)]
+    pub pass: bool,
+    /// How to load.
+    #[command(flatten)]
+    pub options: LoadOptions,
+}
+
+/// Detach the kernel program and remove what Herald left in the kernel
+#[derive(Clone, Debug, clap::Args)]
+pub struct Unload {
+    /// Detach from this interface only, and keep the maps
+    #[arg(value_name = "IFACE")]
+    pub interface: Option<String>,
+    /// The directory that was given to `load` or `run`
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+}
+
+/// Runs `load`; returns what to print.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn load(load: &Load) -> Result<String, Error> {
+    let Load { interface, pass, options } = load;
+    let options = Options::from(options);
+    preflight::check(&options.pin_dir)?;
+    let handle = netlink::connect()?;
+    let ifindex = netlink::ifindex(&handle, interface).await?;
+    let interface = Interface { ifindex, name: interface.clone() };
+    if *pass {
+        object::attach_pass(&options, &interface)?;
+        return Ok(format!("{} passes everything\n", interface.name));
+    }
+    let mut object = Object::load(&options)?;
+    let attached = match object.attach(&interface) {
+        Ok(attached) => attached,
+        Err(error) => {
+            // What was made for nothing goes again; what was there before stays.
+            if object.is_fresh() {
+                object.pins().remove_all()?;
+            }
+            return Err(error);
+        }
+    };
+    Ok(loaded(&object, &interface, attached))
+}
+
+fn loaded(object: &Object, interface: &Interface, attached: Attached) -> String {
+    let pins = object.pins();
+    let maps = pins.maps();
+    let maps = maps.display();
+    let name = &interface.name;
+    let mut text = String::new();
+    let how = match attached {
+        Attached::Anew => "attached",
+        Attached::Replaced => "replaced, without a gap,",
+    };
+    let found = if object.is_fresh() { "made" } else { "adopted" };
+    let _ = write!(
+        text,
+        "\
+herald_ingress and herald_egress {how} on {name}; maps {found} under {maps}
+
+Look at them with:
+  bpftool net show dev {name}
+  bpftool map dump pinned {maps}/COUNTERS
+  bpftool map dump pinned {maps}/VIPS
+  bpftool map dump pinned {maps}/SERVICES
+  bpftool -j map dump pinned {maps}/SETTINGS | jq '.[].formatted.value'
+  bpftool map show pinned {maps}/ROWS
+  bpftool link show pinned {}
+Remove them with:
+  lb-agent unload --pin-dir {}
+",
+        pins.link(LinkKind::Egress, interface.ifindex).display(),
+        pins.dir().display(),
+    );
+    text
+}
+
+/// Runs `unload`; returns what to print.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn unload(unload: &Unload) -> Result<String, Error> {
+    let Unload { interface, pin_dir } = unload;
+    preflight::check(pin_dir)?;
+    let pins = Pins::new(pin_dir);
+    if !pin_dir.exists() {
+        return Ok(format!("nothing is pinned under {}\n", pin_dir.display()));
+    }
+    let _lock = pins.lock()?;
+    let handle = netlink::connect()?;
+    if let Some(name) = interface {
+        let ifindex = netlink::ifindex(&handle, name).await?;
+        let links: Vec<_> =
+            pins.list_links().into_iter().filter(|l| l.ifindex == ifindex).collect();
+        if links.is_empty() {
+            return Ok(format!("nothing of Herald is attached to {name}\n"));
+        }
+        for link in links.iter().rev() {
+            pins.remove(&link.path)?;
+        }
+        return Ok(format!("detached from {name}; maps stay under {}\n", pins.maps().display()));
+    }
+    let links = pins.list_links().len();
+    pins.remove_all()?;
+    Ok(format!("removed {links} links and all maps under {}\n", pin_dir.display()))
+}
