@@ -4,6 +4,7 @@ use crate::{lab::cleanup, system};
 use anyhow::Result;
 use std::{
     env,
+    io::{self, Write as _},
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
     time::Instant,
@@ -40,8 +41,8 @@ pub fn full() -> bool {
 }
 
 /// Reads the command line as `cargo test` gives it, and makes sure that everything is removed
-/// at Ctrl-C. `None`: there is nothing to run, and why has been said.
-pub fn begin(suite: &str) -> Result<Request, ExitCode> {
+/// at Ctrl-C.
+pub fn begin() -> Request {
     let mut request = Request::default();
     for argument in env::args().skip(1) {
         match argument.as_str() {
@@ -51,32 +52,36 @@ pub fn begin(suite: &str) -> Result<Request, ExitCode> {
             filter => request.filters.push(filter.into()),
         }
     }
-    if request.list {
-        return Ok(request);
+    if !request.list && system::is_root() {
+        cleanup::on_interrupt();
     }
-    if !system::is_root() {
-        // `cargo test` is for everyone; `cargo xtask test` insists.
-        let insists = env::var("HERALD_TEST_ALL").is_ok_and(|v| v == "1");
-        eprintln!("{suite}: {}: needs root", if insists { "failed" } else { "not run" });
-        return Err(if insists { ExitCode::FAILURE } else { ExitCode::SUCCESS });
-    }
-    cleanup::on_interrupt();
-    Ok(request)
+    request
 }
 
-/// Runs the cases that are wanted and says how each ended.
-pub fn run(suite: &str, request: &Request, cases: Vec<Case<'_>>) -> ExitCode {
+/// Runs the cases that are wanted and prints as libtest does. Without root, or for another
+/// reason that `obstacle` gives, none is run: `cargo test` is for everyone, and
+/// `cargo xtask test` insists on what is needed.
+pub fn run(request: &Request, obstacle: Option<String>, cases: Vec<Case<'_>>) -> ExitCode {
     if request.list {
         for case in cases {
             println!("{}: test", case.name);
         }
         return ExitCode::SUCCESS;
     }
+    let obstacle = if system::is_root() { obstacle } else { Some("needs root".into()) };
     let start = Instant::now();
-    let (mut passed, mut failed, mut filtered) = (0, vec![], 0);
-    for case in cases {
-        if !request.wants(case.name) {
-            filtered += 1;
+    let (wanted, others): (Vec<_>, Vec<_>) =
+        cases.into_iter().partition(|case| request.wants(case.name));
+    println!("\nrunning {} tests", wanted.len());
+    let (mut passed, mut ignored) = (0, 0);
+    let mut failures = vec![];
+    for case in wanted {
+        print!("test {} ... ", case.name);
+        // The line is all that shows what takes so long.
+        let _ = io::stdout().flush();
+        if let Some(obstacle) = &obstacle {
+            println!("ignored, {obstacle}");
+            ignored += 1;
             continue;
         }
         let begun = Instant::now();
@@ -84,29 +89,31 @@ pub fn run(suite: &str, request: &Request, cases: Vec<Case<'_>>) -> ExitCode {
         let seconds = begun.elapsed().as_secs_f64();
         match result {
             Ok(Ok(())) => {
-                println!("{suite}: {} ... ok ({seconds:.1} s)", case.name);
+                println!("ok ({seconds:.1} s)");
                 passed += 1;
             }
             Ok(Err(error)) => {
-                println!("{suite}: {} ... FAILED ({seconds:.1} s)\n    {error:#}", case.name);
-                failed.push(case.name);
+                println!("FAILED");
+                println!("    {error:#} (after {seconds:.1} s)");
+                failures.push(case.name);
             }
-            // The panic's message is on standard error already.
             Err(_) => {
-                println!("{suite}: {} ... FAILED ({seconds:.1} s)\n    panicked", case.name);
-                failed.push(case.name);
+                println!("FAILED");
+                println!("    panicked, see above (after {seconds:.1} s)");
+                failures.push(case.name);
             }
         }
     }
+    if !failures.is_empty() {
+        println!("\nfailures:\n    {}", failures.join("\n    "));
+    }
+    let result = if failures.is_empty() { "ok" } else { "FAILED" };
     println!(
-        "{suite}: {passed} passed, {} failed, {filtered} left out, {:.1} s",
-        failed.len(),
+        "\ntest result: {result}. {passed} passed; {} failed; {ignored} ignored; 0 measured; {} \
+         filtered out; finished in {:.2}s\n",
+        failures.len(),
+        others.len(),
         start.elapsed().as_secs_f64()
     );
-    if failed.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        println!("{suite}: failed: {}", failed.join(", "));
-        ExitCode::FAILURE
-    }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,22 +1,24 @@
 //! Real agents on a real API server, under the rules of `deploy/rbac.yaml`.
 use anyhow::{Result, ensure};
 use herald_tests::{
-    lab::{Lab, Shape, command, control_plane::ControlPlane, probe},
+    lab::{
+        Lab, Shape, command,
+        control_plane::{self, ControlPlane},
+        probe,
+    },
     suite::{self, case},
     wait,
 };
 use std::{process::ExitCode, time::Duration};
 
 fn main() -> ExitCode {
-    let request = match suite::begin("cluster") {
-        Ok(request) => request,
-        Err(code) => return code,
-    };
-    suite::run("cluster", &request, vec![case("control_plane", control_plane)])
+    let request = suite::begin();
+    let obstacle = control_plane::check_programs().err().map(|e| e.to_string());
+    suite::run(&request, obstacle, vec![case("kube_proxy", kube_proxy)])
 }
 
 /// kube-proxy serves the Service's cluster address on every node.
-fn control_plane() -> Result<()> {
+fn kube_proxy() -> Result<()> {
     let lab = Lab::new(Shape::default())?;
     let control = ControlPlane::start(&lab)?;
     let examples = command::workspace().join("examples");

@@ -7,11 +7,8 @@ use herald_tests::{
 use std::{process::ExitCode, time::Duration};
 
 fn main() -> ExitCode {
-    let request = match suite::begin("net") {
-        Ok(request) => request,
-        Err(code) => return code,
-    };
-    suite::run("net", &request, vec![case("laboratory", laboratory)])
+    let request = suite::begin();
+    suite::run(&request, None, vec![case("laboratory", laboratory)])
 }
 
 /// The ground that the others stand on.

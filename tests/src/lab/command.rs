@@ -62,11 +62,17 @@ pub fn find(program: &str) -> Result<PathBuf> {
         .with_context(|| format!("{program} is not installed: `cargo xtask setup` installs it"))
 }
 
-/// A program of this workspace, built into the same folder as the running one.
+/// A program of this workspace, built into the same folder as the running one. The agent can
+/// be another: `HERALD_AGENT` names it.
 ///
 /// # Errors
 /// It is not there: says how to build it.
 pub fn sibling(program: &str) -> Result<PathBuf> {
+    if program == "lb-agent"
+        && let Some(agent) = env::var_os("HERALD_AGENT")
+    {
+        return Ok(agent.into());
+    }
     let own = env::current_exe()?;
     // A test binary lies one folder deeper, in deps/.
     own.ancestors()

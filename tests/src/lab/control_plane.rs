@@ -29,19 +29,20 @@ pub struct ControlPlane {
     api_server: Option<Child>,
 }
 
-/// One of Kubernetes' programs.
+/// One of Kubernetes' programs, from the folder that `HERALD_KUBERNETES` names, else from
+/// Herald's cache (`HERALD_CACHE`, else `XDG_CACHE_HOME/herald`, else `~/.cache/herald`).
 ///
 /// # Errors
 /// It is not built: says how to.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let cache = match env::var_os("HERALD_CACHE") {
-        Some(cache) => PathBuf::from(cache),
-        None => {
-            PathBuf::from(env::var_os("HOME").context("HOME is not set")?).join(".cache/herald")
-        }
-    };
-    let file = cache.join(format!("kubernetes-{VERSION}")).join(name);
-    file.is_file().then_some(file).with_context(|| {
+    let named = |variable| env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let folder = named("HERALD_KUBERNETES").or_else(|| {
+        let cache = named("HERALD_CACHE")
+            .or_else(|| Some(named("XDG_CACHE_HOME")?.join("herald")))
+            .or_else(|| Some(named("HOME")?.join(".cache/herald")))?;
+        Some(cache.join(format!("kubernetes-{VERSION}")))
+    });
+    folder.map(|folder| folder.join(name)).filter(|file| file.is_file()).with_context(|| {
         format!("{name} {VERSION} is not built: run `cargo xtask setup --kubernetes`")
     })
 }

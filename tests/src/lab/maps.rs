@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where a map is pinned below a pin folder, in whatever schema's folder.
+/// Where a map is pinned: `DIR/v<schema>/maps/NAME`, whatever the schema.
 ///
 /// # Errors
 /// It is not (yet).
@@ -18,10 +18,7 @@ pub fn path(pin_directory: &Path, name: &str) -> Result<PathBuf> {
     fs::read_dir(pin_directory)
         .with_context(|| format!("nothing is pinned in {}", pin_directory.display()))?
         .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir())
-        .chain([pin_directory.to_path_buf()])
-        .map(|folder| folder.join(name))
+        .map(|entry| entry.path().join("maps").join(name))
         .find(|path| path.is_file())
         .with_context(|| format!("{name} is not pinned below {}", pin_directory.display()))
 }

@@ -19,6 +19,7 @@ pub mod maps;
 pub mod namespace;
 pub mod pod;
 pub mod probe;
+pub mod scenario;
 
 use crate::{system, wait};
 use agent::Agent;
@@ -52,6 +53,7 @@ impl Default for Shape {
 }
 
 /// A host of the LAN: a node, a client, or the machine of the control plane.
+#[derive(Clone, Debug)]
 pub struct Host {
     /// Its name.
     pub name: String,
@@ -68,6 +70,7 @@ pub struct Host {
 }
 
 /// A pod.
+#[derive(Clone, Debug)]
 pub struct Pod {
     /// Its name.
     pub name: String,

@@ -36,11 +36,11 @@ pub fn http(from: &Namespace, address: IpAddr, port: u16) -> Result<Answer> {
 /// No answer within two seconds.
 pub fn udp(from: &Namespace, address: IpAddr, port: u16) -> Result<Answer> {
     let socket = from.udp((address, port).into())?;
-    exchange(&socket)
+    exchange(&socket, LIMIT)
 }
 
-fn exchange(socket: &UdpSocket) -> Result<Answer> {
-    socket.set_read_timeout(Some(LIMIT))?;
+fn exchange(socket: &UdpSocket, patience: Duration) -> Result<Answer> {
+    socket.set_read_timeout(Some(patience))?;
     socket.send(b"probe")?;
     let mut buffer = [0; 2048];
     let length = socket.recv(&mut buffer)?;
@@ -59,9 +59,9 @@ impl Connection {
         Ok(Self(BufReader::new(from.connect((address, port).into(), LIMIT)?)))
     }
 
-    fn here(to: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, LIMIT)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+    fn here(to: SocketAddr, patience: Duration) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, patience)?;
+        stream.set_read_timeout(Some(patience))?;
         stream.set_nodelay(true)?;
         Ok(Self(BufReader::new(stream)))
     }
@@ -114,24 +114,35 @@ pub struct Spread {
     pub first_failure: Option<String>,
 }
 
-/// Sends `count` requests, one after another.
+/// Sends `count` requests, one after another, and gives up after five that failed.
 ///
 /// # Errors
 /// The namespace is gone; requests that fail are counted.
-pub fn spread(
+pub fn spread(from: &Namespace, over: Over, to: SocketAddr, count: usize) -> Result<Spread> {
+    spread_with(from, over, to, count, (LIMIT, 5))
+}
+
+/// The same for looking whether things are as they shall be yet: soon gives up.
+///
+/// # Errors
+/// As [`spread`].
+pub fn try_spread(from: &Namespace, over: Over, to: SocketAddr, count: usize) -> Result<Spread> {
+    spread_with(from, over, to, count, (Duration::from_millis(100), 1))
+}
+
+fn spread_with(
     from: &Namespace,
     over: Over,
-    address: IpAddr,
-    port: u16,
+    to: SocketAddr,
     count: usize,
+    (patience, failures): (Duration, usize),
 ) -> Result<Spread> {
-    let to = SocketAddr::from((address, port));
     from.enter(|| {
         let mut spread = Spread::default();
         for _ in 0..count {
             let answer = match over {
-                Over::Tcp => Connection::here(to).and_then(|mut c| c.request()),
-                Over::Udp => udp_here(to).map_err(Into::into).and_then(|s| exchange(&s)),
+                Over::Tcp => Connection::here(to, patience).and_then(|mut c| c.request()),
+                Over::Udp => udp_here(to).map_err(Into::into).and_then(|s| exchange(&s, patience)),
             };
             match answer {
                 Ok(answer) => {
@@ -143,7 +154,7 @@ pub fn spread(
                     spread.failed += 1;
                     spread.first_failure.get_or_insert_with(|| format!("{error:#}"));
                     // A dead path shows soon enough; what remains would only take time.
-                    if spread.failed == 5 {
+                    if spread.failed == failures {
                         break;
                     }
                 }

@@ -1,0 +1,230 @@
+//! What suites and demo do alike with a laboratory whose nodes run agents.
+use super::{
+    Host, Lab, addresses,
+    agent::{Agent, Options, Source},
+    command, frames,
+    probe::{self, Over, Spread},
+};
+use crate::wait;
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs,
+    net::IpAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// How long a host is listened to for answers: a thousand times what one takes.
+pub const LISTEN: Duration = Duration::from_millis(50);
+
+/// How long clients may go without an answer when a node vanishes: the heartbeat (200 ms, three
+/// misses) notices within 800 ms; the tests allow four times that.
+pub const TAKEOVER_LIMIT: Duration = Duration::from_millis(3200);
+
+/// How long agents may take to start, build their tables and announce, on a machine that does
+/// other things as well.
+pub const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// The Service's port in `examples/`.
+pub const WEB_PORT: u16 = 80;
+
+/// Copies `examples/` into the laboratory, with the objects that a cluster would have of itself,
+/// and returns the folder. Tests may change it.
+///
+/// # Errors
+/// The files are not there, or the disk is full.
+pub fn manifests(lab: &Lab) -> Result<PathBuf> {
+    let folder = lab.directory.join("manifests");
+    fs::create_dir_all(&folder)?;
+    let examples = command::workspace().join("examples");
+    for source in [examples.clone(), examples.join("manifests")] {
+        let entries =
+            fs::read_dir(&source).with_context(|| format!("reading {}", source.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if let Some(name) = path.file_name()
+                && path.extension().is_some_and(|e| e == "yaml")
+            {
+                fs::copy(&path, folder.join(name))?;
+            }
+        }
+    }
+    Ok(folder)
+}
+
+/// How agents on `examples/` are started.
+///
+/// # Errors
+/// As [`manifests`].
+pub fn on_manifests(lab: &Lab) -> Result<Options> {
+    Ok(Options::new(Source::Manifests(manifests(lab)?)))
+}
+
+/// Starts an agent on every node.
+///
+/// # Errors
+/// The agent is not built.
+pub fn start_agents(lab: &Lab, options: &Options) -> Result<Vec<Agent>> {
+    lab.nodes.iter().map(|node| lab.start_agent(node, options)).collect()
+}
+
+/// Everybody who answers the client's question for an address.
+///
+/// # Errors
+/// The laboratory is gone.
+pub fn answers(lab: &Lab, vip: IpAddr) -> Result<Vec<frames::Resolved>> {
+    match vip {
+        IpAddr::V4(vip) => frames::arp_from(&lab.client, vip, LISTEN),
+        IpAddr::V6(vip) => frames::ndp_from(&lab.client, vip, LISTEN),
+    }
+}
+
+/// The node that answers for an address, if exactly one does, and with its own link-layer
+/// address.
+///
+/// # Errors
+/// Several answer, or somebody who is no node.
+pub fn owner(lab: &Lab, vip: IpAddr) -> Result<Option<&Host>> {
+    let answers = answers(lab, vip)?;
+    let Some(first) = answers.first() else { return Ok(None) };
+    ensure!(answers.len() == 1, "{} answers for {vip}: {answers:?}", answers.len());
+    ensure!(first.mac == first.frame_source, "an answer in another's name: {first:?}");
+    lab.node_by_mac(first.mac)
+        .with_context(|| format!("{} is no node's", addresses::mac_text(first.mac)))
+        .map(Some)
+}
+
+/// Waits until exactly one node answers for an address. The agents are looked after meanwhile.
+///
+/// # Errors
+/// None does, or an agent has ended.
+pub fn await_owner<'a>(
+    lab: &'a Lab,
+    agents: &mut [Agent],
+    vip: IpAddr,
+    limit: Duration,
+) -> Result<&'a Host> {
+    wait::until(limit, &format!("a node answers for {vip}"), || owner(lab, vip)).map_err(|error| {
+        match agents.iter_mut().find_map(|agent| agent.check().err()) {
+            Some(ended) => ended,
+            None => error,
+        }
+    })
+}
+
+/// Waits until one of `nodes` answers for an address.
+///
+/// # Errors
+/// None of them does.
+pub fn await_owner_among<'a>(
+    lab: &'a Lab,
+    nodes: &[&str],
+    vip: IpAddr,
+    limit: Duration,
+) -> Result<&'a Host> {
+    let what = format!("one of {} answers for {vip}", nodes.join(", "));
+    wait::until(limit, &what, || {
+        Ok(owner(lab, vip)?.filter(|owner| nodes.contains(&owner.name.as_str())))
+    })
+}
+
+/// Waits until requests to an address are answered by exactly these nodes' pods.
+///
+/// # Errors
+/// They are not.
+pub fn await_serving(lab: &Lab, vip: IpAddr, nodes: &[&str], limit: Duration) -> Result<()> {
+    let pods = pods_of(lab, nodes);
+    wait::until_true(limit, &format!("all pods of {} serve {vip}", nodes.join(", ")), || {
+        // Few are enough to see whether all pods take part: chances are 1 in 10^8 to miss one.
+        let (from, to) = (&lab.client.namespace, (vip, WEB_PORT).into());
+        let spread = probe::try_spread(from, Over::Udp, to, 20 * pods.len())?;
+        Ok(spread.failed == 0 && spread.pods.keys().eq(&pods))
+    })
+}
+
+/// The names of these nodes' pods, in order.
+pub fn pods_of(lab: &Lab, nodes: &[&str]) -> Vec<String> {
+    let mut pods: Vec<_> = lab
+        .pods
+        .iter()
+        .filter(|pod| nodes.contains(&lab.nodes[pod.node].name.as_str()))
+        .map(|pod| pod.name.clone())
+        .collect();
+    pods.sort_unstable();
+    pods
+}
+
+/// The names of all nodes.
+pub fn node_names(lab: &Lab) -> Vec<&str> {
+    lab.nodes.iter().map(|node| node.name.as_str()).collect()
+}
+
+/// The names of all nodes but one.
+pub fn others<'a>(lab: &'a Lab, node: &Host) -> Vec<&'a str> {
+    node_names(lab).into_iter().filter(|name| *name != node.name).collect()
+}
+
+/// The client's requests to the Service's port.
+///
+/// # Errors
+/// The laboratory is gone.
+pub fn spread(lab: &Lab, over: Over, vip: IpAddr, count: usize) -> Result<Spread> {
+    probe::spread(&lab.client.namespace, over, (vip, WEB_PORT).into(), count)
+}
+
+/// The client's own address of a family.
+pub fn client_address(lab: &Lab, vip: IpAddr) -> IpAddr {
+    if vip.is_ipv4() { lab.client.ipv4.into() } else { lab.client.ipv6.into() }
+}
+
+/// Sends requests and checks that these nodes' pods all get their share, and see the client.
+///
+/// # Errors
+/// Says what does not hold.
+pub fn check_spread(
+    lab: &Lab,
+    over: Over,
+    vip: IpAddr,
+    nodes: &[&str],
+    count: usize,
+) -> Result<Spread> {
+    let spread = spread(lab, over, vip, count)?;
+    let pods = pods_of(lab, nodes);
+    let pods: Vec<_> = pods.iter().map(String::as_str).collect();
+    spread.check(&pods, client_address(lab, vip)).with_context(|| format!("{over:?} to {vip}"))?;
+    Ok(spread)
+}
+
+/// What a takeover looked like to a client.
+#[derive(Clone, Debug)]
+pub struct Takeover<'a> {
+    /// Who answers now.
+    pub owner: &'a Host,
+    /// The longest time between two answered probes (one every 2 ms).
+    pub gap: Duration,
+    /// Probes that were not answered.
+    pub lost: usize,
+}
+
+/// Probes an address while `action` takes it from `owner`, until others serve it.
+///
+/// # Errors
+/// Nobody takes over.
+pub fn takeover<'a>(
+    lab: &'a Lab,
+    vip: IpAddr,
+    owner: &Host,
+    action: impl FnOnce() -> Result<()>,
+) -> Result<Takeover<'a>> {
+    let others = others(lab, owner);
+    let interval = Duration::from_millis(2);
+    let probing = probe::watch_gaps(&lab.client.namespace, (vip, WEB_PORT).into(), interval);
+    // What is before the cut shows that probes are answered at all.
+    wait::sleep_until(Instant::now() + Duration::from_millis(200));
+    action()?;
+    let new = await_owner_among(lab, &others, vip, 2 * TAKEOVER_LIMIT)?;
+    await_serving(lab, vip, &others, 2 * TAKEOVER_LIMIT)?;
+    let gaps = probing.stop()?;
+    ensure!(gaps.answered.len() > 50, "only {} probes were answered", gaps.answered.len());
+    Ok(Takeover { owner: new, gap: gaps.longest(), lost: gaps.sent - gaps.answered.len() })
+}
