@@ -40,6 +40,14 @@ use lb_common::{
 pub fn herald_ingress(ctx: XdpContext) -> u32 {
     let outcome = ingress(&ctx);
     maps::count(outcome);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(
+        &ctx,
+        "ingress on {} of {} bytes: outcome {}",
+        ctx.ingress_ifindex(),
+        packet::length(&ctx),
+        outcome as u32
+    );
     outcome.action() as u32
 }
 
@@ -60,6 +68,8 @@ fn ingress(ctx: &XdpContext) -> Outcome {
 pub fn herald_egress(ctx: TcContext) -> i32 {
     let outcome = reply::egress(&ctx);
     maps::count(outcome);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(&ctx, "egress of {} bytes: outcome {}", ctx.len(), outcome as u32);
     match outcome.action() {
         Action::Drop => TC_ACT_SHOT,
         Action::Pass | Action::Tx | Action::Redirect => TC_ACT_UNSPEC,
