@@ -1,6 +1,7 @@
 //! A compiler that can build the kernel program.
 
 use std::env;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -20,6 +21,11 @@ const PACKAGES: [[&str; 3]; 2] =
 /// that swallows packets.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
 
+/// Tries to install what is missing, or says why that cannot be.
+type Way = fn(&mut Apt) -> Result<(), String>;
+
+const NOTHING_NEW: &str = "says that it succeeded, but there is still none";
+
 /// Finds the compiler that the build will find, or installs one.
 pub(super) fn ensure(setup: &mut Setup) -> Result<Compiler> {
     let tried = match find() {
@@ -29,17 +35,15 @@ pub(super) fn ensure(setup: &mut Setup) -> Result<Compiler> {
         }
         Err(tried) => tried,
     };
-    if env::var_os("LB_BPF_SYSROOT").is_some() {
+    if env::var_os("LB_BPF_SYSROOT").is_some_and(|named| !named.is_empty()) {
         bail!("LB_BPF_SYSROOT names a folder without a compiler for the kernel program:\n{tried}");
     }
     let began = Instant::now();
     let mut reasons = Vec::new();
-    for (way, attempt) in [
-        ("rustup component add rust-src --toolchain nightly", by_rustup()),
-        ("apt-get", Err(String::new())),
-    ] {
-        let attempt = if way == "apt-get" { by_apt(&mut setup.apt) } else { attempt };
-        match attempt.and_then(|()| find()) {
+    let ways: [(&str, Way); 2] =
+        [("rustup component add rust-src --toolchain nightly", by_rustup), ("apt-get", by_apt)];
+    for (way, install) in ways {
+        match install(&mut setup.apt).and_then(|()| find().map_err(|_| NOTHING_NEW.into())) {
             Ok(compiler) => {
                 setup.installed(&compiler.to_string(), began);
                 return Ok(compiler);
@@ -60,11 +64,11 @@ fn find() -> Result<Compiler, String> {
     toolchain::find_compiler(&project::rustc(), project::RUST_VERSION)
 }
 
-fn by_rustup() -> Result<(), String> {
+fn by_rustup(_: &mut Apt) -> Result<(), String> {
     if toolchain::nightly_sysroot().is_none() {
         return Err("rustup has no nightly toolchain".into());
     }
-    let mut rustup = std::process::Command::new("rustup");
+    let mut rustup = Command::new("rustup");
     rustup.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
     Step::new("rustup component add rust-src")
         .and_then(|step| step.limit(RUSTUP_LIMIT).run(&mut rustup))
