@@ -1,1 +1,3 @@
 //! Herald tests.
+
+pub mod kernel;
