@@ -15,3 +15,5 @@ pub mod source;
 pub mod system;
 #[cfg(test)]
 mod testing;
+
+pub use datapath::object::OBJECT;

@@ -16,7 +16,7 @@ use aya::{
 use std::{fs::File, io, path::Path};
 
 /// The object that the build script made; empty if it was told to make none.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb.bpf.o"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb.bpf.o"));
 
 const INGRESS: &str = "herald_ingress";
 const EGRESS: &str = "herald_egress";

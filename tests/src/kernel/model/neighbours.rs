@@ -1,0 +1,140 @@
+//! ARP and neighbour discovery.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{
+    super::{frames::Mac, world::World},
+    DROP, PASS, TX, Verdict, checksum,
+    headers::{Ip, number, v6},
+};
+
+fn mac(frame: &[u8], at: usize) -> Mac {
+    [frame[at], frame[at + 1], frame[at + 2], frame[at + 3], frame[at + 4], frame[at + 5]]
+}
+
+/// Our link-layer address for a VIP on the interface of the frame, while the agent lives.
+fn announced(world: &World, vip: IpAddr) -> Option<Mac> {
+    world.announced.get(&(vip, world.ifindex)).filter(|_| world.announcing).copied()
+}
+
+/// Whoever speaks for a VIP: an agent's node does so rightly.
+fn claim(world: &World, frame: &[u8]) -> Verdict {
+    if world.node_macs.contains(&mac(frame, 6)) {
+        Verdict::untouched(PASS, "passed", frame)
+    } else {
+        Verdict::untouched(PASS, "passed_claim", frame)
+    }
+}
+
+/// RFC 826, RFC 5227.
+pub(super) fn arp(world: &World, frame: &[u8]) -> Verdict {
+    let passed = Verdict::untouched(PASS, "passed", frame);
+    // Ethernet, IPv4, addresses of 6 and 4 bytes.
+    if frame.len() < 42 || frame[14..20] != [0, 1, 8, 0, 6, 4] {
+        return passed;
+    }
+    let address = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
+    let (operation, sender, target) = (number(frame, 20), address(28), address(38));
+    if world.vips.contains(&sender.into()) && (operation == 1 || operation == 2) {
+        return claim(world, frame);
+    }
+    if operation != 1 || !world.vips.contains(&target.into()) {
+        return passed;
+    }
+    let Some(ours) = announced(world, target.into()) else {
+        return Verdict::untouched(DROP, "arp_not_announced", frame);
+    };
+    if mac(frame, 0) != [0xff; 6] && mac(frame, 0) != ours {
+        return Verdict::untouched(PASS, "passed_other_host", frame);
+    }
+    let mut answer = Vec::new();
+    answer.extend(mac(frame, 6));
+    answer.extend(ours);
+    answer.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+    answer.extend(ours);
+    answer.extend(target.octets());
+    answer.extend(mac(frame, 22));
+    answer.extend(sender.octets());
+    // Ethernet's padding.
+    answer.extend(&frame[42..]);
+    Verdict { action: TX, counter: "arp_answered", frame: answer, service: None }
+}
+
+/// A solicitation for a VIP or an advertisement of one (RFC 4861).
+pub(super) fn discovery(world: &World, frame: &[u8], ip: &Ip) -> Option<Verdict> {
+    let kind = *frame.get(54)?;
+    if ip.protocol != 58 || frame.len() < 78 || !(135..=136).contains(&kind) {
+        return None;
+    }
+    let target = v6(frame, 62);
+    if !world.vips.contains(&target.into()) {
+        return None;
+    }
+    if kind == 136 {
+        return Some(claim(world, frame));
+    }
+    if !is_valid_solicitation(frame, ip) {
+        return Some(Verdict::untouched(DROP, "ndp_invalid", frame));
+    }
+    let Some(ours) = announced(world, target.into()) else {
+        return Some(Verdict::untouched(DROP, "ndp_not_announced", frame));
+    };
+    let group = frame[0] & 1 != 0;
+    if !group && mac(frame, 0) != ours {
+        return Some(Verdict::untouched(PASS, "passed_other_host", frame));
+    }
+    Some(advertisement(frame, ip, target, ours))
+}
+
+/// RFC 4861 section 7.1.1. More than 64 bytes of options are not looked at: only secure
+/// neighbour discovery has them.
+fn is_valid_solicitation(frame: &[u8], ip: &Ip) -> bool {
+    let length = number(frame, 18);
+    if ip.ttl != 255 || frame[55] != 0 || !(24..=88).contains(&length) {
+        return false;
+    }
+    if !checksum::icmpv6_is_right(frame, length) {
+        return false;
+    }
+    let mut options = &frame[78..54 + usize::from(length)];
+    let mut has_source = false;
+    while let [kind, units, ..] = *options {
+        let Some(rest) = options.get(usize::from(units) * 8..).filter(|_| units != 0) else {
+            return false;
+        };
+        has_source |= kind == 1;
+        options = rest;
+    }
+    if !options.is_empty() {
+        return false;
+    }
+    let IpAddr::V6(destination) = ip.destination else { return false };
+    let solicited_node =
+        destination.segments()[..6] == [0xff02, 0, 0, 0, 0, 1] && destination.octets()[12] == 0xff;
+    let probe = ip.source == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    !probe || (solicited_node && !has_source)
+}
+
+/// RFC 4861 section 7.2.4, from scratch: 32 bytes whatever was asked with.
+fn advertisement(frame: &[u8], ip: &Ip, vip: Ipv6Addr, ours: Mac) -> Verdict {
+    let all_nodes: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let (destination, link, solicited) = match ip.source {
+        IpAddr::V6(source) if !source.is_unspecified() => (source, mac(frame, 6), 0x40),
+        _ => (all_nodes, [0x33, 0x33, 0, 0, 0, 1], 0),
+    };
+    let mut answer = Vec::new();
+    answer.extend(link);
+    answer.extend(ours);
+    answer.extend([0x86, 0xdd]);
+    // Version, traffic class and flow label as asked with.
+    answer.extend(&frame[14..18]);
+    answer.extend([0, 32, 58, 255]);
+    answer.extend(vip.octets());
+    answer.extend(destination.octets());
+    answer.extend([136, 0, 0, 0, solicited | 0x20, 0, 0, 0]);
+    answer.extend(vip.octets());
+    answer.extend([2, 1]);
+    answer.extend(ours);
+    checksum::write_icmpv6(&mut answer, 32);
+    Verdict { action: TX, counter: "ndp_answered", frame: answer, service: None }
+}

@@ -1,0 +1,9 @@
+//! The real object under `BPF_PROG_TEST_RUN`, against the acceptance table and the model.
+//!
+//! Needs root. `HERALD_FULL=1` runs the large counts; `HERALD_SEED=<n>` repeats a
+//! random run.
+
+#[path = "kernel/budget.rs"]
+mod budget;
+#[path = "kernel/table.rs"]
+mod table;
