@@ -62,10 +62,9 @@ pub fn code(error: &anyhow::Error) -> Exit {
     error
         .chain()
         .find_map(|cause| {
-            cause
-                .downcast_ref::<WithExit>()
-                .map(|e| e.exit)
-                .or_else(|| cause.downcast_ref::<crate::datapath::Error>().map(crate::datapath::Error::exit))
+            cause.downcast_ref::<WithExit>().map(|e| e.exit).or_else(|| {
+                cause.downcast_ref::<crate::datapath::Error>().map(crate::datapath::Error::exit)
+            })
         })
         .unwrap_or(Exit::Failure)
 }

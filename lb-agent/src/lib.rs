@@ -6,6 +6,7 @@ pub mod datapath;
 pub mod exit;
 pub mod http;
 pub mod ipam;
+pub mod l2;
 pub mod membership;
 pub mod metrics;
 pub mod plan;
