@@ -44,8 +44,7 @@ pub fn object_name(meta: &ObjectMeta) -> Result<ObjectName, Invalid> {
     Ok(ObjectName { namespace: meta.namespace.clone().unwrap_or_default(), name })
 }
 
-/// A Service. `None` where it is not Herald's business: of another class, or of another
-/// type and without an address in its status.
+/// A Service. `None` where it is a load balancer of another class.
 pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::Service>, Invalid> {
     let name = object_name(&object.metadata)?;
     let meta = object.metadata;
@@ -67,9 +66,6 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
         return Ok(None);
     }
     let wants_address = load_balancer && meta.deletion_timestamp.is_none();
-    if !wants_address && ingress.iter().all(|i| i.ip.is_none()) {
-        return Ok(None);
-    }
 
     let cluster_ips = match spec.cluster_ips {
         Some(list) if !list.is_empty() => list,

@@ -21,6 +21,10 @@ pub struct Scope {
     pub namespace: String,
     /// `--lb-class`: the `loadBalancerClass` of our Services; `None` for those without.
     pub class: Option<String>,
+    /// Addresses do not stand in the Services themselves, so that Services which want none
+    /// must be kept too. Else only those are kept that have one: of a large cluster's
+    /// Services most never have.
+    pub addresses_apart: bool,
 }
 
 /// A kind of object that the snapshot is made of.
@@ -56,7 +60,7 @@ pub struct Identified<T> {
 /// All objects.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
-    /// Services of type LoadBalancer of our class, and others with an address in their status.
+    /// Services of type LoadBalancer of our class, and others that may have an address.
     pub services: Store<snapshot::Service>,
     /// EndpointSlices of all Services.
     pub endpoint_slices: Store<snapshot::EndpointSlice>,
@@ -153,7 +157,10 @@ impl Kind for Service {
     const KIND: &'static str = "Service";
 
     fn reduce(self, scope: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
-        convert::service(self, scope.class.as_deref())
+        let service = convert::service(self, scope.class.as_deref())?;
+        Ok(service.filter(|s| {
+            s.wants_address || scope.addresses_apart || s.ingress.iter().any(|i| i.ip.is_some())
+        }))
     }
 
     fn store(index: &mut Index) -> &mut Store<Self::Reduced> {

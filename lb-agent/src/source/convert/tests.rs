@@ -77,19 +77,17 @@ fn which_services_are_ours() {
     let lb = "spec: {type: LoadBalancer}";
     let classy = "spec: {type: LoadBalancer, loadBalancerClass: herald}";
     let held = "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}";
-    let hostname = "status: {loadBalancer: {ingress: [{hostname: a.example}]}}";
     for (text, class, wants) in [
         (lb.to_owned(), None, Some(true)),
         (lb.to_owned(), Some("herald"), None),
         (classy.to_owned(), None, None),
         (classy.to_owned(), Some("herald"), Some(true)),
         (classy.to_owned(), Some("other"), None),
-        // Not a load balancer (any more): only as long as there is an address to take back,
-        // whatever the class, which the API server removes together with the type.
-        ("spec: {type: ClusterIP}".to_owned(), None, None),
+        // Not a load balancer (any more), whatever the class, which the API server removes
+        // together with the type.
+        ("spec: {type: ClusterIP}".to_owned(), None, Some(false)),
         (format!("spec: {{type: ClusterIP}}\n{held}"), None, Some(false)),
         (format!("spec: {{type: NodePort}}\n{held}"), Some("herald"), Some(false)),
-        (format!("spec: {{}}\n{hostname}"), None, None),
         (format!("{classy}\n{held}"), None, None),
     ] {
         let service = reduce(&text, class).unwrap();

@@ -74,7 +74,7 @@ fn only_differences_count_as_changes() {
 
 #[test]
 fn only_our_namespace_s_pools_and_advertisements() {
-    let scope = Scope { namespace: "metallb-system".to_owned(), class: None };
+    let scope = Scope { namespace: "metallb-system".to_owned(), ..Scope::default() };
     for (namespace, ours) in [("metallb-system", true), ("default", false)] {
         let pool: IPAddressPool = serde_yaml_ng::from_str(&format!(
             "metadata: {{name: a, namespace: {namespace}}}\nspec: {{addresses: [192.0.2.0/24]}}"
@@ -114,5 +114,20 @@ fn entries_of_pools() {
         ("", "192.0.2.1", false),
     ] {
         assert_eq!(entry_contains(entry, address.parse().unwrap()), inside, "{entry} {address}");
+    }
+}
+
+#[test]
+fn services_without_any_address_are_kept_only_where_addresses_are_apart() {
+    for (status, apart, kept) in [
+        ("", false, false),
+        ("", true, true),
+        ("status: {loadBalancer: {ingress: [{hostname: a.example}]}}", false, false),
+        ("status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}", false, true),
+    ] {
+        let scope = Scope { addresses_apart: apart, ..Scope::default() };
+        let text = format!("metadata: {{name: a}}\nspec: {{type: ClusterIP}}\n{status}");
+        let service: Service = serde_yaml_ng::from_str(&text).unwrap();
+        assert_eq!(service.reduce(&scope).unwrap().is_some(), kept, "{text}");
     }
 }

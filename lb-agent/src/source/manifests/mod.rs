@@ -1,0 +1,344 @@
+//! A folder of manifests in the place of the Kubernetes API.
+//!
+//! The folder's `*.yaml`, `*.yml` and `*.json` files are looked at ten times a second
+//! (by time, size and inode, which works on every file system and for every editor) and
+//! read when they have changed and then stood still for one look: editors empty a file
+//! before they fill it. Hidden files and subfolders are left alone.
+//!
+//! Where a manifest names no `clusterIP`, see [`families`]. Addresses are kept in
+//! `DIR/.herald/`, see [`addresses`].
+pub mod addresses;
+pub mod families;
+pub mod folder;
+pub mod parse;
+mod scan;
+
+use self::{
+    addresses::{Addresses, Files, Given},
+    folder::{Folder, message},
+    scan::{Changes, Scan},
+};
+use super::{
+    AssignError, Assignment, Source,
+    index::{Index, Scope},
+    notices::{Telling, Told},
+};
+use crate::{
+    plan::Notice,
+    snapshot::{Service, Snapshot},
+};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+/// How often the folder is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the manifests in {}: {source}; create the folder or correct --manifests", folder.display())]
+pub struct FolderError {
+    folder: PathBuf,
+    source: io::Error,
+}
+
+/// A folder of manifests as a source.
+///
+/// It is watched until the last handle is dropped.
+#[derive(Debug)]
+pub struct Manifests {
+    state: Arc<Mutex<State>>,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    may_allocate: watch::Receiver<bool>,
+    told: Mutex<Told>,
+}
+
+impl Manifests {
+    /// Reads the folder once, and watches it from then on.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read. What is wrong with single files is only logged.
+    pub fn start(folder: &Path, scope: Scope) -> Result<Self, FolderError> {
+        let error = |source| FolderError { folder: folder.to_owned(), source };
+        let (snapshots, snapshots_out) = watch::channel(None);
+        let (may_allocate, may_allocate_out) = watch::channel(false);
+        let mut state = State {
+            scan: Scan::new(folder),
+            folder: Folder::default(),
+            scope: Scope { addresses_apart: true, ..scope },
+            files: Files::new(folder),
+            addresses: Addresses::default(),
+            addresses_text: None,
+            dirty: true,
+            keeps_addresses: true,
+            said: BTreeSet::new(),
+            troubles: BTreeSet::new(),
+            snapshots,
+            may_allocate,
+        };
+        state.scan.look().map_err(error)?;
+        let changes = state.scan.look().map_err(error)?;
+        state.take(changes);
+        state.follow_addresses();
+        state.publish();
+        let state = Arc::new(Mutex::new(state));
+        let watched = Arc::downgrade(&state);
+        thread::Builder::new()
+            .name("manifests".to_owned())
+            .spawn(move || watch_folder(&watched))
+            .map_err(error)?;
+        Ok(Self {
+            state,
+            snapshots: snapshots_out,
+            may_allocate: may_allocate_out,
+            told: Mutex::default(),
+        })
+    }
+}
+
+/// A thread of its own: the file system may block, and the runtime must not.
+fn watch_folder(state: &Weak<Mutex<State>>) {
+    loop {
+        thread::sleep(LOOK);
+        let Some(state) = state.upgrade() else { return };
+        lock(&state).look();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panic has left behind is at worst an older view of the files.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct State {
+    scan: Scan,
+    folder: Folder,
+    scope: Scope,
+    files: Files,
+    addresses: Addresses,
+    /// The text that `addresses` was read from.
+    addresses_text: Option<String>,
+    /// Something has changed since the last snapshot.
+    dirty: bool,
+    /// Addresses can be written down.
+    keeps_addresses: bool,
+    /// What is said about the files as a whole, so that it is said once.
+    said: BTreeSet<String>,
+    /// What hinders the looking itself, so that it is said once.
+    troubles: BTreeSet<String>,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    may_allocate: watch::Sender<bool>,
+}
+
+impl State {
+    fn look(&mut self) {
+        match self.scan.look() {
+            Ok(changes) => {
+                self.recovered("folder");
+                self.take(changes);
+            }
+            Err(e) => {
+                let folder = self.scan.folder().display();
+                let text = format!("cannot look into {folder}: {e}; what was read stays in force");
+                self.trouble("folder", &text);
+            }
+        }
+        self.follow_addresses();
+        self.publish();
+    }
+
+    /// Reads what has changed.
+    fn take(&mut self, changes: Changes) {
+        self.dirty |= !changes.gone.is_empty() || !changes.changed.is_empty();
+        for name in changes.gone {
+            info!("{name}: gone, and its objects with it");
+            self.folder.remove(&name);
+        }
+        for (name, content) in changes.changed {
+            let parsed = match content {
+                Ok(content) => parse::parse(&content, &self.scope),
+                Err(e) => {
+                    error!("{name}: cannot be read: {e}; its last good version stays in force");
+                    self.folder.unreadable(&name);
+                    continue;
+                }
+            };
+            for fault in &parsed.ignored {
+                debug!("{}", message(&name, fault));
+            }
+            for fault in &parsed.remarks {
+                warn!("{}", message(&name, fault));
+            }
+            for fault in &parsed.faults {
+                error!("{}", message(&name, fault));
+            }
+            if !parsed.faults.is_empty() {
+                error!(
+                    "{name}: not taken over; the objects of its last good version stay in force"
+                );
+            }
+            self.folder.set(&name, parsed);
+        }
+    }
+
+    /// Becomes the allocator if nobody else is, and only then reads the addresses: who
+    /// has the lock reads what its last holder has written.
+    fn follow_addresses(&mut self) {
+        if *self.may_allocate.borrow() {
+            return;
+        }
+        let locked = self.files.try_lock().unwrap_or_else(|e| {
+            let path = self.files.path();
+            let text = format!(
+                "cannot keep addresses in {}: {e}; they are forgotten when this agent stops",
+                path.display()
+            );
+            self.trouble("lock", &text);
+            self.keeps_addresses = false;
+            true
+        });
+        match self.read_addresses() {
+            Ok(()) => {
+                self.recovered("addresses");
+                if locked {
+                    self.publish();
+                    self.may_allocate.send_replace(true);
+                }
+            }
+            Err(e) => {
+                let path = self.files.path();
+                let text = format!(
+                    "cannot read {}: {e}; nothing is allocated until it is corrected or removed",
+                    path.display()
+                );
+                self.trouble("addresses", &text);
+            }
+        }
+    }
+
+    fn read_addresses(&mut self) -> io::Result<()> {
+        let text = self.files.read()?;
+        if text != self.addresses_text {
+            self.addresses = match &text {
+                Some(text) => Addresses::parse(text).map_err(io::Error::other)?,
+                None => Addresses::default(),
+            };
+            self.addresses_text = text;
+            self.dirty = true;
+        }
+        Ok(())
+    }
+
+    fn trouble(&mut self, what: &str, text: &str) {
+        let text = format!("{what}\0{text}");
+        if !self.troubles.contains(&text) {
+            self.recovered(what);
+            error!("{}", &text[what.len() + 1..]);
+            self.troubles.insert(text);
+        }
+    }
+
+    fn recovered(&mut self, what: &str) {
+        self.troubles.retain(|t| !t.strip_prefix(what).is_some_and(|t| t.starts_with('\0')));
+    }
+
+    fn index(&mut self) -> Index {
+        let (mut index, doubles) = self.folder.index();
+        let doubles = BTreeSet::from_iter(doubles);
+        for double in doubles.difference(&self.said) {
+            error!("{double}");
+        }
+        self.said = doubles;
+        self.addresses.apply(&mut index);
+        index
+    }
+
+    fn publish(&mut self) {
+        if !std::mem::take(&mut self.dirty) {
+            return;
+        }
+        let snapshot = self.index().snapshot();
+        self.snapshots.send_if_modified(|last| {
+            let changed = last.as_deref() != Some(&snapshot);
+            if changed {
+                *last = Some(Arc::new(snapshot));
+            }
+            changed
+        });
+    }
+
+    fn assign(&mut self, assignment: &Assignment) -> Result<(), AssignError> {
+        let Assignment { service, resource_version: _, addresses, pool } = assignment;
+        if !*self.may_allocate.borrow() {
+            return Err(AssignError::NotAllocator);
+        }
+        let index = self.index();
+        if !index.services.get(service).is_some_and(|s| may_hold(s, addresses)) {
+            return Err(AssignError::Conflict(service.clone()));
+        }
+        let mut new = self.addresses.clone();
+        if !self.folder.is_faulty() {
+            new.retain(&index);
+        }
+        let given = Given { addresses: addresses.clone(), pool: pool.clone() };
+        new.set(service.clone(), given);
+        if self.keeps_addresses {
+            let text = new.text().map_err(io::Error::other);
+            text.and_then(|text| self.files.write(&text)).map_err(|e| AssignError::Failed {
+                service: service.clone(),
+                reason: format!("cannot write {}: {e}", self.files.path().display()),
+            })?;
+        }
+        self.addresses = new;
+        self.dirty = true;
+        self.publish();
+        Ok(())
+    }
+}
+
+/// Whether the Service is still one that may have these addresses.
+fn may_hold(service: &Service, addresses: &[std::net::IpAddr]) -> bool {
+    service.wants_address || addresses.is_empty()
+}
+
+impl Source for Manifests {
+    fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+        self.snapshots.clone()
+    }
+
+    fn may_allocate(&self) -> watch::Receiver<bool> {
+        self.may_allocate.clone()
+    }
+
+    async fn assign(&self, assignment: &Assignment) -> Result<(), AssignError> {
+        let (state, owned) = (Arc::clone(&self.state), assignment.clone());
+        let written = tokio::task::spawn_blocking(move || lock(&state).assign(&owned)).await;
+        written.unwrap_or_else(|e| {
+            let service = assignment.service.clone();
+            Err(AssignError::Failed { service, reason: e.to_string() })
+        })
+    }
+
+    async fn notify(&self, notice: &Notice) {
+        let telling = lock(&self.told).judge(Instant::now(), notice);
+        if telling != Telling::Nothing {
+            let Notice { kind, object, warning, reason, message } = notice;
+            if *warning {
+                warn!("{kind} {object}: {reason}: {message}");
+            } else {
+                info!("{kind} {object}: {reason}: {message}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
