@@ -155,6 +155,26 @@ impl Pool<'_> {
         self.ranges.iter().any(|range| range.family == family)
     }
 
+    /// How many addresses of a family it can give, those that it avoids not counted.
+    pub fn capacity(&self, family: Family) -> u128 {
+        let ranges = self.ranges.iter().filter(|range| range.family == family);
+        let sizes = ranges.map(|range| {
+            let size = (range.last - range.first).saturating_add(1);
+            if family == Family::V4 && self.spec.avoid_buggy_ips {
+                // Those up to n that end in `byte`.
+                let up_to = |n: u128, byte: u128| (n + 256 - byte) / 256;
+                let within = |byte| {
+                    up_to(range.last, byte) - up_to(range.first, byte)
+                        + u128::from(range.first % 256 == byte)
+                };
+                size - within(0) - within(255)
+            } else {
+                size
+            }
+        });
+        sizes.fold(0, u128::saturating_add)
+    }
+
     /// Whether `spec.serviceAllocation` lets a Service use it.
     pub fn admits(&self, service: &Service, namespaces: &BTreeMap<String, Labels>) -> bool {
         let Some(rule) = &self.spec.service_allocation else { return true };
