@@ -5,5 +5,7 @@
 
 #[path = "kernel/budget.rs"]
 mod budget;
+#[path = "kernel/random.rs"]
+mod random;
 #[path = "kernel/table.rs"]
 mod table;

@@ -8,6 +8,7 @@
 //! * [`fields`]: which header fields differ between two frames
 //! * [`object`]: the real object, loaded without pins, its maps filled from a [`world::World`]
 //! * [`pcap`]: a failing case as a capture file
+//! * [`random`]: seeded random numbers
 //! * [`rig`]: a case run through the object and the model, and compared
 
 pub mod acceptance;
@@ -17,5 +18,6 @@ pub mod frames;
 pub mod model;
 pub mod object;
 pub mod pcap;
+pub mod random;
 pub mod rig;
 pub mod world;
