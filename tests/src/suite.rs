@@ -3,6 +3,7 @@
 use crate::{lab::cleanup, system};
 use anyhow::Result;
 use std::{
+    cell::RefCell,
     env,
     io::{self, Write as _},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,6 +20,43 @@ pub struct Case<'a> {
 /// A case of that name.
 pub fn case<'a>(name: &'static str, run: impl FnOnce() -> Result<()> + 'a) -> Case<'a> {
     Case { name, run: Box::new(run) }
+}
+
+/// Something that costs much to make and serves several cases. A case that fails leaves it in an
+/// unknown state: the next one gets a new one.
+pub struct Shared<T> {
+    make: Box<dyn Fn() -> Result<T>>,
+    failed: fn(&T, anyhow::Error) -> anyhow::Error,
+    made: RefCell<Option<T>>,
+}
+
+impl<T> Shared<T> {
+    /// Made when first needed. `failed` adds to a case's error where to look.
+    pub fn new(
+        make: impl Fn() -> Result<T> + 'static,
+        failed: fn(&T, anyhow::Error) -> anyhow::Error,
+    ) -> Self {
+        Self { make: Box::new(make), failed, made: RefCell::new(None) }
+    }
+
+    /// Runs a case with it.
+    ///
+    /// # Errors
+    /// The case's, or it could not be made.
+    pub fn with(&self, run: impl FnOnce(&mut T) -> Result<()>) -> Result<()> {
+        // Taken out, so that a panic loses it.
+        let mut made = match self.made.take() {
+            Some(made) => made,
+            None => (self.make)()?,
+        };
+        match run(&mut made) {
+            Ok(()) => {
+                self.made.replace(Some(made));
+                Ok(())
+            }
+            Err(error) => Err((self.failed)(&made, error)),
+        }
+    }
 }
 
 /// What the command line asks for.

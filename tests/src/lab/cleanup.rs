@@ -88,7 +88,7 @@ pub(super) fn unless_ending<T>(action: impl FnOnce() -> T) -> T {
 ///
 /// # Errors
 /// It cannot be started.
-pub(super) fn spawn(command: &mut Command) -> Result<Child> {
+pub fn spawn(command: &mut Command) -> Result<Child> {
     unless_ending(|| {
         command.process_group(0).spawn().with_context(|| format!("`{}`", command::text(command)))
     })

@@ -5,6 +5,7 @@ use crate::wait;
 use anyhow::{Context, Result};
 use std::{
     env, fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -233,6 +234,18 @@ impl ControlPlane {
         ])?;
         let kubeconfig = self.write_kubeconfig("agent", token.trim())?;
         Ok(agent::Options::new(agent::Source::Kubeconfig(kubeconfig)))
+    }
+
+    /// The addresses in a Service's status.
+    ///
+    /// # Errors
+    /// There is no such Service.
+    pub fn ingress(&self, namespace: &str, service: &str) -> Result<Vec<IpAddr>> {
+        let path = "jsonpath={.status.loadBalancer.ingress[*].ip}";
+        self.kubectl(&["get", "service", "-n", namespace, service, "-o", path])?
+            .split_whitespace()
+            .map(|text| text.parse().with_context(|| format!("{text} is no address")))
+            .collect()
     }
 
     /// Starts kube-proxy on a node.

@@ -2,9 +2,9 @@
 use anyhow::{Context, Result};
 use aya::{
     Pod,
-    maps::{HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
 };
-use lb_common::outcome::Counters;
+use lb_common::{maps::Settings, outcome::Counters};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -35,6 +35,16 @@ pub fn counters(pin_directory: &Path) -> Result<Counters> {
         sum.add(cpu);
     }
     Ok(sum)
+}
+
+/// Until when (`CLOCK_MONOTONIC`, ns) the node announces: its agent keeps moving it.
+///
+/// # Errors
+/// The settings are not pinned.
+pub fn announce_until(pin_directory: &Path) -> Result<u64> {
+    let map = Map::Array(MapData::from_pin(path(pin_directory, "SETTINGS")?)?);
+    let array: Array<_, Settings> = map.try_into()?;
+    Ok(array.get(&0, 0)?.announce_until_ns)
 }
 
 /// Everything in a hash map.

@@ -20,7 +20,7 @@ pub struct Answer {
     pub client_port: u16,
     /// The pod's own address of the connection; absent over UDP.
     pub local: Option<IpAddr>,
-    /// What came in over UDP.
+    /// What came in over UDP; over HTTP as many bytes as the path of the request says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub echo: Option<String>,
 }
@@ -70,12 +70,11 @@ fn serve_udp(socket: &UdpSocket, pod: &str, node: &str) {
     }
 }
 
-/// Answers each request of a connection, whatever it asks for.
+/// Answers each request of a connection. `GET /N` gets an answer with N more bytes in it.
 fn serve_http(stream: &TcpStream, pod: &str, node: &str) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut answer = answer(pod, node, stream.peer_addr()?);
     answer.local = Some(stream.local_addr()?.ip().to_canonical());
-    let body = serde_json::to_string(&answer)?;
     let mut requests = BufReader::new(stream);
     loop {
         let mut close = false;
@@ -89,9 +88,14 @@ fn serve_http(stream: &TcpStream, pod: &str, node: &str) -> io::Result<()> {
             if line.is_empty() && lines > 0 {
                 break;
             }
+            if lines == 0 {
+                let size = line.split(['/', ' ']).nth(2).and_then(|size| size.parse().ok());
+                answer.echo = size.map(|size: usize| "x".repeat(size));
+            }
             lines += 1;
             close |= line.eq_ignore_ascii_case("connection: close");
         }
+        let body = serde_json::to_string(&answer)?;
         let connection = if close { "close" } else { "keep-alive" };
         let head = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\

@@ -71,7 +71,17 @@ impl Connection {
     /// # Errors
     /// The connection is broken, or nothing comes within two seconds.
     pub fn request(&mut self) -> Result<Answer> {
-        self.0.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
+        self.exchange(0, 0)
+    }
+
+    /// Sends `up` bytes with the request, and gets `down` bytes in the answer.
+    ///
+    /// # Errors
+    /// As [`Self::request`]; or the answer has another length.
+    pub fn exchange(&mut self, up: usize, down: usize) -> Result<Answer> {
+        let request =
+            format!("GET /{down} HTTP/1.1\r\nHost: web\r\nX-Bytes: {}\r\n\r\n", "x".repeat(up));
+        self.0.get_mut().write_all(request.as_bytes())?;
         let mut length = None;
         loop {
             let mut line = String::new();
@@ -86,7 +96,10 @@ impl Connection {
         }
         let mut body = vec![0; length.context("an answer without a length")?];
         self.0.read_exact(&mut body)?;
-        Ok(serde_json::from_slice(&body)?)
+        let answer: Answer = serde_json::from_slice(&body)?;
+        let length = answer.echo.as_ref().map_or(0, String::len);
+        ensure!(length == down, "asked for {down} bytes, got {length}");
+        Ok(answer)
     }
 }
 

@@ -1,8 +1,10 @@
 //! What suites and demo do alike with a laboratory whose nodes run agents.
 use super::{
-    Host, Lab, addresses,
+    Host, Lab, Shape, addresses,
     agent::{Agent, Options, Source},
-    command, frames,
+    command,
+    control_plane::ControlPlane,
+    frames,
     probe::{self, Over, Spread},
 };
 use crate::wait;
@@ -66,6 +68,70 @@ pub fn on_manifests(lab: &Lab) -> Result<Options> {
 /// The agent is not built.
 pub fn start_agents(lab: &Lab, options: &Options) -> Result<Vec<Agent>> {
     lab.nodes.iter().map(|node| lab.start_agent(node, options)).collect()
+}
+
+/// A laboratory whose nodes run agents.
+pub struct Cluster {
+    /// In the order of the nodes. Ended before the laboratory goes.
+    pub agents: Vec<Agent>,
+    /// How they are started.
+    pub options: Options,
+    /// The control plane, if the agents use one.
+    pub control: Option<ControlPlane>,
+    /// The Service's addresses, IPv4 first.
+    pub vips: [IpAddr; 2],
+    /// The laboratory.
+    pub lab: Lab,
+}
+
+impl Cluster {
+    /// Three nodes on `examples/`; returns once all pods serve on both addresses.
+    ///
+    /// # Errors
+    /// That does not come about.
+    pub fn on_manifests(arguments: &[&str]) -> Result<Self> {
+        let lab = Lab::new(Shape::default())?;
+        let mut options = on_manifests(&lab)?;
+        options.arguments.extend(arguments.iter().map(ToString::to_string));
+        let agents = start_agents(&lab, &options)?;
+        // A folder has no status to read them from: the first of the pool.
+        let vips = addresses::both(addresses::FIRST_VIPS);
+        let mut cluster = Self { agents, options, control: None, vips, lab };
+        match cluster.await_all_serve() {
+            Ok(()) => Ok(cluster),
+            Err(error) => Err(cluster.failed(error)),
+        }
+    }
+
+    /// Waits until all pods serve on both addresses.
+    ///
+    /// # Errors
+    /// They do not, or an agent has ended.
+    pub fn await_all_serve(&mut self) -> Result<()> {
+        for vip in self.vips {
+            await_owner(&self.lab, &mut self.agents, vip, START_LIMIT)?;
+        }
+        self.vips
+            .into_iter()
+            .try_for_each(|vip| await_serving(&self.lab, vip, &node_names(&self.lab), START_LIMIT))
+    }
+
+    /// Says that something failed: logs and captures stay, and the error names their folder.
+    pub fn failed(&self, error: anyhow::Error) -> anyhow::Error {
+        self.lab.mark_failed();
+        error.context(format!("logs are in {}", self.lab.directory.display()))
+    }
+
+    /// Kills a node's agent without warning and starts another at once.
+    ///
+    /// # Errors
+    /// It had ended before.
+    pub fn restart_agent(&mut self, position: usize) -> Result<()> {
+        self.agents.remove(position).kill()?;
+        let agent = self.lab.start_agent(&self.lab.nodes[position], &self.options)?;
+        self.agents.insert(position, agent);
+        Ok(())
+    }
 }
 
 /// Everybody who answers the client's question for an address.

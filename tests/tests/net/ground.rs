@@ -1,21 +1,10 @@
-//! Real agents on real frames, the cluster's state taken from a folder of manifests.
+//! The ground that the other cases stand on.
 use anyhow::{Result, ensure};
-use herald_tests::{
-    lab::{Cut, Lab, POD_PORT, Shape, frames, probe},
-    suite::{self, case},
-};
-use std::{process::ExitCode, time::Duration};
+use herald_tests::lab::{Cut, Lab, POD_PORT, Shape, frames, probe, scenario::LISTEN};
 
-fn main() -> ExitCode {
-    let request = suite::begin();
-    suite::run(&request, None, vec![case("laboratory", laboratory)])
-}
-
-/// The ground that the others stand on.
-fn laboratory() -> Result<()> {
+pub(crate) fn laboratory() -> Result<()> {
     let lab = Lab::new(Shape::default())?;
-    let listen = Duration::from_millis(50);
-    // Pods of other nodes are reached, and see the node's address.
+    // Pods of other nodes are reached.
     for pod in &lab.pods {
         let answer = probe::http(&lab.nodes[0].namespace, pod.ipv4.into(), POD_PORT)?;
         ensure!(answer.pod == pod.name && answer.local == Some(pod.ipv4.into()), "{answer:?}");
@@ -25,19 +14,19 @@ fn laboratory() -> Result<()> {
     }
     // The kernel's own answers are seen.
     let node = &lab.nodes[1];
-    let answers = frames::arp_from(&lab.client, node.ipv4, listen)?;
+    let answers = frames::arp_from(&lab.client, node.ipv4, LISTEN)?;
     ensure!(answers.len() == 1 && answers[0].mac == node.mac, "{answers:?}");
-    let answers = frames::ndp_from(&lab.client, node.ipv6, listen)?;
+    let answers = frames::ndp_from(&lab.client, node.ipv6, LISTEN)?;
     ensure!(answers.len() == 1 && answers[0].mac == node.mac, "{answers:?}");
     // Both ways of cutting a link cut it, and are mended.
     for how in [Cut::Port, Cut::Silent] {
         lab.cut(node, how)?;
-        let answers = frames::arp_from(&lab.client, node.ipv4, listen)?;
+        let answers = frames::arp_from(&lab.client, node.ipv4, LISTEN)?;
         ensure!(answers.is_empty(), "{how:?}: {answers:?}");
         let state = node.namespace.output("ip", &["-o", "link", "show", "eth0"])?;
         ensure!(state.contains("NO-CARRIER") == (how == Cut::Port), "{how:?}: {state}");
         lab.mend(node)?;
-        let answers = frames::arp_from(&lab.client, node.ipv4, listen)?;
+        let answers = frames::arp_from(&lab.client, node.ipv4, LISTEN)?;
         ensure!(answers.len() == 1, "{how:?}: {answers:?}");
     }
     Ok(())

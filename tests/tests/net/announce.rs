@@ -1,0 +1,158 @@
+//! ARP, neighbour discovery and echo: exactly one node answers, whatever the kernels would.
+use anyhow::{Context, Result, bail, ensure};
+use herald_tests::{
+    lab::{
+        Host,
+        addresses::FIRST_VIPS,
+        frames::{self, Resolved},
+        maps,
+        scenario::{self, Cluster, LISTEN},
+    },
+    system::PacketSocket,
+};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Instant,
+};
+
+const QUESTIONS: usize = 20;
+/// Flags of an advertisement (RFC 4861 section 4.4): never a router's; solicited; override.
+const SOLICITED_OVERRIDE: u8 = 0b011;
+const OVERRIDE: u8 = 0b001;
+
+/// Requests and probes are answered by the owner, counted there, and dropped and counted by the
+/// others.
+pub(crate) fn arp(cluster: &Cluster) -> Result<()> {
+    let vip = FIRST_VIPS.0;
+    let (lab, client) = (&cluster.lab, &cluster.lab.client);
+    let owner = scenario::owner(lab, vip.into())?.context("nobody answers")?;
+    let before = counters(cluster)?;
+    for i in 0..QUESTIONS {
+        let sender = if i % 2 == 0 { client.ipv4 } else { Ipv4Addr::UNSPECIFIED };
+        let answers = frames::arp(&client.namespace, client.mac, sender, vip, LISTEN)?;
+        by(owner, &answers).with_context(|| format!("asked by {sender}"))?;
+        ensure!(answers[0].frame_destination == client.mac, "not to the asker: {answers:?}");
+    }
+    for (node, (before, after)) in lab.nodes.iter().zip(before.iter().zip(counters(cluster)?)) {
+        let answered = after.arp_answered - before.arp_answered;
+        let dropped = after.arp_not_announced - before.arp_not_announced;
+        let n = QUESTIONS as u64;
+        let expected = if node.name == owner.name { (n, 0) } else { (0, n) };
+        ensure!(
+            (answered, dropped) == expected,
+            "{}: answered {answered}, dropped {dropped}; expected {expected:?}",
+            node.name
+        );
+    }
+    Ok(())
+}
+
+/// A host that checks whether an entry of its cache still holds asks one node alone.
+pub(crate) fn arp_unicast(cluster: &Cluster) -> Result<()> {
+    let vip = FIRST_VIPS.0;
+    let (lab, client) = (&cluster.lab, &cluster.lab.client);
+    let owner = scenario::owner(lab, vip.into())?.context("nobody answers")?;
+    for node in &lab.nodes {
+        let mut request = frames::arp_request(client.mac, client.ipv4, vip);
+        request[..6].copy_from_slice(&node.mac);
+        let answered = client.namespace.enter(|| {
+            let socket = PacketSocket::open("eth0")?;
+            socket.send(&request)?;
+            let deadline = Instant::now() + LISTEN;
+            while let Some(frame) = socket.receive(deadline)? {
+                if frame.len() >= 42 && frame[12..14] == [8, 6] && frame[28..32] == vip.octets() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })?;
+        ensure!(answered == (node.name == owner.name), "{}: answered is {answered}", node.name);
+    }
+    Ok(())
+}
+
+/// Solicitations get a solicited advertisement; probes of duplicate address detection one to all
+/// nodes.
+pub(crate) fn ndp(cluster: &Cluster) -> Result<()> {
+    let vip = FIRST_VIPS.1;
+    let (lab, client) = (&cluster.lab, &cluster.lab.client);
+    let owner = scenario::owner(lab, vip.into())?.context("nobody answers")?;
+    let before = counters(cluster)?;
+    for i in 0..QUESTIONS {
+        let (sender, flags, destination) = if i % 2 == 0 {
+            (client.ipv6, SOLICITED_OVERRIDE, client.mac)
+        } else {
+            (Ipv6Addr::UNSPECIFIED, OVERRIDE, [0x33, 0x33, 0, 0, 0, 1])
+        };
+        let answers = frames::ndp(&client.namespace, client.mac, sender, vip, LISTEN)?;
+        by(owner, &answers).with_context(|| format!("asked by {sender}"))?;
+        ensure!(answers[0].flags == flags, "asked by {sender}: {answers:?}");
+        ensure!(answers[0].frame_destination == destination, "asked by {sender}: {answers:?}");
+    }
+    let after = counters(cluster)?;
+    for (node, (before, after)) in lab.nodes.iter().zip(before.iter().zip(after)) {
+        let answered = after.ndp_answered - before.ndp_answered;
+        let expected = if node.name == owner.name { QUESTIONS as u64 } else { 0 };
+        ensure!(answered == expected, "{}: answered {answered}, not {expected}", node.name);
+    }
+    Ok(())
+}
+
+/// `ping` and `ping -6`, also with more data than usual.
+pub(crate) fn echo(cluster: &Cluster) -> Result<()> {
+    for vip in cluster.vips {
+        for size in ["56", "1400"] {
+            let text = cluster.lab.client.namespace.output(
+                "ping",
+                &["-n", "-c", "10", "-i", "0.05", "-W", "1", "-s", size, &vip.to_string()],
+            )?;
+            ensure!(text.contains(" 0% packet loss"), "{text}");
+        }
+    }
+    Ok(())
+}
+
+/// kube-proxy in IPVS mode has every VIP on an interface of every node: a kernel with the
+/// address would answer, as the control shows, and must not be heard.
+pub(crate) fn address_in_the_kernel(cluster: &Cluster) -> Result<()> {
+    let lab = &cluster.lab;
+    let (vip4, vip6) = FIRST_VIPS;
+    let other = Ipv4Addr::new(10, 77, 0, 250);
+    for node in &lab.nodes {
+        node.namespace.ip(&format!(
+            "addr add {vip4}/32 dev lo\naddr add {other}/32 dev lo\n\
+             addr add {vip6}/128 dev eth0 nodad\n"
+        ))?;
+    }
+    let result = (|| {
+        let answers = frames::arp_from(&lab.client, other, LISTEN)?;
+        ensure!(answers.len() == lab.nodes.len(), "every kernel answers for its own: {answers:?}");
+        for vip in cluster.vips {
+            let owner = scenario::owner(lab, vip)?;
+            if owner.is_none() {
+                bail!("nobody answers for {vip} any more");
+            }
+        }
+        Ok(())
+    })();
+    for node in &lab.nodes {
+        node.namespace.ip(&format!(
+            "addr del {vip4}/32 dev lo\naddr del {other}/32 dev lo\n\
+             addr del {vip6}/128 dev eth0\n"
+        ))?;
+    }
+    result
+}
+
+fn by(owner: &Host, answers: &[Resolved]) -> Result<()> {
+    ensure!(
+        answers.len() == 1 && answers[0].mac == owner.mac && answers[0].frame_source == owner.mac,
+        "{} alone should answer, but: {answers:?}",
+        owner.name
+    );
+    Ok(())
+}
+
+fn counters(cluster: &Cluster) -> Result<Vec<lb_common::outcome::Counters>> {
+    cluster.agents.iter().map(|agent| maps::counters(&agent.pin_directory)).collect()
+}

@@ -1,0 +1,47 @@
+//! Real agents on real frames, the cluster's state taken from a folder of manifests.
+mod announce;
+mod bad_input;
+mod ground;
+mod manifests;
+mod restart;
+mod takeover;
+mod traffic;
+
+use herald_tests::{
+    lab::scenario::Cluster,
+    suite::{self, Shared, case},
+};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let request = suite::begin();
+    let cluster = Shared::new(|| Cluster::on_manifests(&[]), Cluster::failed);
+    let cases = vec![
+        case("ground::laboratory", ground::laboratory),
+        case("announce::arp", || cluster.with(|c| announce::arp(c))),
+        case("announce::arp_unicast", || cluster.with(|c| announce::arp_unicast(c))),
+        case("announce::ndp", || cluster.with(|c| announce::ndp(c))),
+        case("announce::echo", || cluster.with(|c| announce::echo(c))),
+        case("announce::address_in_the_kernel", || {
+            cluster.with(|c| announce::address_in_the_kernel(c))
+        }),
+        case("traffic::spread", || cluster.with(|c| traffic::spread(c))),
+        case("traffic::connection_stays", || cluster.with(|c| traffic::connection_stays(c))),
+        case("traffic::large_transfers", || cluster.with(|c| traffic::large_transfers(c))),
+        case("traffic::unknown_port", || cluster.with(|c| traffic::unknown_port(c))),
+        case("restart::killed_agents_lose_nothing", || {
+            cluster.with(restart::killed_agents_lose_nothing)
+        }),
+        case("takeover::port_down", || cluster.with(takeover::port_down)),
+        case("takeover::silent", || cluster.with(takeover::silent)),
+        case("takeover::agent_stops", || cluster.with(takeover::agent_stops)),
+        case("manifests::endpoints_change", || cluster.with(manifests::endpoints_change)),
+        case("manifests::service_comes_and_goes", || {
+            cluster.with(manifests::service_comes_and_goes)
+        }),
+        case("manifests::invalid_file", || cluster.with(manifests::invalid_file)),
+        case("bad_input::one_line_each", bad_input::one_line_each),
+        case("bad_input::pools", bad_input::pools),
+    ];
+    suite::run(&request, None, cases)
+}

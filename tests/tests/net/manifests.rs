@@ -1,0 +1,117 @@
+//! A folder of manifests is read again when it changes.
+use anyhow::{Context, Result, ensure};
+use herald_tests::{
+    lab::{
+        agent::Source,
+        probe::{self, Over},
+        scenario::{self, Cluster, START_LIMIT},
+    },
+    wait,
+};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// What a change may take, on a machine that does other things as well.
+const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+
+fn folder(cluster: &Cluster) -> Result<PathBuf> {
+    match &cluster.options.source {
+        Source::Manifests(folder) => Ok(folder.clone()),
+        Source::Kubeconfig(_) => Err(anyhow::anyhow!("these agents have no folder")),
+    }
+}
+
+/// Endpoints that are no longer listed get nothing; listed again, their share.
+pub(crate) fn endpoints_change(cluster: &mut Cluster) -> Result<()> {
+    let lab = &cluster.lab;
+    let file = folder(cluster)?.join("web-endpoints.yaml");
+    let all = fs::read_to_string(&file)?;
+    // Both lines of each endpoint, and the one with its conditions, which follows.
+    let mut rest = String::new();
+    let lines: Vec<_> = all.lines().collect();
+    let mut skip = 0;
+    for (i, line) in lines.iter().enumerate() {
+        if lines.get(i + 1).is_some_and(|next| next.contains("nodeName: node3")) {
+            skip = 3;
+        }
+        if skip == 0 {
+            rest.push_str(line);
+            rest.push('\n');
+        } else {
+            skip -= 1;
+        }
+    }
+    fs::write(&file, rest)?;
+    for vip in cluster.vips {
+        scenario::await_serving(lab, vip, &["node1", "node2"], CHANGE_LIMIT)?;
+        scenario::check_spread(lab, Over::Tcp, vip, &["node1", "node2"], 200)?;
+    }
+    fs::write(&file, all)?;
+    cluster.await_all_serve()
+}
+
+/// A second Service gets the next address, and loses it with its file.
+pub(crate) fn service_comes_and_goes(cluster: &mut Cluster) -> Result<()> {
+    let lab = &cluster.lab;
+    let folder = folder(cluster)?;
+    let vip = IpAddr::from(Ipv4Addr::new(10, 77, 0, 201));
+    for name in ["web.yaml", "web-endpoints.yaml"] {
+        let text = fs::read_to_string(folder.join(name))?
+            .replace("name: web", "name: second")
+            .replace("service-name: web", "service-name: second")
+            .replace("port: 80\n", "port: 8000\n");
+        fs::write(folder.join(format!("second-{name}")), text)?;
+    }
+    let what = format!("{vip} is served");
+    wait::until_true(START_LIMIT, &what, || {
+        Ok(scenario::owner(lab, vip)?.is_some()
+            && probe::try_spread(&lab.client.namespace, Over::Tcp, (vip, 8000).into(), 60)?
+                .check(
+                    &scenario::pods_of(lab, &scenario::node_names(lab))
+                        .iter()
+                        .map(String::as_str)
+                        .collect::<Vec<_>>(),
+                    lab.client.ipv4.into(),
+                )
+                .is_ok())
+    })?;
+    for name in ["web.yaml", "web-endpoints.yaml"] {
+        fs::remove_file(folder.join(format!("second-{name}")))?;
+    }
+    wait::until_true(CHANGE_LIMIT, &format!("nobody answers for {vip}"), || {
+        Ok(scenario::answers(lab, vip)?.is_empty())
+    })?;
+    cluster.await_all_serve()
+}
+
+/// It is reported with its place; what the other files say stays in force, and so does what this
+/// one said when it was right.
+pub(crate) fn invalid_file(cluster: &mut Cluster) -> Result<()> {
+    let folder = folder(cluster)?;
+    let file = folder.join("broken.yaml");
+    fs::write(&file, "apiVersion: v1\nkind: Service\nmetadata:\n  name: [\n")?;
+    for agent in &cluster.agents {
+        wait::until_true(CHANGE_LIMIT, "the invalid file is reported", || {
+            Ok(agent.printed()?.lines().any(|line| line.contains("broken.yaml")))
+        })?;
+        let printed = agent.printed()?;
+        let line = printed
+            .lines()
+            .find(|line| line.contains("broken.yaml"))
+            .context("no line names the file")?;
+        ensure!(
+            line.contains("broken.yaml:") || line.contains("line "),
+            "the message does not name the line: {line}"
+        );
+    }
+    let nodes = scenario::node_names(&cluster.lab);
+    for vip in cluster.vips {
+        scenario::check_spread(&cluster.lab, Over::Tcp, vip, &nodes, 200)?;
+    }
+    fs::remove_file(&file)?;
+    cluster.await_all_serve()
+}
