@@ -7,11 +7,13 @@ pub mod index;
 pub mod manifests;
 pub mod notices;
 
+pub use crate::ipam::Assignment;
+
 use crate::{
     plan::Notice,
     snapshot::{ObjectName, Snapshot},
 };
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// The component that Events name as their origin, and the manager of what it writes.
@@ -19,19 +21,6 @@ pub const COMPONENT: &str = "herald";
 
 /// In which the allocator writes the pool that a Service's addresses are from.
 pub const ALLOCATED_FROM: &str = "metallb.io/ip-allocated-from-pool";
-
-/// The addresses that a Service shall have from now on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Assignment {
-    /// The Service.
-    pub service: ObjectName,
-    /// [`crate::snapshot::Service::resource_version`] of the state that the decision was made on.
-    pub resource_version: String,
-    /// The addresses; none: what it has is taken back.
-    pub addresses: Vec<IpAddr>,
-    /// The pool that they are from, for the annotation [`ALLOCATED_FROM`].
-    pub pool: Option<String>,
-}
 
 /// Why an [`Assignment`] was not written.
 #[derive(Debug, thiserror::Error)]
