@@ -27,11 +27,6 @@ pub(crate) struct Flavour {
     debug_object: bool,
 }
 
-impl Flavour {
-    /// The agent as the tests run it: its code is shared with theirs, which saves minutes.
-    pub(crate) const TESTED: Self = Self { release: false, dev: true, debug_object: false };
-}
-
 /// Builds the agent and says where it is.
 pub(crate) fn build(flavour: Flavour) -> Result<PathBuf> {
     setup::for_building()?;
@@ -62,7 +57,6 @@ pub(crate) fn become_agent(command: &str, interface: &str, args: &[OsString]) ->
 pub(crate) fn become_demo(kubernetes: bool, keep: bool, args: &[OsString]) -> Result<bool> {
     project::require_root("the demo")?;
     setup::for_laboratory(kubernetes)?;
-    build(Flavour::TESTED)?;
     let mut demo = laboratory_program("demo", false)?;
     if kubernetes {
         demo.arg("--kubernetes");
@@ -77,19 +71,20 @@ pub(crate) fn become_demo(kubernetes: bool, keep: bool, args: &[OsString]) -> Re
 pub(crate) fn become_bench(args: &[OsString]) -> Result<bool> {
     project::require_root("the bench")?;
     setup::for_laboratory(false)?;
-    build(Flavour::default())?;
     become_program(laboratory_program("bench", true)?.args(args))
 }
 
-/// Builds the laboratory's programs and gives one of them. It finds the others, and the agent, in
-/// its own folder.
+/// Builds the agent and the laboratory's programs, which look for each other in their own folder,
+/// and gives one of them.
 fn laboratory_program(name: &str, release: bool) -> Result<Command> {
     let mut command = project::cargo();
-    command.args(["build", "--package=herald-tests", "--bins"]);
+    command.args(["build", "--package=lb-agent", "--package=herald-tests", "--bins"]);
     if release {
         command.arg("--release");
     }
-    Step::new(&format!("build of the {name}"))?.run(&mut command)?;
+    let mut step = Step::new(&format!("build of the {name}"))?;
+    step.run(&mut command)?;
+    eprintln!("built the agent and the {name} in {}", shown(step.elapsed()));
     let folder = if release { "release" } else { "debug" };
     let mut program = Command::new(project::target_dir().join(folder).join(name));
     program.current_dir(project::root()).env("HERALD_CACHE", toolchain::cache_dir());

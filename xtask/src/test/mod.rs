@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::agent::{self, Flavour};
 use crate::process::{Ended, Step, shown};
 use crate::{lint, project, setup, toolchain};
 use summary::{Counts, Reader};
@@ -141,16 +140,17 @@ fn require_rights(choice: &Choice) -> Result<()> {
 fn prepare(choice: &Choice) -> Result<()> {
     if choice.has_laboratory() {
         setup::for_laboratory(choice.has(CLUSTER))?;
-        agent::build(Flavour::TESTED)?;
     } else {
         setup::for_building()?;
     }
     if choice.suites.iter().any(|suite| suite != LINT) {
-        let mut step = Step::new("build of the tests")?;
+        // Not `cargo test --no-run`, which leaves out the agent that the laboratory starts; and not
+        // one call for each, which would build some dependencies twice, with other features.
         let mut build = project::cargo();
-        build.args(["test", "--no-run"]).args(PACKAGES).args(["--lib", "--bins", "--tests"]);
+        build.arg("build").args(PACKAGES).args(["--lib", "--bins", "--tests"]);
+        let mut step = Step::new("build of the tests")?;
         step.run(&mut build)?;
-        println!("built the tests in {}", shown(step.elapsed()));
+        println!("built the agent and the tests in {}", shown(step.elapsed()));
     }
     Ok(())
 }
