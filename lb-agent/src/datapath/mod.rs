@@ -5,16 +5,28 @@
 //!
 //! * [`preflight`]: whether this machine can run it at all
 //! * [`pins`], [`object`]: the programs and maps, their pins, attaching to interfaces
+pub mod apply;
+pub mod diff;
 mod error;
+pub mod maps;
+pub mod neighbours;
 pub mod netlink;
 pub mod object;
 pub mod pins;
 pub mod preflight;
+pub mod ranges;
+pub mod slots;
+pub mod state;
+pub mod stats;
+pub mod uplinks;
 
 pub use error::{Error, MapLayout};
 
-use lb_common::maps::{DEFAULT_FLOWS, DEFAULT_ROWS};
-use std::path::PathBuf;
+use lb_common::maps::{DEFAULT_FLOWS, DEFAULT_ROWS, mapped};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    path::PathBuf,
+};
 
 /// Where maps and links are pinned unless the agent is told otherwise.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/herald";
@@ -52,4 +64,17 @@ impl Default for Options {
             xdp_mode: XdpMode::default(),
         }
     }
+}
+
+/// An address as the maps hold it.
+pub fn address_bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => mapped(address.octets()),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// An address that the maps hold.
+pub fn address_from_bytes(bytes: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(bytes).to_canonical()
 }

@@ -208,6 +208,16 @@ impl Object {
         Ok(())
     }
 
+    /// Whether the ingress program is attached to an interface that is still there.
+    pub fn carries(&self, ifindex: u32) -> bool {
+        let kind = match self.mode {
+            XdpMode::Native => LinkKind::Ingress,
+            XdpMode::Generic => LinkKind::IngressGeneric,
+        };
+        system::link_target(&self.pins.link(kind, ifindex))
+            .is_ok_and(|target| target.ifindex == ifindex)
+    }
+
     /// Indices of the interfaces that carry the ingress program by a pinned link.
     pub fn attached(&self) -> Vec<u32> {
         let mut attached: Vec<_> = self

@@ -1,0 +1,600 @@
+//! From a plan to the writes that bring the maps there: pure, differences only, and in
+//! an order in which no reader ever finds an index that leads nowhere.
+//!
+//! What others point to is written first (endpoints, nodes, then rows, whole and where
+//! nobody looks yet), then Services, VIPs and what is announced; the VIP filter comes
+//! last. Removal goes the other way round. The reply filter goes with the endpoints: a
+//! reply must be recognised before a flow can begin.
+use super::{
+    address_bytes,
+    neighbours::Neighbours,
+    ranges::{Exhausted, Range},
+    state::{
+        EndpointKey, Filter, NodeOwner, ReadRows, State, Write, empty_filter, prune, range, upsert,
+        write_filter,
+    },
+    uplinks::Uplink,
+};
+use crate::{
+    plan::{EndpointAddress, Interfaces, Plan, PlannedNode, PlannedRow, ServiceAddress},
+    snapshot::ObjectName,
+};
+use lb_common::{
+    filter::{reply_bit, vip_bit},
+    maps::{
+        Announced, AnnouncedKey, ENDPOINT_PRESENT, Endpoint, MAX_ANNOUNCED, MAX_ENDPOINTS,
+        MAX_NODES, MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, MacKey, MacOwner, NO_ENDPOINT, NO_NODE,
+        Node, Row, SERVICE_KERNEL, Service, ServiceKey, THIS_NODE, Vip, VipKey,
+    },
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// All that decides what shall stand in the maps.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// This node's name.
+    pub me: &'a str,
+    /// The interfaces that carry the programs, [`MAX_UPLINKS`] at most.
+    pub uplinks: &'a [Uplink],
+    /// Link-layer addresses of other nodes, as far as they are known.
+    pub neighbours: &'a Neighbours,
+}
+
+/// A VIP that this node announces on an interface from now on, or with another address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewlyAnnounced {
+    /// The VIP.
+    pub vip: IpAddr,
+    /// The interface's index.
+    pub ifindex: u32,
+    /// Its name.
+    pub interface: String,
+    /// Its link-layer address, which answers for the VIP.
+    pub mac: [u8; 6],
+}
+
+/// Something of the plan that does not fit into the maps. The rest is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// There are no free rows for these Services: those that had rows keep them, others have none.
+    Rows {
+        /// The Services, each once.
+        services: BTreeSet<ObjectName>,
+        /// Rows they need.
+        needed: u32,
+        /// Capacity of `ROWS`.
+        capacity: u32,
+    },
+    /// A map is full.
+    Full {
+        /// The map.
+        map: &'static str,
+        /// Its capacity.
+        capacity: u32,
+        /// How many entries found no room.
+        left_out: usize,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rows { services, needed, capacity } => {
+                let names: Vec<_> = services.iter().take(3).map(ToString::to_string).collect();
+                let names = names.join(", ");
+                let more = match services.len().saturating_sub(3) {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                write!(
+                    f,
+                    "no room for {needed} rows of {names}{more} among {capacity}: what was in force stays; start with a larger --row-capacity after `lb-agent unload`"
+                )
+            }
+            Self::Full { map, capacity, left_out } => write!(
+                f,
+                "map {map} is full: {left_out} more than its {capacity} entries are not served"
+            ),
+        }
+    }
+}
+
+/// What to do, and what to tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// To be carried out in order.
+    pub writes: Vec<Write>,
+    /// What has to be made known on the link.
+    pub newly_announced: Vec<NewlyAnnounced>,
+    /// What does not fit.
+    pub problems: Vec<Problem>,
+    /// When (`CLOCK_MONOTONIC`, ns) room may come free for what does not fit.
+    pub retry_at: Option<u64>,
+}
+
+impl Changes {
+    fn full(&mut self, map: &'static str, capacity: u32, left_out: usize) {
+        if left_out > 0 {
+            self.problems.push(Problem::Full { map, capacity, left_out });
+        }
+    }
+}
+
+/// Works out the writes. `state` is afterwards what the maps hold once they are carried out.
+pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now: u64) -> Changes {
+    let mut changes = Changes::default();
+    write_uplinks(state, inputs.uplinks, &mut changes);
+    let wanted_endpoints = write_endpoints(state, inputs.plan, &mut changes, now);
+    let mut positions = write_nodes(state, inputs, &mut changes, now);
+    write_node_macs(state, inputs, &positions, &mut changes);
+
+    let services = write_services(state, inputs.plan, &positions, rows, &mut changes, now);
+    let vips = write_vips(state, inputs.plan, &mut changes);
+    let announced = write_announced(state, inputs, &mut changes);
+
+    let mut vip_filter = empty_filter();
+    for key in vips.keys() {
+        set_bit(&mut vip_filter, vip_bit(&key.vip));
+    }
+    let writes = &mut changes.writes;
+    write_filter(&mut state.contents.vip_filter, &vip_filter, writes, Write::VipFilter);
+
+    prune(&mut state.contents.announced, &announced, writes, |k| Write::Announced(k, None));
+    prune(&mut state.contents.vips, &vips, writes, |k| Write::Vip(k, None));
+    prune(&mut state.contents.services, &services.wanted, writes, |k| Write::Service(k, None));
+    state.stats_slots.retain(now, |key, _| services.wanted.contains_key(key));
+    release_ranges(state, &services.used_before, now);
+
+    // Rows that stayed in force for want of room still point to these.
+    let retained = Retained::of(&services.retained, rows);
+    positions.slots.extend(retained.nodes);
+    remove_endpoints(state, &wanted_endpoints, &retained.endpoints, &mut changes, now);
+    remove_nodes(state, &positions, &mut changes, now);
+    changes
+}
+
+fn set_bit(filter: &mut Filter, bit: u32) {
+    filter[(bit >> 6) as usize] |= 1 << (bit & 63);
+}
+
+fn write_uplinks(state: &mut State, uplinks: &[Uplink], changes: &mut Changes) {
+    let wanted: Vec<_> = uplinks
+        .iter()
+        .take(MAX_UPLINKS)
+        .map(|u| lb_common::maps::Uplink { ifindex: u.ifindex, mac: u.mac, pad: [0; 2] })
+        .collect();
+    if state.contents.uplinks != wanted {
+        state.contents.uplinks.clone_from(&wanted);
+        changes.writes.push(Write::Uplinks(wanted));
+    }
+}
+
+fn endpoint_key(endpoint: &EndpointAddress) -> EndpointKey {
+    (address_bytes(endpoint.address), endpoint.port.to_be_bytes())
+}
+
+/// Writes new endpoints and the reply filter's new bits. Returns the filter that is
+/// wanted in the end, and the endpoints.
+fn write_endpoints(
+    state: &mut State,
+    plan: &Plan,
+    changes: &mut Changes,
+    now: u64,
+) -> (Filter, BTreeSet<EndpointKey>) {
+    let mut wanted = empty_filter();
+    let mut keys = BTreeSet::new();
+    let mut left_out = 0;
+    for endpoint in &plan.local_endpoints {
+        let key @ (address, port) = endpoint_key(endpoint);
+        set_bit(&mut wanted, reply_bit(&address, port, endpoint.protocol.number()));
+        if !keys.insert(key) {
+            // The same port for another protocol.
+            continue;
+        }
+        let Some(index) = state.endpoint_slots.get_or_allocate(&key, now) else {
+            left_out += 1;
+            continue;
+        };
+        let value = Endpoint { address, port, flags: ENDPOINT_PRESENT, pad: 0 };
+        let map = &mut state.contents.endpoints;
+        upsert(map, index, value, &mut changes.writes, Write::Endpoint);
+    }
+    changes.full("ENDPOINTS", MAX_ENDPOINTS, left_out);
+    let mut both = wanted.clone();
+    for (word, old) in both.iter_mut().zip(state.contents.reply_filter.iter()) {
+        *word |= old;
+    }
+    let filter = &mut state.contents.reply_filter;
+    write_filter(filter, &both, &mut changes.writes, Write::ReplyFilter);
+    (wanted, keys)
+}
+
+/// Which index of `NODES` each node of the plan has.
+struct Positions {
+    /// By position in the plan; [`NO_NODE`] where there was no room.
+    indices: Vec<u16>,
+    /// All that are in use.
+    slots: BTreeSet<u32>,
+}
+
+fn write_nodes(
+    state: &mut State,
+    inputs: Inputs<'_>,
+    changes: &mut Changes,
+    now: u64,
+) -> Positions {
+    // Elements that an earlier agent made belong to the node that has their address.
+    let found: HashMap<_, _> = state
+        .node_slots
+        .iter()
+        .filter_map(|(owner, _)| match owner {
+            NodeOwner::Found(address, _) => Some((*address, owner.clone())),
+            NodeOwner::Named(_) => None,
+        })
+        .collect();
+    let mut positions = Positions { indices: Vec::new(), slots: BTreeSet::new() };
+    let mut left_out = 0;
+    for node in &inputs.plan.nodes {
+        if node.name == inputs.me {
+            positions.indices.push(THIS_NODE);
+            continue;
+        }
+        let owner = NodeOwner::Named(node.name.clone());
+        if state.node_slots.get(&owner).is_none()
+            && let Some(found) =
+                node.addresses.iter().find_map(|address| found.get(&address_bytes(*address)))
+        {
+            state.node_slots.rename(found, owner.clone());
+        }
+        let Some(index) = state.node_slots.get_or_allocate(&owner, now) else {
+            left_out += 1;
+            positions.indices.push(NO_NODE);
+            continue;
+        };
+        // Below MAX_NODES, which is far below NO_NODE.
+        positions.indices.push(index as u16);
+        positions.slots.insert(index);
+        let value = node_value(node, inputs, state.contents.nodes.get(&index));
+        upsert(&mut state.contents.nodes, index, value, &mut changes.writes, Write::Node);
+    }
+    changes.full("NODES", MAX_NODES, left_out);
+    positions
+}
+
+/// How a node is reached: by the first of its addresses that is resolved on an uplink.
+///
+/// While none is, the last known way stays: the kernel forgets a neighbour that misses a
+/// few answers, and a frame to where it was is at worst as lost as one that is dropped here.
+fn node_value(node: &PlannedNode, inputs: Inputs<'_>, before: Option<&Node>) -> Node {
+    let mac_of = |ifindex: u32| {
+        inputs.uplinks.iter().find(|uplink| uplink.ifindex == ifindex).map(|uplink| uplink.mac)
+    };
+    let resolved = node.addresses.iter().find_map(|address| {
+        let neighbour = inputs.neighbours.get(address)?;
+        Some(Node {
+            address: address_bytes(*address),
+            mac: neighbour.mac,
+            source_mac: mac_of(neighbour.ifindex)?,
+            ifindex: neighbour.ifindex,
+        })
+    });
+    let last_known = || {
+        let before = before.filter(|before| {
+            before.ifindex != 0
+                && node.addresses.iter().any(|a| address_bytes(*a) == before.address)
+        })?;
+        Some(Node { source_mac: mac_of(before.ifindex)?, ..*before })
+    };
+    resolved.or_else(last_known).unwrap_or_else(|| Node {
+        address: node.addresses.first().map_or([0; 16], |address| address_bytes(*address)),
+        ..Node::default()
+    })
+}
+
+/// All resolved addresses of all nodes: a node may send from another than we send to.
+/// Unresolved ones keep the last known.
+fn write_node_macs(
+    state: &mut State,
+    inputs: Inputs<'_>,
+    positions: &Positions,
+    changes: &mut Changes,
+) {
+    let mut wanted = BTreeMap::new();
+    for (node, &index) in inputs.plan.nodes.iter().zip(&positions.indices) {
+        if index == THIS_NODE || index == NO_NODE {
+            continue;
+        }
+        let resolved =
+            node.addresses.iter().filter_map(|a| inputs.neighbours.get(a)).map(|n| n.mac);
+        let sent_to = state
+            .contents
+            .nodes
+            .get(&u32::from(index))
+            .filter(|node| node.ifindex != 0)
+            .map(|node| node.mac);
+        for mac in resolved.chain(sent_to) {
+            wanted
+                .entry(MacKey { mac, pad: [0; 2] })
+                .or_insert(MacOwner { node: u32::from(index) });
+        }
+    }
+    let mut left_out = wanted.len().saturating_sub(MAX_NODES as usize);
+    changes.full("NODE_MACS", MAX_NODES, left_out);
+    while left_out > 0 {
+        wanted.pop_last();
+        left_out -= 1;
+    }
+    // Old ones first, since the map may have no room for both. Without its entry a frame
+    // of that node is taken for a client's for a moment, which changes no table.
+    let map = &mut state.contents.node_macs;
+    prune(map, &wanted, &mut changes.writes, |key| Write::NodeMac(key, None));
+    for (key, owner) in wanted {
+        upsert(map, key, owner, &mut changes.writes, |k, v| Write::NodeMac(k, Some(v)));
+    }
+}
+
+/// What became of the Services.
+struct Services {
+    /// All that have an entry.
+    wanted: BTreeMap<ServiceKey, ()>,
+    /// Ranges that were in use before.
+    used_before: BTreeSet<Range>,
+    /// Ranges that stay in force although the plan has others, for want of room.
+    retained: BTreeSet<Range>,
+}
+
+fn service_key(address: &ServiceAddress) -> ServiceKey {
+    ServiceKey {
+        vip: address_bytes(address.vip),
+        port: address.port.to_be_bytes(),
+        proto: address.protocol.number(),
+        pad: 0,
+        pad2: 0,
+    }
+}
+
+fn write_services(
+    state: &mut State,
+    plan: &Plan,
+    positions: &Positions,
+    rows: &impl ReadRows,
+    changes: &mut Changes,
+    now: u64,
+) -> Services {
+    let mut result = Services {
+        wanted: BTreeMap::new(),
+        used_before: state.contents.services.values().filter_map(range).collect(),
+        retained: BTreeSet::new(),
+    };
+    // Services with the same allocation of rows share a range. In the plan's order, not
+    // that of addresses in memory, so that equal agents do equal things.
+    let mut groups: Vec<(&Arc<Vec<PlannedRow>>, Vec<&ServiceAddress>)> = Vec::new();
+    let mut group_of = HashMap::new();
+    for (address, service) in &plan.services {
+        let group = *group_of.entry(Arc::as_ptr(&service.rows)).or_insert_with(|| {
+            groups.push((&service.rows, Vec::new()));
+            groups.len() - 1
+        });
+        groups[group].1.push(address);
+    }
+    let mut left_out = 0;
+    for (planned, members) in groups {
+        let place = place_rows(state, planned, &members, positions, rows, changes, now);
+        if let Err(Exhausted { retry_at }) = place {
+            changes.retry_at = [changes.retry_at, retry_at].into_iter().flatten().min();
+            changes.problems.push(Problem::Rows {
+                services: members.iter().map(|m| plan.services[*m].service.clone()).collect(),
+                needed: planned.len() as u32,
+                capacity: state.ranges.capacity(),
+            });
+        }
+        for address in members {
+            let key = service_key(address);
+            let before = state.contents.services.get(&key).copied();
+            let fresh = state.stats_slots.get(&key).is_none();
+            let Some(stats) = state.stats_slots.get_or_allocate(&key, now) else {
+                left_out += 1;
+                continue;
+            };
+            if fresh {
+                changes.writes.push(Write::ClearStats(stats));
+            }
+            let range = place.unwrap_or_else(|_| {
+                let kept = before.as_ref().and_then(range);
+                result.retained.extend(kept);
+                kept
+            });
+            let value = Service {
+                rows_start: range.map_or(0, |range| range.start),
+                rows: range.map_or(0, |range| range.len),
+                stats,
+                flags: if plan.services[address].kernel { SERVICE_KERNEL } else { 0 },
+            };
+            let map = &mut state.contents.services;
+            upsert(map, key, value, &mut changes.writes, |k, v| Write::Service(k, Some(v)));
+            result.wanted.insert(key, ());
+        }
+    }
+    changes.full("SERVICES", MAX_SERVICES, left_out);
+    result
+}
+
+/// Finds or writes the rows of Services that share them; `None` if there are none.
+fn place_rows(
+    state: &mut State,
+    planned: &[PlannedRow],
+    members: &[&ServiceAddress],
+    positions: &Positions,
+    rows: &impl ReadRows,
+    changes: &mut Changes,
+    now: u64,
+) -> Result<Option<Range>, Exhausted> {
+    if planned.is_empty() {
+        return Ok(None);
+    }
+    let wanted: Vec<Row> = planned.iter().map(|row| kernel_row(row, positions, state)).collect();
+    let mut tried = BTreeSet::new();
+    for member in members {
+        let service = state.contents.services.get(&service_key(member));
+        if let Some(range) = service.and_then(range)
+            && range.len as usize == wanted.len()
+            && tried.insert(range)
+            && wanted.iter().zip(range.start..).all(|(row, at)| rows.row(at).as_ref() == Some(row))
+        {
+            return Ok(Some(range));
+        }
+    }
+    // A number that is no power of two cannot be: the kernel masks the hash with it.
+    let len = u32::try_from(wanted.len()).ok().filter(|len| len.is_power_of_two());
+    let range = state.ranges.allocate(len.ok_or(Exhausted { retry_at: None })?, now)?;
+    changes.writes.push(Write::Rows(range.start, wanted));
+    Ok(Some(range))
+}
+
+fn kernel_row(row: &PlannedRow, positions: &Positions, state: &State) -> Row {
+    let index = |node: Option<u16>| {
+        node.and_then(|position| positions.indices.get(usize::from(position)))
+            .copied()
+            .unwrap_or(NO_NODE)
+    };
+    Row {
+        nodes: row.nodes.map(index),
+        endpoint: row
+            .endpoint
+            .and_then(|endpoint| state.endpoint_slots.get(&endpoint_key(&endpoint)))
+            .unwrap_or(NO_ENDPOINT),
+        first: row.first,
+        pad: [0; 3],
+    }
+}
+
+fn write_vips(state: &mut State, plan: &Plan, changes: &mut Changes) -> BTreeMap<VipKey, Vip> {
+    let mut ports: BTreeMap<IpAddr, u32> = BTreeMap::new();
+    for address in plan.services.keys() {
+        *ports.entry(address.vip).or_default() += 1;
+    }
+    let wanted: BTreeMap<_, _> = plan
+        .vips
+        .keys()
+        .take(MAX_VIPS as usize)
+        .map(|vip| {
+            let ports = ports.get(vip).copied().unwrap_or(0);
+            (VipKey { vip: address_bytes(*vip) }, Vip { flags: 0, ports })
+        })
+        .collect();
+    changes.full("VIPS", MAX_VIPS, plan.vips.len().saturating_sub(MAX_VIPS as usize));
+    for (key, value) in &wanted {
+        let map = &mut state.contents.vips;
+        upsert(map, *key, *value, &mut changes.writes, |k, v| Write::Vip(k, Some(v)));
+    }
+    wanted
+}
+
+fn write_announced(
+    state: &mut State,
+    inputs: Inputs<'_>,
+    changes: &mut Changes,
+) -> BTreeMap<AnnouncedKey, ()> {
+    let mut wanted = BTreeMap::new();
+    let mut left_out = 0;
+    for (vip, planned) in &inputs.plan.vips {
+        let Some(interfaces) = &planned.announce else { continue };
+        let matches = |uplink: &&Uplink| match interfaces {
+            Interfaces::All => true,
+            Interfaces::Named(names) => names.contains(&uplink.name),
+        };
+        for uplink in inputs.uplinks.iter().take(MAX_UPLINKS).filter(matches) {
+            if wanted.len() >= MAX_ANNOUNCED as usize {
+                left_out += 1;
+                continue;
+            }
+            let key = AnnouncedKey { vip: address_bytes(*vip), ifindex: uplink.ifindex, pad: 0 };
+            let value = Announced { mac: uplink.mac, pad: [0; 2] };
+            let map = &mut state.contents.announced;
+            if upsert(map, key, value, &mut changes.writes, |k, v| Write::Announced(k, Some(v))) {
+                changes.newly_announced.push(NewlyAnnounced {
+                    vip: *vip,
+                    ifindex: uplink.ifindex,
+                    interface: uplink.name.clone(),
+                    mac: uplink.mac,
+                });
+            }
+            wanted.insert(key, ());
+        }
+    }
+    changes.full("ANNOUNCED", MAX_ANNOUNCED, left_out);
+    wanted
+}
+
+fn release_ranges(state: &mut State, used_before: &BTreeSet<Range>, now: u64) {
+    let used: BTreeSet<_> = state.contents.services.values().filter_map(range).collect();
+    for range in used_before.difference(&used) {
+        state.ranges.release(*range, now);
+    }
+}
+
+/// What rows point to that stay in force against the plan.
+struct Retained {
+    nodes: BTreeSet<u32>,
+    endpoints: BTreeSet<u32>,
+}
+
+impl Retained {
+    fn of(ranges: &BTreeSet<Range>, rows: &impl ReadRows) -> Self {
+        let all = || {
+            ranges
+                .iter()
+                .flat_map(|range| range.start..range.start.saturating_add(range.len))
+                .filter_map(|index| rows.row(index))
+        };
+        Self {
+            nodes: all().flat_map(|row| row.nodes).map(u32::from).collect(),
+            endpoints: all().map(|row| row.endpoint).collect(),
+        }
+    }
+}
+
+fn remove_endpoints(
+    state: &mut State,
+    (filter, keys): &(Filter, BTreeSet<EndpointKey>),
+    retained: &BTreeSet<u32>,
+    changes: &mut Changes,
+    now: u64,
+) {
+    let State { contents, endpoint_slots, .. } = state;
+    write_filter(&mut contents.reply_filter, filter, &mut changes.writes, Write::ReplyFilter);
+    // An endpoint that is gone takes nothing, whoever points to it; but its element must
+    // not become another's.
+    endpoint_slots.retain(now, |key, index| keys.contains(key) || retained.contains(&index));
+    let owned: BTreeSet<_> =
+        endpoint_slots.iter().filter(|(key, _)| keys.contains(key)).map(|(_, i)| i).collect();
+    contents.endpoints.retain(|index, _| {
+        let keep = owned.contains(index);
+        if !keep {
+            changes.writes.push(Write::Endpoint(*index, Endpoint::default()));
+        }
+        keep
+    });
+}
+
+fn remove_nodes(state: &mut State, positions: &Positions, changes: &mut Changes, now: u64) {
+    let State { contents, node_slots, .. } = state;
+    node_slots.retain(now, |_, index| positions.slots.contains(&index));
+    contents.nodes.retain(|index, _| {
+        let keep = positions.slots.contains(index);
+        if !keep {
+            changes.writes.push(Write::Node(*index, Node::default()));
+        }
+        keep
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! The maps, with their types: read once, written change by change.
+use super::{
+    Error,
+    object::Object,
+    state::{Contents, Filter, Write, empty_filter},
+};
+use crate::system::MappedRows;
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use lb_common::{
+    maps::{
+        Announced, AnnouncedKey, Endpoint, MAX_UPLINKS, MacKey, MacOwner, Node, Service,
+        ServiceKey, ServiceStats, Settings, Uplink, Vip, VipKey,
+    },
+    outcome::Counters,
+};
+use std::{collections::BTreeMap, io, os::fd::AsFd as _};
+
+/// The maps that the agent reads or writes.
+pub struct Maps {
+    vips: HashMap<MapData, VipKey, Vip>,
+    announced: HashMap<MapData, AnnouncedKey, Announced>,
+    services: HashMap<MapData, ServiceKey, Service>,
+    nodes: Array<MapData, Node>,
+    node_macs: HashMap<MapData, MacKey, MacOwner>,
+    endpoints: Array<MapData, Endpoint>,
+    vip_filter: Array<MapData, u64>,
+    reply_filter: Array<MapData, u64>,
+    settings: Array<MapData, Settings>,
+    counters: PerCpuArray<MapData, Counters>,
+    service_stats: PerCpuArray<MapData, ServiceStats>,
+    rows: MappedRows,
+    cpus: usize,
+}
+
+fn failed(map: &'static str) -> impl FnOnce(MapError) -> Error {
+    move |error| Error::Map { map, error }
+}
+
+/// Takes a map out of the object and gives it its types.
+fn take<M: TryFrom<Map, Error = MapError>>(
+    object: &mut Object,
+    name: &'static str,
+) -> Result<M, Error> {
+    object.take_map(name)?.try_into().map_err(failed(name))
+}
+
+impl Maps {
+    /// Takes the maps out of the object.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Incomplete`], [`Error::Map`], [`Error::MapRows`]
+    pub fn new(object: &mut Object) -> Result<Self, Error> {
+        let Map::Array(rows) = object.take_map("ROWS")? else {
+            return Err(Error::Incomplete { what: "ROWS" });
+        };
+        let capacity = rows.info().map_err(failed("ROWS"))?.max_entries();
+        Ok(Self {
+            vips: take(object, "VIPS")?,
+            announced: take(object, "ANNOUNCED")?,
+            services: take(object, "SERVICES")?,
+            nodes: take(object, "NODES")?,
+            node_macs: take(object, "NODE_MACS")?,
+            endpoints: take(object, "ENDPOINTS")?,
+            vip_filter: take(object, "VIP_FILTER")?,
+            reply_filter: take(object, "REPLY_FILTER")?,
+            settings: take(object, "SETTINGS")?,
+            counters: take(object, "COUNTERS")?,
+            service_stats: take(object, "SERVICE_STATS")?,
+            // The mapping keeps the map; its descriptor is not needed any longer.
+            rows: MappedRows::new(rows.fd().as_fd(), capacity).map_err(Error::MapRows)?,
+            cpus: nr_cpus().map_err(|(_, error)| Error::Proc {
+                path: "/sys/devices/system/cpu/possible",
+                error,
+            })?,
+        })
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> &MappedRows {
+        &self.rows
+    }
+
+    /// Reads what an earlier agent left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn read(&self) -> Result<Contents, Error> {
+        let mut uplinks: Vec<Uplink> = self.settings()?.uplinks.into();
+        uplinks.retain(|uplink| uplink.ifindex != 0);
+        Ok(Contents {
+            row_capacity: self.rows.len(),
+            uplinks,
+            vips: entries(&self.vips, "VIPS")?,
+            announced: entries(&self.announced, "ANNOUNCED")?,
+            services: entries(&self.services, "SERVICES")?,
+            nodes: elements(&self.nodes, "NODES")?,
+            node_macs: entries(&self.node_macs, "NODE_MACS")?,
+            endpoints: elements(&self.endpoints, "ENDPOINTS")?,
+            vip_filter: words(&self.vip_filter, "VIP_FILTER")?,
+            reply_filter: words(&self.reply_filter, "REPLY_FILTER")?,
+        })
+    }
+
+    /// The one element of `SETTINGS`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn settings(&self) -> Result<Settings, Error> {
+        self.settings.get(&0, 0).map_err(failed("SETTINGS"))
+    }
+
+    /// Changes the one element of `SETTINGS`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) -> Result<(), Error> {
+        let mut settings = self.settings()?;
+        change(&mut settings);
+        self.settings.set(0, settings, 0).map_err(failed("SETTINGS"))
+    }
+
+    /// Carries out one write.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn write(&mut self, write: &Write) -> Result<(), Error> {
+        match write {
+            Write::Uplinks(uplinks) => self.change_settings(|settings| {
+                settings.uplinks = [Uplink::default(); MAX_UPLINKS];
+                for (to, from) in settings.uplinks.iter_mut().zip(uplinks) {
+                    *to = *from;
+                }
+            }),
+            Write::Endpoint(index, value) => {
+                self.endpoints.set(*index, value, 0).map_err(failed("ENDPOINTS"))
+            }
+            Write::Node(index, value) => self.nodes.set(*index, value, 0).map_err(failed("NODES")),
+            Write::NodeMac(key, value) => put(&mut self.node_macs, key, *value, "NODE_MACS"),
+            Write::ReplyFilter(position, word) => {
+                self.reply_filter.set(*position, word, 0).map_err(failed("REPLY_FILTER"))
+            }
+            Write::Rows(start, rows) => {
+                if self.rows.write(*start, rows) {
+                    Ok(())
+                } else {
+                    Err(Error::MapRows(io::Error::other("range outside of the map")))
+                }
+            }
+            Write::ClearStats(index) => {
+                let zero = PerCpuValues::try_from(vec![ServiceStats::default(); self.cpus])
+                    .map_err(|error| failed("SERVICE_STATS")(error.into()))?;
+                self.service_stats.set(*index, zero, 0).map_err(failed("SERVICE_STATS"))
+            }
+            Write::Service(key, value) => put(&mut self.services, key, *value, "SERVICES"),
+            Write::Vip(key, value) => put(&mut self.vips, key, *value, "VIPS"),
+            Write::Announced(key, value) => put(&mut self.announced, key, *value, "ANNOUNCED"),
+            Write::VipFilter(position, word) => {
+                self.vip_filter.set(*position, word, 0).map_err(failed("VIP_FILTER"))
+            }
+        }
+    }
+
+    /// Frames by outcome, of all CPUs together, since the maps were made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn counters(&self) -> Result<Counters, Error> {
+        let mut sum = Counters::default();
+        for counters in self.counters.get(&0, 0).map_err(failed("COUNTERS"))?.iter() {
+            sum.add(counters);
+        }
+        Ok(sum)
+    }
+
+    /// An element of `SERVICE_STATS`, of all CPUs together.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn service_stats(&self, index: u32) -> Result<ServiceStats, Error> {
+        let mut sum = ServiceStats::default();
+        let values = self.service_stats.get(&index, 0).map_err(failed("SERVICE_STATS"))?;
+        for stats in values.iter() {
+            let ServiceStats {
+                delivered_packets,
+                delivered_bytes,
+                forwarded_packets,
+                forwarded_bytes,
+            } = stats;
+            sum.delivered_packets += delivered_packets;
+            sum.delivered_bytes += delivered_bytes;
+            sum.forwarded_packets += forwarded_packets;
+            sum.forwarded_bytes += forwarded_bytes;
+        }
+        Ok(sum)
+    }
+}
+
+/// Writes or removes an entry. One that is gone already is removed well enough.
+fn put<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    key: &K,
+    value: Option<V>,
+    name: &'static str,
+) -> Result<(), Error> {
+    match value {
+        Some(value) => map.insert(key, value, 0),
+        None => match map.remove(key) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                Ok(())
+            }
+            done => done,
+        },
+    }
+    .map_err(failed(name))
+}
+
+fn entries<K: Pod + Ord, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    name: &'static str,
+) -> Result<BTreeMap<K, V>, Error> {
+    map.iter().collect::<Result<_, _>>().map_err(failed(name))
+}
+
+/// The elements that are not all zeros.
+fn elements<V: Pod + Default + PartialEq>(
+    map: &Array<MapData, V>,
+    name: &'static str,
+) -> Result<BTreeMap<u32, V>, Error> {
+    let mut elements = BTreeMap::new();
+    for index in 0..map.len() {
+        let value = map.get(&index, 0).map_err(failed(name))?;
+        if value != V::default() {
+            elements.insert(index, value);
+        }
+    }
+    Ok(elements)
+}
+
+fn words(map: &Array<MapData, u64>, name: &'static str) -> Result<Filter, Error> {
+    let mut filter = empty_filter();
+    for (position, word) in filter.iter_mut().enumerate() {
+        *word = map.get(&(position as u32), 0).map_err(failed(name))?;
+    }
+    Ok(filter)
+}

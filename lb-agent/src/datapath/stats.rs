@@ -1,0 +1,45 @@
+//! Packets and bytes per VIP and port, by name rather than by index.
+use super::{Error, address_from_bytes, apply::Datapath};
+use crate::{plan::ServiceAddress, snapshot::Protocol};
+use lb_common::{
+    maps::{ServiceKey, ServiceStats},
+    outcome::Counters,
+};
+
+/// A protocol of `SERVICES`; `None` for a number that the agent never writes.
+fn protocol(number: u8) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.number() == number)
+}
+
+fn address(key: &ServiceKey) -> Option<ServiceAddress> {
+    Some(ServiceAddress {
+        vip: address_from_bytes(key.vip),
+        port: u16::from_be_bytes(key.port),
+        protocol: protocol(key.proto)?,
+    })
+}
+
+impl Datapath {
+    /// Frames by outcome on this node, since the maps were made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn counters(&self) -> Result<Counters, Error> {
+        self.maps().counters()
+    }
+
+    /// Packets and bytes of each VIP:port on this node, since its Service was first served here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn service_stats(&self) -> Result<Vec<(ServiceAddress, ServiceStats)>, Error> {
+        self.contents()
+            .services
+            .iter()
+            .filter_map(|(key, service)| Some((address(key)?, service.stats)))
+            .map(|(address, index)| Ok((address, self.maps().service_stats(index)?)))
+            .collect()
+    }
+}
