@@ -54,8 +54,9 @@ pub(crate) fn v6(ctx: &XdpContext) -> Outcome {
     let to_vip = may_be_vip(vip_bit_v6(destination));
     // Solicitations go to a group of the VIP or to itself, advertisements to all nodes.
     let to_group = destination[0].to_be() >> 24 == 0xff;
+    // `is_vip` keeps the answer from depending on which addresses share a bit of the filter.
     if next_header == protocol::ICMPV6
-        && (to_vip || to_group)
+        && (to_group || to_vip && is_vip(address_bytes(destination)))
         && let Some(outcome) = ndp::handle(ctx)
     {
         return outcome;

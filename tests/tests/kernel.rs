@@ -5,6 +5,8 @@
 
 #[path = "kernel/budget.rs"]
 mod budget;
+#[path = "kernel/collisions.rs"]
+mod collisions;
 #[path = "kernel/random.rs"]
 mod random;
 #[path = "kernel/table.rs"]
