@@ -103,6 +103,54 @@ impl Cluster {
         }
     }
 
+    /// The same on a control plane, under the rules of `deploy/`, with kube-proxy on each node.
+    ///
+    /// # Errors
+    /// That does not come about.
+    pub fn on_kubernetes(arguments: &[&str]) -> Result<Self> {
+        let lab = Lab::new(Shape::default())?;
+        let result = (|| -> Result<_> {
+            let (control, mut options) = control_plane(&lab)?;
+            options.arguments.extend(arguments.iter().map(ToString::to_string));
+            let mut agents = start_agents(&lab, &options)?;
+            let vips = external_addresses(&control, &mut agents)?;
+            Ok((control, options, agents, vips))
+        })();
+        match result {
+            Ok((control, options, agents, vips)) => {
+                let mut cluster = Self { agents, options, control: Some(control), vips, lab };
+                match cluster.await_all_serve() {
+                    Ok(()) => Ok(cluster),
+                    Err(error) => Err(cluster.failed(error)),
+                }
+            }
+            Err(error) => {
+                lab.mark_failed();
+                Err(error.context(format!("logs are in {}", lab.directory.display())))
+            }
+        }
+    }
+
+    /// The control plane.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn control(&self) -> Result<&ControlPlane> {
+        self.control.as_ref().context("these agents read a folder")
+    }
+
+    /// The position of a node, which is that of its agent.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn position(&self, node: &str) -> Result<usize> {
+        self.lab
+            .nodes
+            .iter()
+            .position(|n| n.name == node)
+            .with_context(|| format!("no node {node}"))
+    }
+
     /// Waits until all pods serve on both addresses.
     ///
     /// # Errors
@@ -132,6 +180,39 @@ impl Cluster {
         self.agents.insert(position, agent);
         Ok(())
     }
+}
+
+/// A control plane with `deploy/` and `examples/` in it, and kube-proxy on each node. Returns
+/// how agents are started on it.
+///
+/// # Errors
+/// A program is missing or does not start, or the API server refuses something.
+pub fn control_plane(lab: &Lab) -> Result<(ControlPlane, Options)> {
+    let control = ControlPlane::start(lab)?;
+    let options = control.install()?;
+    let examples = command::workspace().join("examples");
+    for objects in ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"]
+    {
+        control.apply(&examples.join(objects))?;
+    }
+    for node in &lab.nodes {
+        control.start_kube_proxy(node)?;
+    }
+    Ok((control, options))
+}
+
+/// The addresses that the status of the Service in `examples/` shows, once there are two; IPv4
+/// first, as its families are.
+///
+/// # Errors
+/// There are not, or an agent has ended.
+pub fn external_addresses(control: &ControlPlane, agents: &mut [Agent]) -> Result<[IpAddr; 2]> {
+    wait::until(START_LIMIT, "Service web has an address of each family", || {
+        for agent in agents.iter_mut() {
+            agent.check()?;
+        }
+        Ok(control.ingress("default", "web")?.try_into().ok())
+    })
 }
 
 /// Everybody who answers the client's question for an address.

@@ -5,7 +5,7 @@
 mod keep;
 mod story;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use herald_tests::{
     lab::{Lab, Shape, cleanup, control_plane},
@@ -50,11 +50,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         control_plane::check_programs()?;
     }
     let lab = Lab::new(Shape::default())?;
-    let mut story = Story::begin(&lab, arguments.kubernetes)?;
-    if let Err(error) = story.tell() {
-        lab.mark_failed();
-        return Err(error.context(format!("logs are in {}", lab.directory.display())));
-    }
+    let told = Story::begin(&lab, arguments.kubernetes).and_then(|mut story| {
+        story.tell()?;
+        Ok(story)
+    });
+    let story = told.inspect_err(|_| lab.mark_failed()).with_context(|| {
+        format!("it does not work as it shall; logs are in {}", lab.directory.display())
+    })?;
     if arguments.keep {
         keep::keep(&lab, story)?;
     }

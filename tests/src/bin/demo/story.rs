@@ -4,18 +4,13 @@ use herald_tests::{
     lab::{
         Cut, Host, Lab, addresses,
         agent::Agent,
-        command,
-        control_plane::ControlPlane,
+        control_plane::{ControlPlane, VERSION},
         probe::{Over, Spread},
         scenario::{self, START_LIMIT, TAKEOVER_LIMIT, WEB_PORT},
     },
     wait,
 };
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 /// Questions asked for each address.
 const QUESTIONS: usize = 50;
@@ -27,7 +22,7 @@ pub(crate) struct Story<'a> {
     lab: &'a Lab,
     pub(crate) agents: Vec<Agent>,
     pub(crate) control: Option<ControlPlane>,
-    pub(crate) vips: Vec<IpAddr>,
+    pub(crate) vips: [IpAddr; 2],
 }
 
 /// Prints a line: what it is about, and what there is to say.
@@ -47,7 +42,15 @@ impl<'a> Story<'a> {
             ),
         );
         let (control, options) = if kubernetes {
-            let (control, options) = start_cluster(lab)?;
+            let start = Instant::now();
+            let (control, options) = scenario::control_plane(lab)?;
+            line(
+                "cluster",
+                &format!(
+                    "etcd, kube-apiserver {VERSION} and kube-proxy on each node, up after {:.1} s",
+                    start.elapsed().as_secs_f64()
+                ),
+            );
             (Some(control), options)
         } else {
             (None, scenario::on_manifests(lab)?)
@@ -55,9 +58,9 @@ impl<'a> Story<'a> {
         let start = Instant::now();
         let mut agents = scenario::start_agents(lab, &options)?;
         let vips = match &control {
-            Some(control) => external_addresses(control, &mut agents)?,
+            Some(control) => scenario::external_addresses(control, &mut agents)?,
             // The first of the pool: a folder has no status to read them from.
-            None => addresses::both(addresses::FIRST_VIPS).to_vec(),
+            None => addresses::both(addresses::FIRST_VIPS),
         };
         for &vip in &vips {
             scenario::await_owner(lab, &mut agents, vip, START_LIMIT)?;
@@ -217,39 +220,4 @@ impl<'a> Story<'a> {
 /// Address and port as in a URL.
 fn socket(vip: IpAddr) -> String {
     std::net::SocketAddr::from((vip, WEB_PORT)).to_string()
-}
-
-/// A control plane with `deploy/` and `examples/` in it.
-fn start_cluster(lab: &Lab) -> Result<(ControlPlane, herald_tests::lab::agent::Options)> {
-    let start = Instant::now();
-    let control = ControlPlane::start(lab)?;
-    let options = control.install()?;
-    let examples = command::workspace().join("examples");
-    for objects in ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"]
-    {
-        control.apply(&examples.join(objects))?;
-    }
-    for node in &lab.nodes {
-        control.start_kube_proxy(node)?;
-    }
-    line(
-        "cluster",
-        &format!(
-            "etcd, kube-apiserver {} and kube-proxy on each node, up after {:.1} s",
-            herald_tests::lab::control_plane::VERSION,
-            start.elapsed().as_secs_f64()
-        ),
-    );
-    Ok((control, options))
-}
-
-/// The addresses that the Service's status shows, once there are two.
-fn external_addresses(control: &ControlPlane, agents: &mut [Agent]) -> Result<Vec<IpAddr>> {
-    wait::until(Duration::from_secs(30), "the Service has its addresses", || {
-        for agent in agents.iter_mut() {
-            agent.check()?;
-        }
-        let addresses = control.ingress("default", "web")?;
-        Ok((addresses.len() == 2).then_some(addresses))
-    })
 }

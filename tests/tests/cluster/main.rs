@@ -1,0 +1,37 @@
+//! Real agents on a real API server, under the rules of `deploy/rbac.yaml`, beside kube-proxy.
+mod allocation;
+mod control_plane;
+mod objects;
+mod service;
+
+use herald_tests::{
+    lab::{control_plane::check_programs, scenario::Cluster},
+    suite::{self, Shared, case},
+};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let request = suite::begin();
+    let obstacle = check_programs().err().map(|e| e.to_string());
+    let cluster = Shared::new(|| Cluster::on_kubernetes(&[]), Cluster::failed);
+    let cases = vec![
+        case("service::external_address_serves", || {
+            cluster.with(|c| service::external_address_serves(c))
+        }),
+        case("service::kube_proxy_serves_the_cluster_address", || {
+            cluster.with(|c| service::kube_proxy_serves_the_cluster_address(c))
+        }),
+        case("service::client_ip_affinity", || cluster.with(|c| service::client_ip_affinity(c))),
+        case("service::other_class", || cluster.with(|c| service::other_class(c))),
+        case("service::deleted", || cluster.with(|c| service::deleted(c))),
+        case("allocation::requested", || cluster.with(|c| allocation::requested(c))),
+        case("allocation::pool_exhausted", || cluster.with(|c| allocation::pool_exhausted(c))),
+        case("allocation::survives_restarts", || cluster.with(allocation::survives_restarts)),
+        case("allocation::leader_killed", || cluster.with(allocation::leader_killed)),
+        case("control_plane::api_server_away", || cluster.with(control_plane::api_server_away)),
+        case("control_plane::nothing_was_forbidden", || {
+            cluster.with(|c| control_plane::nothing_was_forbidden(c))
+        }),
+    ];
+    suite::run(&request, obstacle, cases)
+}
