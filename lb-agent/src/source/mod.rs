@@ -4,6 +4,7 @@
 //! [`index`] collects the reduced ones into a snapshot.
 pub mod convert;
 pub mod index;
+pub mod kubernetes;
 pub mod manifests;
 pub mod notices;
 

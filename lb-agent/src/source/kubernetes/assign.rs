@@ -1,0 +1,60 @@
+//! Writing a Service's addresses.
+use crate::{
+    snapshot::Service,
+    source::{ALLOCATED_FROM, Assignment},
+};
+use serde_json::{Value, json};
+
+/// The one merge patch of `services/status` that writes addresses and pool, and fails if
+/// the Service is not the one that was decided on.
+///
+/// Entries of others that carry only a hostname stay; `ipMode` is left to the API's default.
+pub(super) fn patch(current: &Service, assignment: &Assignment) -> Value {
+    let ips = assignment.addresses.iter().map(|ip| json!({ "ip": ip }));
+    let hostnames = current.ingress.iter().filter_map(|i| i.hostname.as_deref());
+    let ingress: Vec<_> = ips.chain(hostnames.map(|name| json!({ "hostname": name }))).collect();
+    json!({
+        "metadata": {
+            "resourceVersion": assignment.resource_version,
+            "annotations": { ALLOCATED_FROM: assignment.pool },
+        },
+        "status": {
+            "loadBalancer": { "ingress": if ingress.is_empty() { Value::Null } else { ingress.into() } },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{Ingress, ObjectName};
+
+    #[test]
+    fn patches() {
+        let mut current = Service::default();
+        let mut assignment = Assignment {
+            service: ObjectName::new("d", "web"),
+            resource_version: "7".to_owned(),
+            addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            pool: Some("p".to_owned()),
+        };
+        let text = patch(&current, &assignment);
+        assert_eq!(text["metadata"]["resourceVersion"], "7");
+        assert_eq!(text["metadata"]["annotations"], json!({ ALLOCATED_FROM: "p" }));
+        let ingress = &text["status"]["loadBalancer"]["ingress"];
+        assert_eq!(*ingress, json!([{ "ip": "192.0.2.1" }, { "ip": "2001:db8::1" }]));
+
+        (assignment.addresses, assignment.pool) = (Vec::new(), None);
+        let text = patch(&current, &assignment);
+        assert_eq!(text["metadata"]["annotations"], json!({ ALLOCATED_FROM: null }));
+        assert_eq!(text["status"]["loadBalancer"], json!({ "ingress": null }));
+
+        current.ingress = vec![
+            Ingress { ip: Some("192.0.2.1".to_owned()), hostname: None },
+            Ingress { ip: None, hostname: Some("a.example".to_owned()) },
+        ];
+        let text = patch(&current, &assignment);
+        let ingress = &text["status"]["loadBalancer"]["ingress"];
+        assert_eq!(*ingress, json!([{ "hostname": "a.example" }]));
+    }
+}

@@ -1,0 +1,135 @@
+//! What is the matter with the API, said once per change of reason.
+use kube::{core::Status, runtime::watcher};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    sync::{Mutex, PoisonError},
+};
+use tracing::{debug, error, info};
+
+/// What keeps each task from its work, by its name.
+#[derive(Debug)]
+pub(super) struct Health {
+    server: String,
+    reasons: Mutex<BTreeMap<String, String>>,
+}
+
+impl Health {
+    /// That of the API at an address.
+    pub(super) fn new(server: String) -> Self {
+        Self { server, reasons: Mutex::default() }
+    }
+
+    /// A task could not do what it must. Said if no other task has failed for that reason.
+    pub(super) fn failed(&self, task: &str, reason: &str) {
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        if reasons.values().any(|r| r == reason) {
+            debug!(task, reason, "still failing");
+        } else {
+            error!("{reason}; trying on, and what is known stays in force");
+        }
+        reasons.insert(task.to_owned(), reason.to_owned());
+    }
+
+    /// A task goes on.
+    pub(super) fn succeeded(&self, task: &str) {
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = reasons.remove(task)
+            && !reasons.values().any(|r| *r == reason)
+        {
+            info!("no more: {reason}");
+        }
+    }
+
+    /// What is wrong with a watch; `None` for what happens in the best of clusters.
+    pub(super) fn of_watch(&self, kind: &str, error: &watcher::Error) -> Option<String> {
+        match error {
+            watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) => {
+                Some(self.explain(&format!("list and watch {kind}s"), e))
+            }
+            // The next attempt to start it shows whether there is something wrong.
+            watcher::Error::WatchError(_)
+            | watcher::Error::WatchFailed(_)
+            | watcher::Error::NoResourceVersion => None,
+        }
+    }
+
+    /// What is wrong, for people: what was refused or cannot be reached, and the way out.
+    pub(super) fn explain(&self, what: &str, error: &kube::Error) -> String {
+        let server = &self.server;
+        match error {
+            kube::Error::Api(status) => match (status.code, way_out(status)) {
+                (code, Some(way_out)) => {
+                    format!("cannot {what}: {} ({code}): {way_out}", text(status))
+                }
+                (code, None) => {
+                    format!("cannot {what}: the API at {server} says {code}: {}", text(status))
+                }
+            },
+            error => format!(
+                "cannot reach the Kubernetes API at {server}: {}: check that it is up, and the \
+                 address and credentials in the kubeconfig",
+                root(error)
+            ),
+        }
+    }
+}
+
+fn text(status: &Status) -> &str {
+    if status.message.is_empty() { &status.reason } else { status.message.trim() }
+}
+
+fn way_out(status: &Status) -> Option<&'static str> {
+    match status.code {
+        401 => Some("the credentials are not accepted; renew them in the kubeconfig"),
+        403 => Some("give the agent the rules of deploy/rbac.yaml"),
+        404 => Some("the definitions are missing; lb-agent crds | kubectl apply -f -"),
+        _ => None,
+    }
+}
+
+/// The innermost cause: the outer ones only say who passed it on.
+fn root(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: u16, message: &str) -> kube::Error {
+        kube::Error::Api(Box::new(Status {
+            code,
+            message: message.to_owned(),
+            ..Status::default()
+        }))
+    }
+
+    #[test]
+    fn errors_name_the_thing_and_the_way_out() {
+        let health = Health::new("https://192.0.2.1:6443".to_owned());
+        let says = |e: &kube::Error| health.explain("list and watch Nodes", e);
+        for (error, parts) in [
+            (status(403, "nodes is forbidden"), ["list and watch Nodes", "forbidden", "rbac.yaml"]),
+            (status(401, "Unauthorized"), ["Unauthorized (401)", "credentials", "kubeconfig"]),
+            (status(404, "404 page not found"), ["404", "definitions", "lb-agent crds"]),
+            (status(500, "etcd is away"), ["https://192.0.2.1:6443", "500", "etcd is away"]),
+        ] {
+            let text = says(&error);
+            for part in parts {
+                assert!(text.contains(part), "{text}");
+            }
+        }
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let text = says(&kube::Error::ReadEvents(refused));
+        assert!(
+            text.contains("cannot reach the Kubernetes API at https://192.0.2.1:6443"),
+            "{text}"
+        );
+        assert!(text.contains("connection refused"), "{text}");
+    }
+}

@@ -1,0 +1,207 @@
+//! The Kubernetes API as a source.
+//!
+//! Six watches fill one [`view`]; a publisher makes snapshots of it. Losing the API
+//! changes nothing but that nothing changes any more. Reading happens under the rights of
+//! `deploy/rbac.yaml` and no others: a kind that may not be read, or is not defined yet,
+//! is tried again with a growing pause, and until each has been read once there is no
+//! snapshot at all, since a view without pools would take all addresses back.
+mod assign;
+mod client;
+pub mod election;
+mod events;
+mod health;
+mod lease;
+mod pace;
+mod view;
+mod watch;
+
+pub use client::ClientError;
+
+use self::{
+    election::Timing, events::Events, health::Health, lease::Holder, view::View, watch::Follow,
+};
+use super::{AssignError, Assignment, Source, convert::SERVICE_NAME, index::Scope};
+use crate::{
+    api::{IPAddressPool, L2Advertisement},
+    plan::Notice,
+    snapshot::Snapshot,
+};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch::Receiver, time::timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The Lease of the agent that allocates.
+pub const ALLOCATOR_LEASE: &str = "herald-allocator";
+
+/// What the name of a node's Lease begins with.
+pub const NODE_LEASE_PREFIX: &str = "herald-node-";
+
+/// A write must have ended before another agent may take the Lease over, even if it was
+/// sent in the last moment: between stepping down and that lie five seconds.
+const WRITE_AFTER_TERM: Duration = Duration::from_secs(4);
+
+/// How to reach the API, and as whom.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `--kubeconfig`; absent: as a pod, or by `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+    /// Which objects are ours.
+    pub scope: Scope,
+    /// `--node-name`: holder of Leases, origin of Events.
+    pub node: String,
+}
+
+/// The Kubernetes API as a source.
+pub struct Kubernetes {
+    client: Client,
+    view: Arc<View>,
+    health: Arc<Health>,
+    tasks: TaskTracker,
+}
+
+impl Kubernetes {
+    /// Starts to follow the API. Whether it answers shows only later: it is tried for ever.
+    ///
+    /// After `stop`, [`Kubernetes::stopped`] waits until the allocator's Lease is given up.
+    ///
+    /// # Errors
+    /// Where nothing tells how to reach an API.
+    pub async fn start(options: Options, stop: CancellationToken) -> Result<Self, ClientError> {
+        let Options { kubeconfig, scope, node } = options;
+        let (client, server) = client::connect(kubeconfig.as_deref()).await?;
+        tracing::info!("following the Kubernetes API at {server}");
+        let (events, writer) = Events::new(&scope.namespace);
+        let health = Arc::new(Health::new(server));
+        let view = Arc::new(View::new(events));
+        let source = Self { client, view, health, tasks: TaskTracker::new() };
+        source.follow(&scope, &stop);
+        source.hold_leases(&scope.namespace, &node, &stop);
+        let publishing = Arc::clone(&source.view);
+        source.spawn(&stop, async move { publishing.publish().await });
+        source.spawn(&stop, writer.run(source.client.clone(), node));
+        source.tasks.close();
+        Ok(source)
+    }
+
+    /// Waits until everything has ended that `stop` ends.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+
+    fn spawn(&self, stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    fn follow(&self, scope: &Scope, stop: &CancellationToken) {
+        let scope = Arc::new(scope.clone());
+        let client = &self.client;
+        macro_rules! follow {
+            ($kind:ty, $api:expr, $label:expr) => {{
+                let api = $api;
+                let (view, health) = (Arc::clone(&self.view), Arc::clone(&self.health));
+                let scope = Arc::clone(&scope);
+                self.spawn(stop, async move {
+                    let (view, health, scope) = (&*view, &*health, &*scope);
+                    Follow { view, health, scope, label: $label }.run::<$kind>(api).await;
+                });
+            }};
+        }
+        follow!(Service, Api::all(client.clone()), None);
+        follow!(EndpointSlice, Api::all(client.clone()), Some(SERVICE_NAME));
+        follow!(Node, Api::all(client.clone()), None);
+        follow!(Namespace, Api::all(client.clone()), None);
+        follow!(IPAddressPool, Api::namespaced(client.clone(), &scope.namespace), None);
+        follow!(L2Advertisement, Api::namespaced(client.clone(), &scope.namespace), None);
+    }
+
+    fn hold_leases(&self, namespace: &str, node: &str, stop: &CancellationToken) {
+        let leases = Api::namespaced(self.client.clone(), namespace);
+        let (view, health) = (Arc::clone(&self.view), Arc::clone(&self.health));
+        let (api, me, until) = (leases.clone(), node.to_owned(), stop.clone());
+        self.tasks.spawn(async move {
+            let holder = Holder {
+                api,
+                name: ALLOCATOR_LEASE.to_owned(),
+                me,
+                timing: Timing::ALLOCATOR,
+                owner: None,
+                health: &health,
+                release: true,
+            };
+            holder.run(until, |held| view.leading(held)).await;
+        });
+        let (health, me, until) = (Arc::clone(&self.health), node.to_owned(), stop.clone());
+        let nodes = Api::<Node>::all(self.client.clone());
+        self.tasks.spawn(async move {
+            let owner = until.run_until_cancelled(lease::owner(&nodes, &me)).await.flatten();
+            let holder = Holder {
+                api: leases,
+                name: format!("{NODE_LEASE_PREFIX}{me}"),
+                me,
+                timing: Timing::PRESENCE,
+                owner,
+                health: &health,
+                // It says that the node has an agent, and a restart does not change that.
+                release: false,
+            };
+            holder.run(until, |_| {}).await;
+        });
+    }
+}
+
+impl Source for Kubernetes {
+    fn snapshots(&self) -> Receiver<Option<Arc<Snapshot>>> {
+        self.view.snapshots()
+    }
+
+    fn may_allocate(&self) -> Receiver<bool> {
+        self.view.may_allocate()
+    }
+
+    async fn assign(&self, assignment: &Assignment) -> Result<(), AssignError> {
+        let service = &assignment.service;
+        let term_end = self.view.may_allocate_until(Instant::now());
+        let term_end = term_end.ok_or(AssignError::NotAllocator)?;
+        let conflict = || AssignError::Conflict(service.clone());
+        let current = self.view.service(service).ok_or_else(conflict)?;
+        if current.resource_version != assignment.resource_version {
+            return Err(conflict());
+        }
+        let api = Api::<Service>::namespaced(self.client.clone(), &service.namespace);
+        let params = PatchParams {
+            field_manager: Some(super::COMPONENT.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(assign::patch(&current, assignment));
+        let write = api.patch_status(&service.name, &params, &patch);
+        let reason = match timeout_at((term_end + WRITE_AFTER_TERM).into(), write).await {
+            Ok(Ok(_)) => return Ok(()),
+            // Gone counts as changed: the next snapshot has it no more.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+                return Err(conflict());
+            }
+            Ok(Err(e)) => self.health.explain("write the status of Services", &e),
+            Err(_) => "the Kubernetes API gives no answer".to_owned(),
+        };
+        Err(AssignError::Failed { service: service.clone(), reason })
+    }
+
+    async fn notify(&self, notice: &Notice) {
+        self.view.notify(notice.clone());
+    }
+}

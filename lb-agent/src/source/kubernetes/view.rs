@@ -1,0 +1,217 @@
+//! What the watches have seen so far, and when it is published.
+use super::{events::Events, pace::Pace};
+use crate::{
+    plan::Notice,
+    snapshot::{self, ObjectName, Snapshot},
+    source::index::{Index, Kind, Store},
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep_until,
+};
+use tracing::{error, info};
+
+/// The kinds that must have been listed for a view to be complete.
+pub(super) const KINDS: usize = 6;
+
+/// The kinds that a new allocator lists anew before it decides anything.
+pub(super) const OF_ALLOCATOR: [&str; 3] = ["Service", "Namespace", "IPAddressPool"];
+
+/// Shared by the watches, the publisher and the writers.
+#[derive(Debug)]
+pub(super) struct View {
+    inner: Mutex<Inner>,
+    wake: Notify,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    may_allocate: watch::Sender<bool>,
+    /// Counts the terms as allocator: each calls for a new list.
+    term: watch::Sender<u64>,
+    events: Events,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    index: Index,
+    /// In which term each kind was listed last.
+    listed: BTreeMap<&'static str, u64>,
+    pace: Pace,
+    /// The term, and until when it lasts unless it is prolonged.
+    leading: Option<(u64, Instant)>,
+    /// Objects that could not be read, and why.
+    bad: BTreeMap<(&'static str, ObjectName), String>,
+}
+
+impl View {
+    pub(super) fn new(events: Events) -> Self {
+        Self {
+            inner: Mutex::default(),
+            wake: Notify::new(),
+            snapshots: watch::Sender::new(None),
+            may_allocate: watch::Sender::new(false),
+            term: watch::Sender::new(0),
+            events,
+        }
+    }
+
+    pub(super) fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+        self.snapshots.subscribe()
+    }
+
+    pub(super) fn may_allocate(&self) -> watch::Receiver<bool> {
+        self.may_allocate.subscribe()
+    }
+
+    pub(super) fn term(&self) -> watch::Receiver<u64> {
+        self.term.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change below is whole before anything could panic.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self, inner: &mut Inner) {
+        inner.pace.changed(Instant::now());
+        self.wake.notify_one();
+    }
+
+    /// An object is thus now, or gone.
+    pub(super) fn set<K: Kind>(&self, name: ObjectName, object: Option<K::Reduced>) {
+        let mut inner = self.lock();
+        inner.bad.remove(&(K::KIND, name.clone()));
+        if inner.index.set::<K>(name, object) {
+            self.changed(&mut inner);
+        }
+    }
+
+    /// These are all objects of a kind, as listed in a term. Those that could not be read
+    /// keep their last good version.
+    pub(super) fn replace<K: Kind>(
+        &self,
+        term: u64,
+        mut objects: Store<K::Reduced>,
+        bad: Vec<ObjectName>,
+    ) {
+        let mut inner = self.lock();
+        inner.bad.retain(|(kind, name), _| *kind != K::KIND || bad.contains(name));
+        let old = K::store(&mut inner.index);
+        for name in bad {
+            if let Some(object) = old.remove(&name) {
+                objects.insert(name, object);
+            }
+        }
+        inner.index.replace::<K>(objects);
+        inner.listed.insert(K::KIND, term);
+        self.changed(&mut inner);
+    }
+
+    /// An object cannot be read.
+    pub(super) fn bad<K: Kind>(&self, name: &ObjectName, uid: Option<String>, reason: String) {
+        let key = (K::KIND, name.clone());
+        if self.lock().bad.get(&key) == Some(&reason) {
+            return;
+        }
+        let message = format!("cannot be used: {reason}; its last good version stays in force");
+        error!("{} {name} {message}", K::KIND);
+        let notice = Notice {
+            kind: K::KIND,
+            object: name.clone(),
+            warning: true,
+            reason: "ConfigurationError",
+            message,
+        };
+        self.events.send(notice, uid);
+        self.lock().bad.insert(key, reason);
+    }
+
+    /// A Service as last seen.
+    pub(super) fn service(&self, name: &ObjectName) -> Option<snapshot::Service> {
+        self.lock().index.services.get(name).cloned()
+    }
+
+    /// Passes a notice on, with the identity of the object that it is about.
+    pub(super) fn notify(&self, notice: Notice) {
+        let inner = self.lock();
+        let uid = match notice.kind {
+            "Service" => inner.index.services.get(&notice.object).map(|s| s.uid.clone()),
+            "IPAddressPool" => inner.index.pools.get(&notice.object).map(|p| p.uid.clone()),
+            "L2Advertisement" => {
+                inner.index.l2_advertisements.get(&notice.object).map(|a| a.uid.clone())
+            }
+            _ => None,
+        };
+        drop(inner);
+        self.events.send(notice, uid);
+    }
+
+    /// The allocator's Lease is ours until then, or not at all.
+    pub(super) fn leading(&self, until: Option<Instant>) {
+        let mut inner = self.lock();
+        match (until, inner.leading) {
+            (Some(until), Some((term, _))) => inner.leading = Some((term, until)),
+            (Some(until), None) => {
+                let term = *self.term.borrow() + 1;
+                inner.leading = Some((term, until));
+                self.term.send_replace(term);
+                info!("this agent is the allocator now, and reads again what there is");
+            }
+            (None, Some(_)) => {
+                inner.leading = None;
+                self.may_allocate.send_replace(false);
+                info!("this agent is not the allocator any more");
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Until when this agent may allocate unless the Lease is renewed.
+    pub(super) fn may_allocate_until(&self, now: Instant) -> Option<Instant> {
+        if !*self.may_allocate.borrow() {
+            return None;
+        }
+        self.lock().leading.map(|(_, until)| until).filter(|until| now < *until)
+    }
+
+    /// Publishes snapshots for ever.
+    pub(super) async fn publish(&self) {
+        loop {
+            let due = self.lock().pace.due();
+            let Some(due) = due else {
+                self.wake.notified().await;
+                continue;
+            };
+            sleep_until(due.into()).await;
+            let start = Instant::now();
+            if self.lock().pace.due().is_some_and(|due| due <= start) {
+                self.publish_now(start);
+            }
+        }
+    }
+
+    fn publish_now(&self, start: Instant) {
+        let mut inner = self.lock();
+        if inner.listed.len() == KINDS {
+            let snapshot = inner.index.snapshot();
+            self.snapshots.send_if_modified(|last| {
+                let changed = last.as_deref() != Some(&snapshot);
+                if changed {
+                    *last = Some(Arc::new(snapshot));
+                }
+                changed
+            });
+            let read_in = OF_ALLOCATOR.iter().filter_map(|kind| inner.listed.get(kind)).min();
+            let may = inner.leading.is_some_and(|(term, _)| read_in.is_some_and(|t| *t >= term));
+            self.may_allocate.send_if_modified(|last| std::mem::replace(last, may) != may);
+        }
+        inner.pace.published(Instant::now(), start.elapsed());
+    }
+}
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;
