@@ -1,5 +1,19 @@
 //! Who is alive.
-use std::collections::{BTreeMap, BTreeSet};
+//!
+//! Agents send each other a datagram every 200 ms ([`heartbeat`]); three that fail to
+//! come mean that a node's agent is gone. Whether its kernel is gone too is then told by
+//! ICMP echo: a kernel serves its pods without an agent. [`udp`] does the sockets.
+pub mod echo;
+pub mod heartbeat;
+pub mod message;
+pub mod udp;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+use tokio::sync::watch;
 
 /// The nodes that are alive, by name, the node itself always among them.
 pub type Alive = BTreeMap<String, AliveNode>;
@@ -32,4 +46,33 @@ impl Default for AliveNode {
     fn default() -> Self {
         Self { interfaces: BTreeSet::new(), agent: true }
     }
+}
+
+/// The UDP port that agents listen on for each other, unless told otherwise. MetalLB's
+/// speakers use 7946; both may run while one replaces the other.
+pub const DEFAULT_PORT: u16 = 7947;
+
+/// The nodes of the cluster by name, with their InternalIPs.
+pub type KnownNodes = BTreeMap<String, Vec<IpAddr>>;
+
+/// How an agent goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// The agent stops; its kernel goes on. Others take its VIPs over, and rows stay.
+    Stopping,
+    /// The kernel programs are removed too: nothing may be sent to the node any more.
+    Unloading,
+}
+
+/// What tells who is alive.
+pub trait Liveness: Send + Sync {
+    /// Who is alive, now and as it changes.
+    fn alive(&self) -> watch::Receiver<Arc<Alive>>;
+    /// Says which nodes there are. Nobody else is listened to.
+    fn set_nodes(&self, nodes: KnownNodes);
+    /// Says which uplinks this node has, for the others to know.
+    fn set_interfaces(&self, interfaces: BTreeSet<String>);
+    /// Tells the others, repeatedly and from now on, that this agent goes. The node's
+    /// own view says at once that its agent owns nothing any more.
+    fn leave(&self, departure: Departure);
 }

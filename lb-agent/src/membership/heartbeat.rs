@@ -1,0 +1,349 @@
+//! Liveness by heartbeat, without sockets or a clock.
+//!
+//! Every interval (200 ms) a message goes to all InternalIPs of all nodes. An agent that
+//! has not been heard for three intervals is dead and owns nothing any more. From half
+//! way on its node is asked for ICMP echo: while that is answered the kernel lives, serves
+//! its pods without an agent, and keeps its rows. Only what was once heard counts: a node
+//! that never had an agent has no programs in its kernel either.
+//!
+//! Views that are more likely wrong than true change nothing:
+//! * **Start.** Every known node counts as alive for the first three intervals, so that
+//!   an agent that has just started does not take over what others own.
+//! * **Stall.** The time that this process itself was not running is nobody's silence.
+//! * **Isolation.** Where at least four nodes were heard of late and fewer than half are
+//!   left, this node is taken to be the one cut off: the last live set stays until half
+//!   of it is back. Up to three nodes the view always follows: one of two may have died,
+//!   and two of three, and the survivor must take over; if it was in fact cut off itself,
+//!   then nobody sees its second claim, and any node can serve any VIP when the link is
+//!   back.
+use super::{
+    Alive, AliveNode, Departure, KnownNodes,
+    message::{Malformed, Message},
+};
+use crate::plan::PLAN_VERSION;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How quickly a node is taken to be dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two heartbeats.
+    pub interval: Duration,
+    /// So many may be missed.
+    pub misses: u32,
+    /// Losses within this time count as one when it comes to isolation.
+    pub window: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { interval: Duration::from_millis(200), misses: 3, window: Duration::from_secs(5) }
+    }
+}
+
+impl Timing {
+    /// How long a node may be silent.
+    pub fn timeout(&self) -> Duration {
+        self.interval * self.misses
+    }
+}
+
+/// Why a datagram was ignored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ignored {
+    /// It is no heartbeat.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// No Node has the name.
+    #[error("heartbeat of {0:?}, which is no Node")]
+    UnknownNode(String),
+    /// The address is none of the node's.
+    #[error("heartbeat of {node} from {from}, which is none of its InternalIPs")]
+    ForeignAddress {
+        /// Who claims to have sent it.
+        node: String,
+        /// Where it came from.
+        from: IpAddr,
+    },
+    /// It was overtaken by a later one.
+    #[error("heartbeat of {0} that is older than the last")]
+    Old(String),
+}
+
+/// What is to be sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// The heartbeat; empty if it is not time for one.
+    pub message: Vec<u8>,
+    /// Where to.
+    pub destinations: Vec<IpAddr>,
+    /// Whom to send an ICMP echo request.
+    pub echo: Vec<IpAddr>,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    addresses: Vec<IpAddr>,
+    /// Counts as alive until then though it has not been heard.
+    assumed_until: Option<Instant>,
+    heard: Option<Instant>,
+    /// When its kernel last answered an echo request.
+    answered: Option<Instant>,
+    incarnation: u64,
+    sequence: u64,
+    departure: Option<Departure>,
+    plan_version: u32,
+    interfaces: BTreeSet<String>,
+}
+
+impl Peer {
+    fn agent_until(&self, timeout: Duration) -> Option<Instant> {
+        match (self.departure, self.heard) {
+            (Some(_), _) => None,
+            (None, Some(heard)) => Some(heard + timeout),
+            (None, None) => self.assumed_until,
+        }
+    }
+
+    /// The last sign of its kernel.
+    fn seen(&self) -> Option<Instant> {
+        match (self.departure, self.heard) {
+            (Some(Departure::Unloading), _) | (_, None) => None,
+            (_, Some(heard)) => Some(self.answered.map_or(heard, |a| a.max(heard))),
+        }
+    }
+
+    fn kernel_until(&self, timeout: Duration) -> Option<Instant> {
+        match self.seen() {
+            Some(seen) => Some(seen + timeout),
+            None => self.agent_until(timeout),
+        }
+    }
+
+    fn node(&self, now: Instant, timeout: Duration) -> AliveNode {
+        let agent = self.agent_until(timeout).is_some_and(|until| now < until);
+        AliveNode { interfaces: self.interfaces.clone(), agent }
+    }
+}
+
+/// Who is alive, by heartbeat.
+#[derive(Debug)]
+pub struct Heartbeats {
+    me: String,
+    timing: Timing,
+    incarnation: u64,
+    sequence: u64,
+    interfaces: BTreeSet<String>,
+    departure: Option<Departure>,
+    started: Instant,
+    peers: BTreeMap<String, Peer>,
+    next_send: Instant,
+    polled: Instant,
+    /// The nodes whose loss was not believed.
+    frozen: Option<BTreeSet<String>>,
+    alive: Arc<Alive>,
+}
+
+impl Heartbeats {
+    /// An agent that starts now on node `me`. `incarnation` must be larger than at its
+    /// last start: the time of day serves.
+    pub fn new(me: impl Into<String>, incarnation: u64, timing: Timing, now: Instant) -> Self {
+        let me = me.into();
+        let alive = Arc::new([(me.clone(), AliveNode::default())].into());
+        Self {
+            me,
+            timing,
+            incarnation,
+            sequence: 0,
+            interfaces: BTreeSet::new(),
+            departure: None,
+            started: now,
+            peers: BTreeMap::new(),
+            next_send: now,
+            polled: now,
+            frozen: None,
+            alive,
+        }
+    }
+
+    /// Who is alive, as of the last [`poll`](Self::poll). Replaced, not changed, when it changes.
+    pub fn alive(&self) -> &Arc<Alive> {
+        &self.alive
+    }
+
+    /// The lowest plan version among the agents that live.
+    pub fn plan_version(&self) -> u32 {
+        let live = self.peers.iter().filter(|(name, peer)| {
+            peer.heard.is_some() && self.alive.get(*name).is_some_and(|node| node.agent)
+        });
+        live.map(|(_, peer)| peer.plan_version).fold(PLAN_VERSION, u32::min)
+    }
+
+    /// Says which nodes there are. This node itself may be among them.
+    pub fn set_nodes(&mut self, nodes: &KnownNodes, now: Instant) {
+        let others = || nodes.iter().filter(|(name, _)| **name != self.me);
+        self.peers.retain(|name, _| nodes.contains_key(name));
+        let starting = self.started + self.timing.timeout();
+        for (name, addresses) in others() {
+            let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer {
+                // A node that comes later owns nothing yet: no need to assume.
+                assumed_until: (now < starting).then_some(starting),
+                ..Peer::default()
+            });
+            peer.addresses.clone_from(addresses);
+        }
+    }
+
+    /// Says which uplinks this node has.
+    pub fn set_interfaces(&mut self, interfaces: BTreeSet<String>, now: Instant) {
+        if self.interfaces != interfaces {
+            self.interfaces = interfaces;
+            self.next_send = self.next_send.min(now);
+        }
+    }
+
+    /// Says that this agent goes.
+    pub fn leave(&mut self, departure: Departure, now: Instant) {
+        self.departure = Some(departure);
+        self.next_send = self.next_send.min(now);
+    }
+
+    /// Takes in a datagram. [`poll`](Self::poll) after it.
+    pub fn receive(&mut self, from: IpAddr, bytes: &[u8], now: Instant) -> Result<(), Ignored> {
+        let message = Message::parse(bytes)?;
+        let timeout = self.timing.timeout();
+        let Some(peer) = self.peers.get_mut(&message.node) else {
+            return Err(Ignored::UnknownNode(message.node));
+        };
+        if !peer.addresses.contains(&from) {
+            return Err(Ignored::ForeignAddress { node: message.node, from });
+        }
+        // A clock that was set back makes a lower incarnation, which must not lock a
+        // node out for ever: it is taken when the former one has fallen silent.
+        let lives = peer.heard.is_some_and(|heard| now < heard + timeout);
+        let newer = (message.incarnation, message.sequence) > (peer.incarnation, peer.sequence);
+        if !newer && (lives || message.incarnation == peer.incarnation) {
+            return Err(Ignored::Old(message.node));
+        }
+        peer.heard = Some(now);
+        peer.incarnation = message.incarnation;
+        peer.sequence = message.sequence;
+        peer.departure = message.departure;
+        peer.plan_version = message.plan_version;
+        peer.interfaces = message.interfaces;
+        Ok(())
+    }
+
+    /// Notes that an address answered an ICMP echo request.
+    pub fn echoed(&mut self, from: IpAddr, now: Instant) {
+        let timeout = self.timing.timeout();
+        for peer in self.peers.values_mut().filter(|peer| peer.addresses.contains(&from)) {
+            // A kernel that answers again after a silence has been started anew, and has
+            // no programs until its agent says so.
+            if peer.kernel_until(timeout).is_some_and(|until| now < until) {
+                peer.answered = Some(now);
+            }
+        }
+    }
+
+    /// Brings [`alive`](Self::alive) up to date and says what is to be sent.
+    pub fn poll(&mut self, now: Instant) -> Output {
+        self.forgive_stall(now);
+        let output = if now >= self.next_send { self.send(now) } else { Output::default() };
+        let view = self.view(now);
+        if view != *self.alive {
+            self.alive = Arc::new(view);
+        }
+        output
+    }
+
+    /// When [`poll`](Self::poll) is due again, if nothing is received before.
+    pub fn next_deadline(&self) -> Instant {
+        let timeout = self.timing.timeout();
+        let ends = self.peers.values().flat_map(|peer| {
+            [peer.agent_until(timeout), peer.kernel_until(timeout)].into_iter().flatten()
+        });
+        ends.filter(|end| *end > self.polled).fold(self.next_send, Instant::min)
+    }
+
+    /// Nobody is to blame for what was not heard while this process did not run.
+    fn forgive_stall(&mut self, now: Instant) {
+        let since = now.saturating_duration_since(self.polled);
+        self.polled = now;
+        // A poll is due every interval; one and a half are allowed for.
+        let Some(stalled) = since.checked_sub(self.timing.interval * 3 / 2) else { return };
+        for peer in self.peers.values_mut() {
+            for sign in [&mut peer.heard, &mut peer.answered].into_iter().flatten() {
+                *sign = (*sign + stalled).min(now);
+            }
+            peer.assumed_until = peer.assumed_until.map(|until| until + stalled);
+        }
+    }
+
+    fn send(&mut self, now: Instant) -> Output {
+        self.sequence += 1;
+        self.next_send = now + self.timing.interval;
+        let message = Message {
+            node: self.me.clone(),
+            incarnation: self.incarnation,
+            sequence: self.sequence,
+            departure: self.departure,
+            plan_version: PLAN_VERSION,
+            interfaces: self.interfaces.clone(),
+        };
+        let timeout = self.timing.timeout();
+        let silent = |peer: &&Peer| {
+            let overdue = |heard| now > heard + self.timing.interval * 3 / 2;
+            (peer.departure.is_some() || peer.heard.is_some_and(overdue))
+                && peer.kernel_until(timeout).is_some_and(|until| now < until)
+        };
+        Output {
+            message: message.encode(),
+            destinations: self.peers.values().flat_map(|p| p.addresses.clone()).collect(),
+            echo: self.peers.values().filter(silent).flat_map(|p| p.addresses.clone()).collect(),
+        }
+    }
+
+    fn view(&mut self, now: Instant) -> Alive {
+        let timeout = self.timing.timeout();
+        let lives = |peer: &Peer| peer.kernel_until(timeout).is_some_and(|until| now < until);
+        let mut live: BTreeSet<_> =
+            self.peers.iter().filter(|(_, p)| lives(p)).map(|(name, _)| name.clone()).collect();
+
+        // Isolation. This node counts in both sets.
+        let seen = |p: &Peer| p.seen().is_some_and(|seen| now < seen + self.timing.window);
+        let lately = self.peers.iter().filter(|(_, p)| seen(p)).map(|(name, _)| name.clone());
+        let mut reference = self.frozen.take().unwrap_or_default();
+        reference.extend(lately);
+        reference.retain(|name| {
+            self.peers.get(name).is_some_and(|p| p.departure != Some(Departure::Unloading))
+        });
+        let left = 1 + live.intersection(&reference).count();
+        if reference.len() + 1 >= 4 && left * 2 < reference.len() + 1 {
+            live.extend(reference.iter().cloned());
+            self.frozen = Some(reference);
+        }
+
+        let node = |name: &String| {
+            let peer = &self.peers[name];
+            let mut node = peer.node(now, timeout);
+            if self.frozen.as_ref().is_some_and(|f| f.contains(name)) && !lives(peer) {
+                // As it was when it was last seen.
+                node.agent = peer.departure.is_none()
+                    && self.alive.get(name).is_none_or(|known| known.agent);
+            }
+            (name.clone(), node)
+        };
+        let mut view: Alive = live.iter().map(node).collect();
+        let agent = self.departure.is_none();
+        view.insert(self.me.clone(), AliveNode { interfaces: self.interfaces.clone(), agent });
+        view
+    }
+}
+
+#[cfg(test)]
+mod tests;

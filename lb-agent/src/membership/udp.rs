@@ -1,0 +1,466 @@
+//! The sockets of the heartbeat.
+//!
+//! They run on a thread with a runtime of its own, so that no work elsewhere in the
+//! agent delays a heartbeat.
+use super::{
+    Alive, Departure, KnownNodes, Liveness,
+    echo::{is_reply, request},
+    heartbeat::{Heartbeats, Output, Timing},
+    message::MAX_LENGTH,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    collections::{BTreeSet, hash_map::RandomState},
+    hash::BuildHasher,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket},
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    net::UdpSocket,
+    runtime,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep_until,
+};
+use tracing::{debug, info, warn};
+
+/// Datagrams that may wait for the core; more are dropped, as by a full socket.
+const QUEUE: usize = 1024;
+
+/// How long to wait before binding is tried again.
+const REBIND: Duration = Duration::from_secs(1);
+
+/// Why the heartbeat cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port is taken, or may not be used.
+    #[error(
+        "cannot listen for other agents on {address}/udp: {source}; end the program that uses the \
+         port, or choose another one for all agents"
+    )]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No thread or runtime for it.
+    #[error("cannot start the heartbeat's thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// What is told from outside.
+#[derive(Clone, Debug, Default)]
+struct Inputs {
+    nodes: KnownNodes,
+    interfaces: BTreeSet<String>,
+    departure: Option<Departure>,
+}
+
+/// Liveness by UDP heartbeat. Ends when dropped.
+#[derive(Debug)]
+pub struct UdpLiveness {
+    inputs: Option<watch::Sender<Inputs>>,
+    alive: watch::Receiver<Arc<Alive>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl UdpLiveness {
+    /// Starts the heartbeat of node `me` on `port` of its InternalIPs, or of all its
+    /// addresses while those are not known (or not there).
+    pub fn start(me: &str, port: u16, timing: Timing, nodes: KnownNodes) -> Result<Self, Error> {
+        // So that a port that is taken is an error of the start, and not of the log.
+        let first = bind(&own_addresses(&nodes, me), port)?;
+        let incarnation = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let incarnation = u64::try_from(incarnation.as_micros()).unwrap_or(u64::MAX);
+        let now = Instant::now();
+        let mut core = Heartbeats::new(me, incarnation, timing, now);
+        core.set_nodes(&nodes, now);
+        core.poll(now);
+        let (publish, alive) = watch::channel(core.alive().clone());
+        let (inputs, changes) = watch::channel(Inputs { nodes, ..Inputs::default() });
+        let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let me = me.to_owned();
+        let run = move || runtime.block_on(Shell { me, port, core, publish }.run(first, changes));
+        let thread = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(run)?;
+        Ok(Self { inputs: Some(inputs), alive, thread: Some(thread) })
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Inputs)) {
+        if let Some(inputs) = &self.inputs {
+            inputs.send_modify(change);
+        }
+    }
+}
+
+impl Liveness for UdpLiveness {
+    fn alive(&self) -> watch::Receiver<Arc<Alive>> {
+        self.alive.clone()
+    }
+
+    fn set_nodes(&self, nodes: KnownNodes) {
+        self.edit(|inputs| inputs.nodes = nodes);
+    }
+
+    fn set_interfaces(&self, interfaces: BTreeSet<String>) {
+        self.edit(|inputs| inputs.interfaces = interfaces);
+    }
+
+    fn leave(&self, departure: Departure) {
+        self.edit(|inputs| inputs.departure = Some(departure));
+    }
+}
+
+impl Drop for UdpLiveness {
+    fn drop(&mut self) {
+        // The thread ends when nobody can tell it anything any more.
+        self.inputs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the heartbeat's thread has panicked");
+        }
+    }
+}
+
+/// What came in.
+enum Received {
+    Heartbeat(IpAddr, Vec<u8>),
+    EchoReply(IpAddr),
+}
+
+struct Shell {
+    me: String,
+    port: u16,
+    core: Heartbeats,
+    publish: watch::Sender<Arc<Alive>>,
+}
+
+impl Shell {
+    async fn run(mut self, first: Vec<StdUdpSocket>, mut inputs: watch::Receiver<Inputs>) {
+        let (queue, mut received) = mpsc::channel(QUEUE);
+        let mut addresses = own_addresses(&inputs.borrow().nodes, &self.me);
+        let mut sockets = Sockets::new(first, &queue);
+        let pings = Pings::new(&queue);
+        let mut rebind = None;
+        loop {
+            if rebind.is_some_and(|at| at <= Instant::now()) {
+                match bind(&addresses, self.port) {
+                    Ok(bound) => (sockets, rebind) = (Sockets::new(bound, &queue), None),
+                    Err(error) => {
+                        warn!("{error}");
+                        rebind = Some(Instant::now() + REBIND);
+                    }
+                }
+            }
+            let output = self.core.poll(Instant::now());
+            self.publish.send_if_modified(|published| {
+                let changed = !Arc::ptr_eq(published, self.core.alive());
+                if changed {
+                    published.clone_from(self.core.alive());
+                    info!(alive = ?published, "who is alive has changed");
+                }
+                changed
+            });
+            sockets.send(&output, self.port);
+            pings.send(&output);
+            tokio::select! {
+                changed = inputs.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let inputs = inputs.borrow_and_update().clone();
+                    let now = Instant::now();
+                    self.core.set_nodes(&inputs.nodes, now);
+                    self.core.set_interfaces(inputs.interfaces, now);
+                    if let Some(departure) = inputs.departure {
+                        self.core.leave(departure, now);
+                    }
+                    let own = own_addresses(&inputs.nodes, &self.me);
+                    if own != addresses {
+                        addresses = own;
+                        // The old ones hold the port until they are gone.
+                        sockets.close().await;
+                        rebind = Some(now);
+                    }
+                }
+                Some(first) = received.recv() => {
+                    self.take_in(first);
+                    while let Ok(more) = received.try_recv() {
+                        self.take_in(more);
+                    }
+                }
+                () = sleep_until(self.core.next_deadline().into()) => {}
+            }
+        }
+    }
+
+    fn take_in(&mut self, received: Received) {
+        let now = Instant::now();
+        match received {
+            Received::EchoReply(from) => self.core.echoed(from, now),
+            Received::Heartbeat(from, bytes) => {
+                if let Err(ignored) = self.core.receive(from, &bytes, now) {
+                    debug!(%from, "ignored: {ignored}");
+                }
+            }
+        }
+    }
+}
+
+fn own_addresses(nodes: &KnownNodes, me: &str) -> Vec<IpAddr> {
+    nodes.get(me).cloned().unwrap_or_default()
+}
+
+/// Binds the port on each address; on all addresses of a family where one cannot be had
+/// because no interface has it (yet), or none is known.
+fn bind(addresses: &[IpAddr], port: u16) -> Result<Vec<StdUdpSocket>, Error> {
+    let mut bound = Vec::new();
+    let mut wild = BTreeSet::new();
+    let open = |address: IpAddr| {
+        let address = SocketAddr::new(address, port);
+        socket(address).map_err(|source| Error::Bind { address, source })
+    };
+    for address in addresses {
+        match open(*address) {
+            Err(Error::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrNotAvailable => {
+                warn!("no interface has the InternalIP {address}: listening on all addresses");
+                wild.insert(address.is_ipv6());
+            }
+            other => bound.push((*address, other?)),
+        }
+    }
+    if addresses.is_empty() {
+        wild = [false, true].into();
+    }
+    for ipv6 in wild {
+        let any = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        bound.retain(|(address, _)| address.is_ipv6() != ipv6);
+        match open(any) {
+            Ok(socket) => bound.push((any, socket)),
+            // A machine without IPv6.
+            Err(Error::Bind { source, .. })
+                if ipv6 && source.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bound.into_iter().map(|(_, socket)| socket).collect())
+}
+
+fn socket(address: SocketAddr) -> io::Result<StdUdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// The UDP sockets, each read by a task.
+struct Sockets {
+    open: Vec<Arc<UdpSocket>>,
+    tasks: JoinSet<()>,
+}
+
+impl Sockets {
+    fn new(bound: Vec<StdUdpSocket>, queue: &mpsc::Sender<Received>) -> Self {
+        let mut sockets = Self { open: Vec::new(), tasks: JoinSet::new() };
+        for socket in bound {
+            match UdpSocket::from_std(socket) {
+                Ok(socket) => {
+                    let socket = Arc::new(socket);
+                    sockets.tasks.spawn(read(socket.clone(), queue.clone(), |from, bytes| {
+                        Some(Received::Heartbeat(from, bytes.to_vec()))
+                    }));
+                    sockets.open.push(socket);
+                }
+                Err(error) => warn!("cannot use a heartbeat socket: {error}"),
+            }
+        }
+        sockets
+    }
+
+    async fn close(&mut self) {
+        self.open.clear();
+        self.tasks.shutdown().await;
+    }
+
+    fn send(&self, output: &Output, port: u16) {
+        for to in &output.destinations {
+            let fits = |s: &&Arc<UdpSocket>| {
+                s.local_addr().is_ok_and(|local| local.is_ipv6() == to.is_ipv6())
+            };
+            if let Some(socket) = self.open.iter().find(fits) {
+                // The kernel's buffer takes it or it is lost: another follows soon.
+                if let Err(error) = socket.try_send_to(&output.message, SocketAddr::new(*to, port))
+                {
+                    debug!(%to, "heartbeat not sent: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Sockets for ICMP echo; none where the process may not have them.
+struct Pings {
+    open: Vec<(bool, Arc<UdpSocket>)>,
+    identifier: u16,
+    cookie: u64,
+    _tasks: JoinSet<()>,
+}
+
+impl Pings {
+    fn new(queue: &mpsc::Sender<Received>) -> Self {
+        let cookie = RandomState::new().hash_one(std::process::id());
+        let identifier = cookie as u16;
+        let mut tasks = JoinSet::new();
+        let mut open = Vec::new();
+        for (ipv6, domain, protocol) in
+            [(false, Domain::IPV4, Protocol::ICMPV4), (true, Domain::IPV6, Protocol::ICMPV6)]
+        {
+            match raw_socket(domain, protocol) {
+                Ok(socket) => {
+                    let socket = Arc::new(socket);
+                    let reply = move |from: IpAddr, bytes: &[u8]| {
+                        is_reply(ipv6, bytes, identifier, cookie)
+                            .then_some(Received::EchoReply(from))
+                    };
+                    tasks.spawn(read(socket.clone(), queue.clone(), reply));
+                    open.push((ipv6, socket));
+                }
+                Err(error) => warn!(
+                    "no raw socket for {} ({error}; it needs CAP_NET_RAW): a node whose agent \
+                     dies is taken to be dead itself",
+                    if ipv6 { "ICMPv6" } else { "ICMP" }
+                ),
+            }
+        }
+        Self { open, identifier, cookie, _tasks: tasks }
+    }
+
+    fn send(&self, output: &Output) {
+        for to in &output.echo {
+            let socket = self.open.iter().find(|(ipv6, _)| *ipv6 == to.is_ipv6());
+            if let Some((ipv6, socket)) = socket {
+                let request = request(*ipv6, self.identifier, self.cookie);
+                if let Err(error) = socket.try_send_to(&request, SocketAddr::new(*to, 0)) {
+                    debug!(%to, "echo request not sent: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// A raw socket, which sends and receives like one for UDP.
+fn raw_socket(domain: Domain, protocol: Protocol) -> io::Result<UdpSocket> {
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// Hands what a socket receives to the core, as `sort` has it.
+async fn read(
+    socket: Arc<UdpSocket>,
+    queue: mpsc::Sender<Received>,
+    sort: impl Fn(IpAddr, &[u8]) -> Option<Received>,
+) {
+    let mut buffer = [0; MAX_LENGTH + 1];
+    loop {
+        match socket.recv_from(&mut buffer).await {
+            Ok((length, from)) => {
+                if let Some(received) = sort(from.ip().to_canonical(), &buffer[..length])
+                    && queue.send(received).await.is_err()
+                {
+                    return;
+                }
+            }
+            // Errors of earlier sends, such as an unreachable port, come in here.
+            Err(error) => debug!("heartbeat socket: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::ip;
+
+    /// A port that nobody uses on the loopback addresses that the tests take.
+    fn free_port(address: &str) -> u16 {
+        let socket = StdUdpSocket::bind((ip(address), 0)).unwrap();
+        socket.local_addr().unwrap().port()
+    }
+
+    async fn until(
+        watch: &mut watch::Receiver<Arc<Alive>>,
+        what: impl Fn(&Alive) -> bool,
+    ) -> Duration {
+        let began = Instant::now();
+        let seen = watch.wait_for(|alive| what(alive));
+        tokio::time::timeout(Duration::from_secs(20), seen).await.unwrap().unwrap();
+        began.elapsed()
+    }
+
+    #[tokio::test]
+    async fn agents_find_each_other_and_notice_when_one_goes() {
+        let addresses = ["127.83.0.1", "127.83.0.2", "127.83.0.3"];
+        let nodes: KnownNodes =
+            addresses.iter().zip(1..).map(|(a, i)| (format!("n{i}"), vec![ip(a)])).collect();
+        let port = free_port(addresses[0]);
+        let start =
+            |me: &str| UdpLiveness::start(me, port, Timing::default(), nodes.clone()).unwrap();
+        let (one, two, three) = (start("n1"), start("n2"), start("n3"));
+        three.set_interfaces(["eth7".to_owned()].into());
+        let mut alive = one.alive();
+        assert_eq!(alive.borrow().len(), 3, "from the first moment");
+        until(&mut alive, |a| a.get("n3").is_some_and(|n| n.interfaces.contains("eth7"))).await;
+        // Longer than a node may be silent: everybody is still there.
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        assert!(alive.borrow().len() == 3 && alive.borrow().values().all(|n| n.agent));
+
+        three.leave(Departure::Unloading);
+        let took = until(&mut alive, |a| !a.contains_key("n3")).await;
+        println!("n3 left: noticed after {took:?}");
+        drop(three);
+
+        // n2 dies: its agent is missed. The loopback's kernel answers for it, if we may ask.
+        drop(two);
+        let took = until(&mut alive, |a| a.get("n2").is_none_or(|n| !n.agent)).await;
+        println!("n2 died: noticed after {took:?}");
+        assert!(took > Duration::from_millis(300), "{took:?}");
+        let may_ask = raw_socket(Domain::IPV4, Protocol::ICMPV4).is_ok();
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        assert_eq!(alive.borrow().contains_key("n2"), may_ask);
+    }
+
+    #[tokio::test]
+    async fn addresses_that_become_known_later_are_listened_on() {
+        let nodes = |a: &str, b: &str| -> KnownNodes {
+            [("n1".to_owned(), vec![ip(a)]), ("n2".to_owned(), vec![ip(b)])].into()
+        };
+        let port = free_port("127.83.1.1");
+        let all = nodes("127.83.1.1", "127.83.1.2");
+        let two = UdpLiveness::start("n2", port, Timing::default(), all.clone()).unwrap();
+        let elsewhere = nodes("127.83.1.9", "127.83.1.2");
+        let one = UdpLiveness::start("n1", port, Timing::default(), elsewhere).unwrap();
+        let (mut first, mut second) = (one.alive(), two.alive());
+        until(&mut second, |a| a.len() == 1).await;
+        one.set_nodes(all);
+        until(&mut second, |a| a.len() == 2).await;
+        until(&mut first, |a| a.len() == 2).await;
+    }
+
+    #[test]
+    fn a_port_that_is_taken() {
+        let taken = StdUdpSocket::bind(("127.83.2.1", 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let nodes: KnownNodes = [("n1".to_owned(), vec![ip("127.83.2.1")])].into();
+        let error = UdpLiveness::start("n1", port, Timing::default(), nodes).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&format!("127.83.2.1:{port}/udp")) && !text.contains('\n'), "{text}");
+    }
+}
