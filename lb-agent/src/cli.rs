@@ -1,6 +1,6 @@
 //! The commands that touch the kernel without any configuration: `load` and `unload`.
 use crate::datapath::{
-    DEFAULT_PIN_DIR, Error, Options, XdpMode, netlink,
+    DEFAULT_PIN_DIR, Error, Options, XdpMode, multicast, neighbours, netlink,
     object::{self, Attached, Interface, Object},
     pins::{LinkKind, Pins},
     preflight,
@@ -139,10 +139,7 @@ pub async fn unload(unload: &Unload) -> Result<String, Error> {
     let Unload { interface, pin_dir } = unload;
     preflight::check(pin_dir)?;
     let pins = Pins::new(pin_dir);
-    if !pin_dir.exists() {
-        return Ok(format!("nothing is pinned under {}\n", pin_dir.display()));
-    }
-    let _lock = pins.lock()?;
+    let _lock = if pin_dir.exists() { Some(pins.lock()?) } else { None };
     let handle = netlink::connect()?;
     if let Some(name) = interface {
         let ifindex = netlink::ifindex(&handle, name).await?;
@@ -157,6 +154,16 @@ pub async fn unload(unload: &Unload) -> Result<String, Error> {
         return Ok(format!("detached from {name}; maps stay under {}\n", pins.maps().display()));
     }
     let links = pins.list_links().len();
+    let pinned = pin_dir.exists();
     pins.remove_all()?;
-    Ok(format!("removed {links} links and all maps under {}\n", pin_dir.display()))
+    // All agents of a network namespace share these.
+    let groups = multicast::leave_all(&handle).await?;
+    let entries = neighbours::remove_all(&handle).await?;
+    if !pinned && groups + entries == 0 {
+        return Ok(format!("nothing is pinned under {}\n", pin_dir.display()));
+    }
+    Ok(format!(
+        "removed {links} links and all maps under {}, {groups} multicast groups, {entries} neighbour entries\n",
+        pin_dir.display()
+    ))
 }

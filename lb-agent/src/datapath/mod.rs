@@ -5,10 +5,14 @@
 //!
 //! * [`preflight`]: whether this machine can run it at all
 //! * [`pins`], [`object`]: the programs and maps, their pins, attaching to interfaces
+//! * [`uplinks`], [`neighbours`], [`multicast`]: what netlink tells and keeps for us
+//! * [`diff`] (pure), [`state`], [`maps`], [`apply`]: the plan written into the maps
+//! * [`stats`]: the counters
 pub mod apply;
 pub mod diff;
 mod error;
 pub mod maps;
+pub mod multicast;
 pub mod neighbours;
 pub mod netlink;
 pub mod object;
