@@ -12,6 +12,10 @@ use anyhow::{Result, bail};
 /// The oldest compiler that builds Herald.
 pub(crate) const RUST_VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
 
+/// The packages of every build for tests and the demo: with another choice cargo would build some
+/// dependencies with other features, that is, again. `lb-ebpf` must not be linked for the host.
+pub(crate) const PACKAGES: [&str; 2] = ["--workspace", "--exclude=lb-ebpf"];
+
 /// The workspace's folder.
 pub(crate) fn root() -> PathBuf {
     let own = env::var_os("CARGO_MANIFEST_DIR")
