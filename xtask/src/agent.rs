@@ -78,7 +78,7 @@ pub(crate) fn become_bench(args: &[OsString]) -> Result<bool> {
 /// and gives one of them.
 fn laboratory_program(name: &str, release: bool) -> Result<Command> {
     let mut command = project::cargo();
-    command.args(["build", "--package=lb-agent", "--package=herald-tests", "--bins"]);
+    command.args(["build", "--bins"]).args(project::PACKAGES);
     if release {
         command.arg("--release");
     }

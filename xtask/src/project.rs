@@ -12,6 +12,10 @@ use anyhow::{Result, bail};
 /// The oldest compiler that builds Herald.
 pub(crate) const RUST_VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
 
+/// The packages of every build for tests and the demo: with another choice cargo would build some
+/// dependencies with other features, that is, again. `lb-ebpf` must not be linked for the host.
+pub(crate) const PACKAGES: [&str; 2] = ["--workspace", "--exclude=lb-ebpf"];
+
 /// The workspace's folder.
 pub(crate) fn root() -> PathBuf {
     let own = env::var_os("CARGO_MANIFEST_DIR")
@@ -28,9 +32,18 @@ pub(crate) fn target_dir() -> PathBuf {
 }
 
 /// The cargo that runs this, in the workspace's folder.
+///
+/// It does not see what `cargo run` told this process about xtask's own package: build scripts that
+/// watch those variables, such as ring's, would run again at every change between here and a shell.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    for (name, _) in env::vars_os() {
+        let told = |prefix| name.to_str().is_some_and(|name| name.starts_with(prefix));
+        if told("CARGO_PKG_") || told("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

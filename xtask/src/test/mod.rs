@@ -34,10 +34,6 @@ const ORDER: [&str; 3] = ["kernel", "net", CLUSTER];
 /// The laboratory's crate; its integration tests are suites of their own.
 const LABORATORY: &str = "tests";
 
-/// The same packages in every call: with another choice cargo would build the dependencies with
-/// other features, that is, again. `lb-ebpf` must not be linked into a test.
-const PACKAGES: [&str; 2] = ["--workspace", "--exclude=lb-ebpf"];
-
 /// A suite that takes longer hangs: it is stopped, and the test that ran is named.
 const LIMIT: Duration = Duration::from_mins(20);
 const FULL_LIMIT: Duration = Duration::from_hours(4);
@@ -147,7 +143,7 @@ fn prepare(choice: &Choice) -> Result<()> {
         // Not `cargo test --no-run`, which leaves out the agent that the laboratory starts; and not
         // one call for each, which would build some dependencies twice, with other features.
         let mut build = project::cargo();
-        build.arg("build").args(PACKAGES).args(["--lib", "--bins", "--tests"]);
+        build.arg("build").args(project::PACKAGES).args(["--lib", "--bins", "--tests"]);
         let mut step = Step::new("build of the tests")?;
         step.run(&mut build)?;
         println!("built the agent and the tests in {}", shown(step.elapsed()));
@@ -195,7 +191,7 @@ fn run_suite(suite: &str, names: &[String], full: bool) -> Result<Counts> {
 fn commands(suite: &str) -> Vec<Command> {
     let test = |targets: &[String]| {
         let mut command = project::cargo();
-        command.args(["test", "--no-fail-fast"]).args(PACKAGES).args(targets).arg("--");
+        command.args(["test", "--no-fail-fast"]).args(project::PACKAGES).args(targets).arg("--");
         command
     };
     if suite == UNIT {
