@@ -10,6 +10,7 @@ pub mod l2;
 pub mod membership;
 pub mod metrics;
 pub mod plan;
+pub mod run;
 pub mod snapshot;
 pub mod source;
 #[expect(unsafe_code, reason = "the one module that makes system calls no safe library offers")]

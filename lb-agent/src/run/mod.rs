@@ -1,0 +1,210 @@
+//! `lb-agent run`: wires the parts together.
+mod allocate;
+mod logging;
+mod network;
+pub mod options;
+mod steer;
+
+use self::{
+    network::{Network, known_nodes},
+    options::Run,
+    steer::{Inputs, Parts, Steering},
+};
+use crate::{
+    datapath::{apply::Datapath, neighbours, netlink, uplinks},
+    exit::{Exit, ExitContext as _},
+    http,
+    membership::{Liveness as _, heartbeat::Timing, udp::UdpLiveness},
+    metrics::{KernelStats, View},
+    snapshot::Snapshot,
+    source::{
+        Source,
+        index::Scope,
+        kubernetes::{self, Kubernetes},
+        manifests::Manifests,
+    },
+};
+use anyhow::{Context as _, anyhow};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+///
+/// What keeps it from starting, with the exit code that goes with it. Once it runs, it
+/// goes on whatever happens around it.
+pub async fn run(options: Run) -> anyhow::Result<()> {
+    logging::start(&options.log_level, options.log_format)?;
+    let node = options.node_name()?;
+    let stop = CancellationToken::new();
+    stop_on_signals(stop.clone())?;
+    let scope = Scope {
+        namespace: options.namespace(),
+        class: options.lb_class.clone(),
+        addresses_apart: false,
+    };
+    if let Some(folder) = &options.manifests {
+        let source = Manifests::start(folder, scope).exit_with(Exit::Configuration)?;
+        return serve(&options, node, Arc::new(source), stop).await;
+    }
+    // What this machine lacks is said before the API is asked for anything.
+    crate::datapath::preflight::check(&options.load.pin_dir)?;
+    let kubernetes =
+        kubernetes::Options { kubeconfig: options.kubeconfig.clone(), scope, node: node.clone() };
+    let source =
+        Arc::new(Kubernetes::start(kubernetes, stop.clone()).await.exit_with(Exit::Configuration)?);
+    let result = serve(&options, node, Arc::clone(&source), stop).await;
+    source.stopped().await;
+    result
+}
+
+fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
+
+async fn serve<S: Source>(
+    options: &Run,
+    node: String,
+    source: Arc<S>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let datapath = Arc::new(Mutex::new(Datapath::open(&(&options.load).into())?));
+    let view = Arc::new(view(node.clone(), &datapath));
+    listen(options, &view, &stop).await?;
+
+    let mut snapshots = source.snapshots();
+    let Some(first) = first_snapshot(&mut snapshots, &node, &stop).await else { return Ok(()) };
+    let nodes = known_nodes(&first);
+    let liveness =
+        UdpLiveness::start(&node, options.heartbeat_port, Timing::default(), nodes.clone())
+            .with_context(|| {
+                format!(
+                    "UDP port {} for heartbeats cannot be opened: free it, or choose another with --heartbeat-port on all nodes",
+                    options.heartbeat_port
+                )
+            })
+            .exit_with(Exit::Environment)?;
+    let alive = liveness.alive();
+
+    let (selection, selections) = watch::channel(None);
+    let (publish_uplinks, uplinks) = watch::channel(None);
+    let (wanted, wants) = watch::channel(None);
+    let (publish_neighbours, neighbours) = watch::channel(neighbours::Neighbours::default());
+    tokio::spawn(follow("interfaces", uplinks::follow(selections, publish_uplinks), stop.clone()));
+    tokio::spawn(follow(
+        "neighbours",
+        neighbours::follow(wants, uplinks.clone(), publish_neighbours),
+        stop.clone(),
+    ));
+    tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
+
+    let network = Network::new(
+        node.clone(),
+        options.interfaces.clone(),
+        selection,
+        wanted,
+        Box::new(liveness),
+        nodes,
+    );
+    let parts = Parts {
+        node,
+        options: options.plan_options(),
+        datapath,
+        network,
+        netlink: netlink::connect()?,
+        view,
+    };
+    let inputs = Inputs { snapshots, alive: alive.clone(), uplinks, neighbours };
+    let mut steering = Steering::new(source, parts);
+    steering.run(inputs, &stop).await;
+    info!("leaving: others take the VIPs over, and the kernel goes on steering");
+    let others = alive.borrow().values().filter(|node| node.agent).count();
+    steering.leave(others).await;
+    Ok(())
+}
+
+/// Runs a task that follows the kernel. The agent is of no use without it, and a new one
+/// adopts all that stands in the kernel: so it stops when the task does.
+async fn follow(
+    what: &'static str,
+    task: impl Future<Output = Result<(), crate::datapath::Error>>,
+    stop: CancellationToken,
+) {
+    if let Some(Err(failure)) = stop.run_until_cancelled(task).await {
+        error!("the kernel's {what} cannot be followed any more, stopping: {failure}");
+        stop.cancel();
+    }
+}
+
+fn view(node: String, datapath: &Arc<Mutex<Datapath>>) -> View {
+    let datapath = Arc::clone(datapath);
+    View::new(
+        node,
+        Box::new(move || {
+            let datapath = datapath.lock().unwrap_or_else(PoisonError::into_inner);
+            Some(KernelStats {
+                frames: datapath.counters().ok()?,
+                services: datapath.service_stats().ok()?,
+            })
+        }),
+    )
+}
+
+async fn listen(options: &Run, view: &Arc<View>, stop: &CancellationToken) -> anyhow::Result<()> {
+    let Some(address) = options.metrics_addr.0 else { return Ok(()) };
+    let listener = http::listen(address)
+        .await
+        .with_context(|| {
+            format!("cannot listen on {address} for metrics: choose another address with --metrics-addr, or `off`")
+        })
+        .exit_with(Exit::Environment)?;
+    let serving = http::serve(listener, Arc::clone(view), stop.clone());
+    tokio::spawn(async move {
+        if let Err(failure) = serving.await {
+            warn!("metrics are not served any more: {failure}");
+        }
+    });
+    Ok(())
+}
+
+/// Waits for a snapshot that knows this node; without it nothing can be planned, and what
+/// stands in the kernel stays.
+async fn first_snapshot(
+    snapshots: &mut watch::Receiver<Option<Arc<Snapshot>>>,
+    node: &str,
+    stop: &CancellationToken,
+) -> Option<Arc<Snapshot>> {
+    let mut said = false;
+    loop {
+        if let Some(snapshot) = snapshots.borrow_and_update().clone() {
+            if snapshot.nodes.contains_key(node) {
+                return Some(snapshot);
+            }
+            if !said {
+                let known: Vec<_> = snapshot.nodes.keys().take(5).map(String::as_str).collect();
+                let error = anyhow!("there is no node {node:?}; there are: {}", known.join(", "));
+                warn!("waiting: {error}. Correct --node-name, or create the Node");
+                said = true;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            changed = snapshots.changed() => if changed.is_err() { return None },
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What the snapshot means for the node's links: which interfaces are uplinks, which
+//! nodes' link-layer addresses are needed, and who is to be listened to.
+use crate::{
+    datapath::uplinks::{Selection, Uplink},
+    membership::{KnownNodes, Liveness},
+    snapshot::Snapshot,
+};
+use std::{collections::BTreeSet, net::IpAddr};
+use tokio::sync::watch;
+
+/// Passes on what the snapshot says, where it changes something.
+pub(super) struct Network {
+    node: String,
+    only: Vec<String>,
+    selection: watch::Sender<Option<Selection>>,
+    wanted: watch::Sender<Option<BTreeSet<IpAddr>>>,
+    liveness: Box<dyn Liveness>,
+    nodes: KnownNodes,
+    interfaces: BTreeSet<String>,
+}
+
+/// The nodes that a snapshot knows.
+pub(super) fn known_nodes(snapshot: &Snapshot) -> KnownNodes {
+    snapshot.nodes.iter().map(|(name, node)| (name.clone(), node.internal_ips.clone())).collect()
+}
+
+impl Network {
+    /// `only` is `--interfaces`.
+    pub(super) fn new(
+        node: String,
+        only: Vec<String>,
+        selection: watch::Sender<Option<Selection>>,
+        wanted: watch::Sender<Option<BTreeSet<IpAddr>>>,
+        liveness: Box<dyn Liveness>,
+        nodes: KnownNodes,
+    ) -> Self {
+        Self { node, only, selection, wanted, liveness, nodes, interfaces: BTreeSet::new() }
+    }
+
+    /// Takes a snapshot.
+    pub(super) fn update(&mut self, snapshot: &Snapshot) {
+        let nodes = known_nodes(snapshot);
+        let own = nodes.get(&self.node).cloned().unwrap_or_default();
+        let others: BTreeSet<IpAddr> = nodes
+            .iter()
+            .filter(|(name, _)| **name != self.node)
+            .flat_map(|(_, a)| a)
+            .copied()
+            .collect();
+        let also = snapshot.l2_advertisements.values().flat_map(|a| a.interfaces.clone()).collect();
+        let selection = Selection { internal_ips: own, only: self.only.clone(), also };
+        replace(&self.selection, selection);
+        replace(&self.wanted, others);
+        if nodes != self.nodes {
+            self.liveness.set_nodes(nodes.clone());
+            self.nodes = nodes;
+        }
+    }
+
+    /// Lets the other agents know which uplinks this node has.
+    pub(super) fn tell_interfaces(&mut self, uplinks: &[Uplink]) {
+        let interfaces: BTreeSet<_> = uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+        if interfaces != self.interfaces {
+            self.liveness.set_interfaces(interfaces.clone());
+            self.interfaces = interfaces;
+        }
+    }
+
+    /// The heartbeat.
+    pub(super) fn liveness(&self) -> &dyn Liveness {
+        &*self.liveness
+    }
+}
+
+fn replace<T: PartialEq>(sender: &watch::Sender<Option<T>>, value: T) {
+    sender.send_if_modified(|current| {
+        let changes = current.as_ref() != Some(&value);
+        if changes {
+            *current = Some(value);
+        }
+        changes
+    });
+}

@@ -1,0 +1,142 @@
+//! The command line of `lb-agent run`.
+use crate::{
+    cli::LoadOptions,
+    exit::{Exit, ExitContext as _},
+    plan::{Delivery, PlanOptions},
+};
+use anyhow::anyhow;
+use std::{net::SocketAddr, path::PathBuf};
+
+/// The namespace that Herald's own resources are read from, unless told otherwise.
+const DEFAULT_NAMESPACE: &str = "metallb-system";
+
+/// Announce VIPs and carry their traffic, until told to stop
+///
+/// Flags win over environment variables. The METALLB_ ones are read so that the manifests
+/// of a MetalLB installation keep working.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Run {
+    /// This node's name in the API [env: NODE_NAME, METALLB_NODE_NAME]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Namespace of the metallb.io resources and of Herald's Leases
+    /// [env: POD_NAMESPACE, METALLB_NAMESPACE] [default: metallb-system]
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Kubeconfig; without it the pod's service account is used
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Read manifests from this folder instead of the Kubernetes API
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Interfaces to serve VIPs on, by name or pattern (`eth*`); by default those with one of
+    /// the node's InternalIPs or a default route, and those that L2Advertisements name
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub interfaces: Vec<String>,
+    /// Who does the last step to the pod: Herald, or kube-proxy
+    #[arg(long, value_enum, default_value_t = DeliveryArgument::Direct)]
+    pub delivery: DeliveryArgument,
+    /// How packets reach other nodes: by rewriting link-layer addresses on a common link
+    #[arg(long, value_enum, default_value_t = Forward::Auto)]
+    pub forward: Forward,
+    /// Serve only Services with this spec.loadBalancerClass; by default, those without one
+    #[arg(long, value_name = "CLASS")]
+    pub lb_class: Option<String>,
+    /// Announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers, too
+    #[arg(long)]
+    pub ignore_exclude_lb: bool,
+    /// UDP port of the heartbeats between agents, the same on all nodes
+    #[arg(long, value_name = "PORT", default_value_t = crate::membership::DEFAULT_PORT)]
+    pub heartbeat_port: u16,
+    /// Where /metrics, /healthz and /readyz are served; `off` serves none
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9120", value_parser = listener)]
+    pub metrics_addr: Listener,
+    /// How programs and maps are loaded.
+    #[command(flatten)]
+    pub load: LoadOptions,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,lb_agent::plan=debug`
+    #[arg(long, value_name = "FILTER", env = "HERALD_LOG", default_value = "info")]
+    pub log_level: String,
+    /// How it is logged
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// `--delivery`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DeliveryArgument {
+    /// Herald rewrites the destination to the pod's address.
+    Direct,
+    /// Herald steers to a node with an endpoint and leaves the rest to kube-proxy.
+    Kernel,
+}
+
+/// `--forward`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Forward {
+    /// The best that works between two nodes.
+    Auto,
+    /// By rewriting link-layer addresses.
+    Link,
+}
+
+/// `--log-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// An address to listen on, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener(pub Option<SocketAddr>);
+
+fn listener(text: &str) -> Result<Listener, String> {
+    if text == "off" {
+        return Ok(Listener(None));
+    }
+    text.parse()
+        .map(|address| Listener(Some(address)))
+        .map_err(|_| "expected ADDRESS:PORT, such as 127.0.0.1:9120 or [::1]:9120, or `off`".into())
+}
+
+/// The first of the variables that is set and not empty.
+fn environment(names: &[&str]) -> Option<String> {
+    names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+}
+
+impl Run {
+    /// This node's name.
+    ///
+    /// # Errors
+    ///
+    /// It stands neither on the command line nor in the environment.
+    pub fn node_name(&self) -> anyhow::Result<String> {
+        (self.node_name.clone())
+            .or_else(|| environment(&["NODE_NAME", "METALLB_NODE_NAME"]))
+            .ok_or_else(|| {
+                anyhow!("no node name: set --node-name or NODE_NAME to this node's name in the API")
+            })
+            .exit_with(Exit::Usage)
+    }
+
+    /// The namespace of Herald's own resources.
+    pub fn namespace(&self) -> String {
+        (self.namespace.clone())
+            .or_else(|| environment(&["POD_NAMESPACE", "METALLB_NAMESPACE"]))
+            .unwrap_or_else(|| DEFAULT_NAMESPACE.into())
+    }
+
+    /// What plans depend on.
+    pub fn plan_options(&self) -> PlanOptions {
+        PlanOptions {
+            delivery: match self.delivery {
+                DeliveryArgument::Direct => Delivery::Direct,
+                DeliveryArgument::Kernel => Delivery::Kernel,
+            },
+            ignore_exclude_label: self.ignore_exclude_lb,
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Keeps the kernel at what the newest snapshot, the living nodes and the links ask for.
+use super::network::Network;
+use crate::{
+    datapath::{
+        Error, address_from_bytes,
+        apply::{Applied, Datapath},
+        multicast,
+        neighbours::Neighbours,
+        uplinks::Uplink,
+    },
+    l2::{Announcement, Announcer},
+    membership::{Alive, Departure},
+    metrics::View,
+    plan::{Notice, Plan, PlanOptions, RowCache, plan_with},
+    snapshot::Snapshot,
+    source::{Source, notices::Standing},
+    system::{self, FrameSocket},
+};
+use rtnetlink::Handle;
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, task::block_in_place, time};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+/// How often the dead man's deadline, 60 s ahead, is moved.
+const RENEW: Duration = Duration::from_secs(5);
+/// What changes together is planned together.
+const SETTLE: Duration = Duration::from_millis(2);
+/// When what failed is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a leaving node goes on answering, so that others have taken over by then: they
+/// hear of it at once, plan and apply in milliseconds.
+const HAND_OVER: Duration = Duration::from_millis(200);
+/// Gratuitous frames a second: a hundred VIPs move in a tenth of a second, and no switch
+/// sees a storm.
+const ANNOUNCEMENTS: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
+
+/// What steering goes by, each as last seen.
+pub(super) struct Inputs {
+    pub(super) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub(super) alive: watch::Receiver<Arc<Alive>>,
+    pub(super) uplinks: watch::Receiver<Option<Vec<Uplink>>>,
+    pub(super) neighbours: watch::Receiver<Neighbours>,
+}
+
+impl Inputs {
+    /// Waits for a change; false once nothing can change any more.
+    async fn changed(&mut self) -> bool {
+        let changed = tokio::select! {
+            changed = self.snapshots.changed() => changed,
+            changed = self.alive.changed() => changed,
+            changed = self.uplinks.changed() => changed,
+            changed = self.neighbours.changed() => changed,
+        };
+        changed.is_ok()
+    }
+}
+
+/// The loop and what it keeps.
+pub(super) struct Steering<S> {
+    source: Arc<S>,
+    /// Whether this agent is the one that tells users what all agents see alike.
+    reporter: watch::Receiver<bool>,
+    parts: Parts,
+    cache: RowCache,
+    standing: Standing,
+    announcer: Announcer,
+    sockets: BTreeMap<u32, FrameSocket>,
+    /// The plan that is in force.
+    plan: Arc<Plan>,
+    /// What failed last time, so that it is said once.
+    troubles: BTreeSet<String>,
+}
+
+/// What steering is given.
+pub(super) struct Parts {
+    pub(super) node: String,
+    pub(super) options: PlanOptions,
+    pub(super) datapath: Arc<Mutex<Datapath>>,
+    pub(super) network: Network,
+    pub(super) netlink: Handle,
+    pub(super) view: Arc<View>,
+}
+
+impl<S: Source> Steering<S> {
+    pub(super) fn new(source: Arc<S>, parts: Parts) -> Self {
+        Self {
+            reporter: source.may_allocate(),
+            source,
+            parts,
+            cache: RowCache::default(),
+            standing: Standing::default(),
+            announcer: Announcer::new(ANNOUNCEMENTS),
+            sockets: BTreeMap::new(),
+            plan: Arc::default(),
+            troubles: BTreeSet::new(),
+        }
+    }
+
+    /// Runs until cancelled.
+    pub(super) async fn run(&mut self, mut inputs: Inputs, cancel: &CancellationToken) {
+        let mut renew = time::interval(RENEW);
+        renew.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut retry_at = self.update(&mut inputs).await;
+        loop {
+            let announce_at = self.announcer.next_deadline();
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = inputs.changed() => {
+                    if !changed {
+                        return;
+                    }
+                    time::sleep(SETTLE).await;
+                    retry_at = self.update(&mut inputs).await;
+                }
+                () = until(retry_at) => retry_at = self.update(&mut inputs).await,
+                () = until(announce_at) => self.announce(),
+                _ = renew.tick() => self.renew(),
+            }
+        }
+    }
+
+    /// Leaves: others take the VIPs over, then this node stops answering for them. If there
+    /// is nobody else, it goes on answering until the dead man's deadline.
+    pub(super) async fn leave(&self, alive: usize) {
+        self.parts.network.liveness().leave(Departure::Stopping);
+        if alive < 2 {
+            return;
+        }
+        time::sleep(HAND_OVER).await;
+        if let Err(error) = lock(&self.parts.datapath).stop_announcing() {
+            warn!("{error}");
+        }
+    }
+
+    /// Plans, and brings the kernel there. Returns when to try again what failed.
+    async fn update(&mut self, inputs: &mut Inputs) -> Option<Instant> {
+        let snapshot = inputs.snapshots.borrow_and_update().clone()?;
+        let alive = Arc::clone(&inputs.alive.borrow_and_update());
+        let neighbours = inputs.neighbours.borrow_and_update().clone();
+        self.parts.network.update(&snapshot);
+        // Without it there would be no uplink, and all would be taken out of the kernel.
+        let uplinks = inputs.uplinks.borrow_and_update().clone()?;
+        self.parts.network.tell_interfaces(&uplinks);
+
+        let started = Instant::now();
+        let Parts { node, options, datapath, .. } = &self.parts;
+        let cache = &mut self.cache;
+        let (plan, applied) = block_in_place(|| {
+            let plan = plan_with(&snapshot, node, &alive, options, cache);
+            let applied = lock(datapath).apply(&plan, node, &uplinks, &neighbours);
+            (plan, applied)
+        });
+        let mut troubles = BTreeSet::new();
+        let mut retry_at;
+        match applied {
+            Ok(applied) => {
+                debug!(writes = applied.writes, took = ?started.elapsed(), "plan applied");
+                retry_at = retry_of(&applied, &mut troubles);
+                self.in_force(plan, &uplinks, alive.len()).await;
+            }
+            Err(error) => {
+                troubles.insert(error.to_string());
+                retry_at = Some(Instant::now() + RETRY_AFTER);
+            }
+        }
+        if let Err(error) = self.join_groups().await {
+            troubles.insert(error.to_string());
+            retry_at = Some(Instant::now() + RETRY_AFTER);
+        }
+        for new in troubles.difference(&self.troubles) {
+            warn!("{new}");
+        }
+        self.troubles = troubles;
+        retry_at
+    }
+
+    /// A plan stands in the kernel: the network is told first, then people.
+    async fn in_force(&mut self, plan: Plan, uplinks: &[Uplink], alive: usize) {
+        let plan = Arc::new(plan);
+        self.follow_announced(uplinks);
+        self.announce();
+        log_owners(&self.plan, &plan);
+        self.plan = Arc::clone(&plan);
+        self.parts.view.applied(Arc::clone(&plan), alive);
+        let mut notices = assigned(&plan, &self.parts.node);
+        // All agents see the same; one of them tells it.
+        if *self.reporter.borrow() {
+            notices.extend(plan.notices.iter().cloned());
+        }
+        for notice in self.standing.update(notices) {
+            self.source.notify(&notice).await;
+        }
+    }
+
+    /// What the kernel now answers for on the link.
+    fn follow_announced(&mut self, uplinks: &[Uplink]) {
+        let announced = lock(&self.parts.datapath)
+            .contents()
+            .announced
+            .iter()
+            .map(|(key, value)| Announcement {
+                vip: address_from_bytes(key.vip),
+                ifindex: key.ifindex,
+                mac: value.mac,
+            })
+            .collect();
+        self.sockets.retain(|ifindex, _| uplinks.iter().any(|u| u.ifindex == *ifindex));
+        self.announcer.update(Instant::now(), announced);
+    }
+
+    /// Sends the gratuitous frames that are due.
+    fn announce(&mut self) {
+        for outgoing in self.announcer.poll(Instant::now()) {
+            let ifindex = outgoing.ifindex;
+            let socket = match self.sockets.entry(ifindex) {
+                Entry::Occupied(socket) => Ok(socket.into_mut()),
+                Entry::Vacant(vacant) => FrameSocket::open(ifindex).map(|s| vacant.insert(s)),
+            };
+            if let Err(error) = socket.and_then(|socket| socket.send(&outgoing.frame)) {
+                // It is repeated; and an interface that is down has nobody to hear it.
+                debug!(ifindex, %error, "gratuitous frame not sent");
+                self.sockets.remove(&ifindex);
+            }
+        }
+    }
+
+    async fn join_groups(&self) -> Result<(), Error> {
+        let announced = lock(&self.parts.datapath).announced_v6();
+        multicast::sync(&self.parts.netlink, &announced).await
+    }
+
+    fn renew(&self) {
+        if let Err(error) = lock(&self.parts.datapath).renew() {
+            warn!("{error}");
+        }
+    }
+}
+
+fn lock(datapath: &Mutex<Datapath>) -> MutexGuard<'_, Datapath> {
+    // Nothing in it is left half done by a panic: what it knows of the maps is written
+    // before them, and read anew when a write fails.
+    datapath.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn retry_of(applied: &Applied, troubles: &mut BTreeSet<String>) -> Option<Instant> {
+    let Applied { writes: _, newly_announced: _, problems, not_attached, retry_at } = applied;
+    troubles.extend(problems.iter().map(ToString::to_string));
+    troubles.extend(not_attached.iter().map(ToString::to_string));
+    if !not_attached.is_empty() {
+        return Some(Instant::now() + RETRY_AFTER);
+    }
+    let pause = retry_at.as_ref()?.saturating_sub(system::monotonic_ns());
+    Some(Instant::now() + Duration::from_nanos(pause))
+}
+
+/// Logs who announces what from now on.
+fn log_owners(before: &Plan, now: &Plan) {
+    for (vip, planned) in &now.vips {
+        let known = before.vips.get(vip);
+        if known.is_none_or(|known| known.owner != planned.owner) {
+            info!(%vip, node = planned.owner.as_deref().unwrap_or("none"), "announced by");
+        }
+    }
+    for vip in before.vips.keys().filter(|vip| !now.vips.contains_key(vip)) {
+        info!(%vip, "no VIP any more");
+    }
+}
+
+/// What the owner of VIPs tells about their Services, once for each change of owner.
+fn assigned(plan: &Plan, node: &str) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    for (vip, planned) in plan.vips.iter().filter(|(_, planned)| planned.announce.is_some()) {
+        notices.extend(planned.services.iter().map(|service| Notice {
+            kind: "Service",
+            object: service.clone(),
+            warning: false,
+            reason: "nodeAssigned",
+            message: format!("announcing {vip} from node \"{node}\" with protocol \"layer2\""),
+        }));
+    }
+    notices
+}
