@@ -29,7 +29,8 @@ fn main() -> ExitCode {
     match start(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lb-agent: {error:#}");
+            // As clap does, so that every refusal looks alike.
+            eprintln!("error: {error:#}");
             exit::code(&error).into()
         }
     }

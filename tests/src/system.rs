@@ -6,10 +6,11 @@ use std::{
     mem::{size_of, size_of_val, zeroed},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, process::CommandExt as _},
     },
     path::Path,
-    process, ptr, thread,
+    process::{self, Command},
+    ptr, thread,
     time::Instant,
 };
 
@@ -56,6 +57,23 @@ pub fn on_interrupt(action: impl FnOnce() + Send + 'static) {
         action();
         process::exit(128 + signal);
     });
+}
+
+/// Lets a program that is to be started receive all signals: it would inherit the mask of
+/// [`on_interrupt`], and could not be told to stop.
+pub fn unblock_signals(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure runs between fork and exec and calls only functions that are
+    // async-signal-safe (signal-safety(7)), on its own locals.
+    unsafe {
+        command.pre_exec(|| {
+            let mut none: libc::sigset_t = zeroed();
+            libc::sigemptyset(&mut none);
+            match libc::pthread_sigmask(libc::SIG_SETMASK, &none, ptr::null_mut()) {
+                0 => Ok(()),
+                error => Err(io::Error::from_raw_os_error(error)),
+            }
+        })
+    }
 }
 
 /// A socket that sends and receives whole frames on one interface.

@@ -25,13 +25,15 @@ use crate::{
     },
 };
 use anyhow::{Context as _, anyhow};
+use rtnetlink::Handle;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 /// Runs the agent until it is told to stop.
 ///
@@ -84,6 +86,8 @@ async fn serve<S: Source>(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let datapath = Arc::new(Mutex::new(Datapath::open(&(&options.load).into())?));
+    let netlink = netlink::connect()?;
+    check_interfaces(&netlink, &options.interfaces).await?;
     let view = Arc::new(view(node.clone(), &datapath));
     listen(options, &view, &stop).await?;
 
@@ -105,12 +109,9 @@ async fn serve<S: Source>(
     let (publish_uplinks, uplinks) = watch::channel(None);
     let (wanted, wants) = watch::channel(None);
     let (publish_neighbours, neighbours) = watch::channel(neighbours::Neighbours::default());
-    tokio::spawn(follow("interfaces", uplinks::follow(selections, publish_uplinks), stop.clone()));
-    tokio::spawn(follow(
-        "neighbours",
-        neighbours::follow(wants, uplinks.clone(), publish_neighbours),
-        stop.clone(),
-    ));
+    let mut followers = JoinSet::new();
+    followers.spawn(uplinks::follow(selections, publish_uplinks));
+    followers.spawn(neighbours::follow(wants, uplinks.clone(), publish_neighbours));
     tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
 
     let network = Network::new(
@@ -121,34 +122,30 @@ async fn serve<S: Source>(
         Box::new(liveness),
         nodes,
     );
-    let parts = Parts {
-        node,
-        options: options.plan_options(),
-        datapath,
-        network,
-        netlink: netlink::connect()?,
-        view,
-    };
+    let parts = Parts { node, options: options.plan_options(), datapath, network, netlink, view };
     let inputs = Inputs { snapshots, alive: alive.clone(), uplinks, neighbours };
     let mut steering = Steering::new(source, parts);
-    steering.run(inputs, &stop).await;
+    tokio::select! {
+        ended = steering.run(inputs, &stop) => ended?,
+        // The agent is of no use without them, and the next one adopts all that stands
+        // in the kernel.
+        Some(ended) = followers.join_next() => {
+            ended.context("following the kernel's links")??;
+        }
+    }
     info!("leaving: others take the VIPs over, and the kernel goes on steering");
     let others = alive.borrow().values().filter(|node| node.agent).count();
     steering.leave(others).await;
     Ok(())
 }
 
-/// Runs a task that follows the kernel. The agent is of no use without it, and a new one
-/// adopts all that stands in the kernel: so it stops when the task does.
-async fn follow(
-    what: &'static str,
-    task: impl Future<Output = Result<(), crate::datapath::Error>>,
-    stop: CancellationToken,
-) {
-    if let Some(Err(failure)) = stop.run_until_cancelled(task).await {
-        error!("the kernel's {what} cannot be followed any more, stopping: {failure}");
-        stop.cancel();
+/// An interface that is asked for by its name and is not there is a mistake in the command
+/// line. One that goes away later, or comes later by a pattern, is not.
+async fn check_interfaces(netlink: &Handle, names: &[String]) -> anyhow::Result<()> {
+    for name in names.iter().filter(|name| !name.contains(['*', '?'])) {
+        netlink::ifindex(netlink, name).await?;
     }
+    Ok(())
 }
 
 fn view(node: String, datapath: &Arc<Mutex<Datapath>>) -> View {

@@ -75,7 +75,12 @@ pub(super) struct Steering<S> {
     plan: Arc<Plan>,
     /// What failed last time, so that it is said once.
     troubles: BTreeSet<String>,
+    /// An uplink has carried the programs.
+    started: bool,
 }
+
+const NO_UPLINK: &str = "no interface has one of this node's InternalIPs or a default route, so no \
+    VIP is served: name interfaces with --interfaces";
 
 /// What steering is given.
 pub(super) struct Parts {
@@ -99,26 +104,35 @@ impl<S: Source> Steering<S> {
             sockets: BTreeMap::new(),
             plan: Arc::default(),
             troubles: BTreeSet::new(),
+            started: false,
         }
     }
 
     /// Runs until cancelled.
-    pub(super) async fn run(&mut self, mut inputs: Inputs, cancel: &CancellationToken) {
+    ///
+    /// # Errors
+    ///
+    /// No uplink takes the programs, from the start.
+    pub(super) async fn run(
+        &mut self,
+        mut inputs: Inputs,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
         let mut renew = time::interval(RENEW);
         renew.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        let mut retry_at = self.update(&mut inputs).await;
+        let mut retry_at = self.update(&mut inputs).await?;
         loop {
             let announce_at = self.announcer.next_deadline();
             tokio::select! {
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => return Ok(()),
                 changed = inputs.changed() => {
                     if !changed {
-                        return;
+                        return Ok(());
                     }
                     time::sleep(SETTLE).await;
-                    retry_at = self.update(&mut inputs).await;
+                    retry_at = self.update(&mut inputs).await?;
                 }
-                () = until(retry_at) => retry_at = self.update(&mut inputs).await,
+                () = until(retry_at) => retry_at = self.update(&mut inputs).await?,
                 () = until(announce_at) => self.announce(),
                 _ = renew.tick() => self.renew(),
             }
@@ -139,13 +153,13 @@ impl<S: Source> Steering<S> {
     }
 
     /// Plans, and brings the kernel there. Returns when to try again what failed.
-    async fn update(&mut self, inputs: &mut Inputs) -> Option<Instant> {
-        let snapshot = inputs.snapshots.borrow_and_update().clone()?;
+    async fn update(&mut self, inputs: &mut Inputs) -> Result<Option<Instant>, Error> {
+        let Some(snapshot) = inputs.snapshots.borrow_and_update().clone() else { return Ok(None) };
         let alive = Arc::clone(&inputs.alive.borrow_and_update());
         let neighbours = inputs.neighbours.borrow_and_update().clone();
         self.parts.network.update(&snapshot);
         // Without it there would be no uplink, and all would be taken out of the kernel.
-        let uplinks = inputs.uplinks.borrow_and_update().clone()?;
+        let Some(uplinks) = inputs.uplinks.borrow_and_update().clone() else { return Ok(None) };
         self.parts.network.tell_interfaces(&uplinks);
 
         let started = Instant::now();
@@ -159,7 +173,15 @@ impl<S: Source> Steering<S> {
         let mut troubles = BTreeSet::new();
         let mut retry_at;
         match applied {
-            Ok(applied) => {
+            Ok(mut applied) => {
+                let none = applied.not_attached.len() == uplinks.len();
+                if none && !self.started {
+                    if let Some(reason) = applied.not_attached.pop() {
+                        return Err(reason);
+                    }
+                    troubles.insert(NO_UPLINK.into());
+                }
+                self.started |= !none;
                 debug!(writes = applied.writes, took = ?started.elapsed(), "plan applied");
                 retry_at = retry_of(&applied, &mut troubles);
                 self.in_force(plan, &uplinks, alive.len()).await;
@@ -177,7 +199,7 @@ impl<S: Source> Steering<S> {
             warn!("{new}");
         }
         self.troubles = troubles;
-        retry_at
+        Ok(retry_at)
     }
 
     /// A plan stands in the kernel: the network is told first, then people.

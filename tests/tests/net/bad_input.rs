@@ -93,7 +93,7 @@ pub(crate) fn one_line_each() -> Result<()> {
     fs::write(&garbled, "clusters: {")?;
     refused(bench.run(Source::Kubeconfig(garbled), &[])?, CONFIGURATION, &["garbled.kubeconfig"])
         .context("a garbled kubeconfig")?;
-    refused(bench.on_manifests(&["--delivery", "pigeon"])?, USAGE, &["pigeon", "direct"])
+    refused(bench.on_manifests(&["--delivery", "pigeon"])?, USAGE, &["pigeon"])
         .context("an unknown mode of delivery")?;
     no_root(&bench).context("without root")?;
     no_bpf_file_system(&bench).context("pins outside a BPF file system")?;
