@@ -161,7 +161,7 @@ fn run_suite(suite: &str, names: &[String], full: bool) -> Result<Counts> {
     }
     let limit = if full { FULL_LIMIT } else { LIMIT };
     let mut step = Step::new(&format!("test {suite}"))?.limit(limit);
-    let mut reader = Reader::new(suite);
+    let mut reader = Reader::default();
     for mut command in commands(suite) {
         command.args(names);
         if full {

@@ -27,15 +27,15 @@ impl fmt::Display for Counts {
     }
 }
 
-/// Reads the output as it comes: that of libtest, and that of suites with a harness of their own,
-/// whose lines begin with the suite's name.
+/// Reads the output as it comes.
 #[derive(Default)]
 pub(super) struct Reader {
-    prefix: String,
     counts: Counts,
     failures: Vec<String>,
     /// The last line, which may go on.
     partial: String,
+    /// Whether the lines that come now are names of tests that failed.
+    listing: bool,
     /// Tests that have ended in the run that is going on.
     ended: u32,
     /// Failures counted before the run that is going on.
@@ -43,11 +43,6 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Reads the output of a suite of this name.
-    pub(super) fn new(suite: &str) -> Self {
-        Self { prefix: format!("{suite}: "), ..Self::default() }
-    }
-
     /// A run of `cargo test` begins.
     pub(super) fn begin(&mut self) {
         self.partial.clear();
@@ -59,7 +54,7 @@ impl Reader {
         self.partial += text;
         while let Some(end) = self.partial.find('\n') {
             let line: String = self.partial.drain(..=end).collect();
-            self.line(line.trim());
+            self.line(line.trim_end());
         }
         match self.running() {
             Some(test) => format!("{} done, now {test}", self.ended),
@@ -68,34 +63,21 @@ impl Reader {
     }
 
     fn line(&mut self, line: &str) {
-        if let Some(result) = line.strip_prefix("test result: ") {
-            self.count(result);
-        } else if let Some(own) = line.strip_prefix(&self.prefix) {
-            // `net: arp answered ... ok (0.3 s)`, and at the end `net: 7 passed, 0 failed, …`.
-            if let Some((name, result)) = own.split_once(" ... ") {
-                self.test(name, result);
-            } else if own.split_whitespace().nth(1) == Some("passed,") {
-                self.count(own);
-            }
-        } else if let Some(test) = line.strip_prefix("test ")
-            && let Some((name, result)) = test.split_once(" ... ")
-        {
-            // What the test itself prints may stand between the two.
-            self.test(name, result.rsplit(' ').next().unwrap_or(result));
-        }
-    }
-
-    fn test(&mut self, name: &str, result: &str) {
-        self.ended += 1;
-        if result.starts_with("FAILED") {
+        let listed = line.strip_prefix("    ").filter(|_| self.listing);
+        self.listing = line == "failures:" || listed.is_some();
+        if let Some(name) = listed {
             self.failures.push(name.to_owned());
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.count(result);
+        } else if line.starts_with("test ") && line.contains(" ... ") {
+            self.ended += 1;
         }
     }
 
     fn count(&mut self, result: &str) {
         let of = |what: &str| -> u32 {
             result
-                .split(['.', ';', ','])
+                .split(['.', ';'])
                 .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
                 .unwrap_or(0)
         };
@@ -144,7 +126,11 @@ test four - should panic ... ok
 failures:
 
 ---- a::two stdout ----
+    what it printed
 test a::two has a line of its own
+
+failures:
+    a::two
 
 test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.00s
 
@@ -156,7 +142,7 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 
     #[test]
     fn results_of_several_binaries_are_summed() {
-        let mut reader = Reader::new("unit");
+        let mut reader = Reader::default();
         reader.begin();
         // However the output is cut into pieces.
         for piece in OUTPUT.as_bytes().chunks(7) {
@@ -170,7 +156,7 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 
     #[test]
     fn a_run_that_dies_is_a_failure() {
-        let mut reader = Reader::new("unit");
+        let mut reader = Reader::default();
         reader.begin();
         reader.read("running 2 tests\ntest one ... ok\ntest two ... ");
         assert_eq!(reader.running(), Some("two"));
@@ -180,23 +166,10 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 
     #[test]
     fn a_run_without_tests_counts_nothing() {
-        let mut reader = Reader::new("unit");
+        let mut reader = Reader::default();
         reader.begin();
         reader.read("running 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 5 filtered out; finished in 0.00s\n");
         assert!(!reader.end(true));
         assert_eq!(reader.counts(), Counts::default());
-    }
-
-    #[test]
-    fn a_suite_with_its_own_harness_is_counted() {
-        let mut reader = Reader::new("net");
-        reader.begin();
-        reader.read(
-            "net: arp is answered ... ok (0.3 s)\nnet: owner cut ... FAILED (2.0 s)\n    it held\n\
-             net: 1 passed, 1 failed, 3 left out, 2.4 s\nnet: failed: owner cut\n",
-        );
-        assert!(!reader.end(false));
-        assert_eq!(reader.counts(), Counts { passed: 1, failed: 1, skipped: 0 });
-        assert_eq!(reader.failures(), ["owner cut"]);
     }
 }
