@@ -2,17 +2,20 @@
 //!
 //! Both sources fill an [`Index`]; which objects count and which do not is decided here
 //! once for both.
-use super::convert::{self, Invalid, object_name};
+use super::{
+    ALLOCATED_FROM,
+    convert::{self, Invalid, object_name},
+};
 use crate::{
     api::{IPAddressPool, L2Advertisement},
+    ipam::pools::Range,
     snapshot::{self, Labels, ObjectName, Snapshot},
 };
-use ipnet::IpNet;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
 };
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 /// Which objects are ours.
 #[derive(Clone, Debug, Default)]
@@ -22,8 +25,8 @@ pub struct Scope {
     /// `--lb-class`: the `loadBalancerClass` of our Services; `None` for those without.
     pub class: Option<String>,
     /// Addresses do not stand in the Services themselves, so that Services which want none
-    /// must be kept too. Else only those are kept that have one: of a large cluster's
-    /// Services most never have.
+    /// must be kept too. Else only those are kept that have one, or the trace of one: of
+    /// a large cluster's Services most never have.
     pub addresses_apart: bool,
 }
 
@@ -98,13 +101,13 @@ impl Index {
 
     /// The objects that matter to the allocator and the planner.
     ///
-    /// Services that want no address (any more) are there as long as they hold one of
+    /// Services that want no address (any more) are there as long as they have something of
     /// a pool of ours; EndpointSlices, if their Service is.
     pub fn snapshot(&self) -> Snapshot {
         let services: BTreeMap<_, _> = self
             .services
             .iter()
-            .filter(|(_, s)| s.wants_address || s.addresses().iter().any(|ip| self.is_ours(*ip)))
+            .filter(|(_, service)| service.wants_address || self.has_of_ours(service))
             .map(|(name, service)| (name.clone(), service.clone()))
             .collect();
         let mut owner = ObjectName::default();
@@ -128,28 +131,23 @@ impl Index {
         }
     }
 
-    fn is_ours(&self, address: IpAddr) -> bool {
-        let mut entries = self.pools.values().flat_map(|pool| &pool.object.addresses);
-        entries.any(|entry| entry_contains(entry, address))
+    /// Whether a Service has something to be taken back: an address of a pool of ours, or
+    /// the annotation that says so. (The API server itself takes the address away when
+    /// the type changes, and leaves the annotation.)
+    fn has_of_ours(&self, service: &snapshot::Service) -> bool {
+        let annotation = service.annotations.get(ALLOCATED_FROM);
+        let addresses = service.addresses();
+        self.pools.iter().any(|(name, pool)| {
+            let ranges = pool.object.addresses.iter().flat_map(|entry| Range::parse(entry));
+            annotation == Some(&name.name)
+                || (!addresses.is_empty()
+                    && ranges.into_iter().any(|r| addresses.iter().any(|ip| r.contains(*ip))))
+        })
     }
 }
 
 fn by_name<T, U>(store: &Store<T>, value: impl Fn(&T) -> U) -> BTreeMap<String, U> {
     store.iter().map(|(name, object)| (name.name.clone(), value(object))).collect()
-}
-
-/// Whether an entry of a pool, prefix or range, contains an address. A malformed one
-/// contains none: the allocator tells its author.
-fn entry_contains(entry: &str, address: IpAddr) -> bool {
-    if let Some((first, last)) = entry.split_once('-') {
-        let parse = |text: &str| text.trim().parse::<IpAddr>().ok();
-        let (Some(first), Some(last)) = (parse(first), parse(last)) else { return false };
-        first.is_ipv6() == address.is_ipv6()
-            && last.is_ipv6() == address.is_ipv6()
-            && (first..=last).contains(&address)
-    } else {
-        entry.trim().parse::<IpNet>().is_ok_and(|net| net.contains(&address))
-    }
 }
 
 impl Kind for Service {
@@ -159,7 +157,10 @@ impl Kind for Service {
     fn reduce(self, scope: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
         let service = convert::service(self, scope.class.as_deref())?;
         Ok(service.filter(|s| {
-            s.wants_address || scope.addresses_apart || s.ingress.iter().any(|i| i.ip.is_some())
+            s.wants_address
+                || scope.addresses_apart
+                || s.ingress.iter().any(|i| i.ip.is_some())
+                || s.annotations.contains_key(ALLOCATED_FROM)
         }))
     }
 

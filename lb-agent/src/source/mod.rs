@@ -8,7 +8,7 @@ pub mod kubernetes;
 pub mod manifests;
 pub mod notices;
 
-pub use crate::ipam::Assignment;
+pub use crate::ipam::{Assignment, pools::ALLOCATED_FROM};
 
 use crate::{
     plan::Notice,
@@ -19,9 +19,6 @@ use tokio::sync::watch;
 
 /// The component that Events name as their origin, and the manager of what it writes.
 pub const COMPONENT: &str = "herald";
-
-/// In which the allocator writes the pool that a Service's addresses are from.
-pub const ALLOCATED_FROM: &str = "metallb.io/ip-allocated-from-pool";
 
 /// Why an [`Assignment`] was not written.
 #[derive(Debug, thiserror::Error)]

@@ -35,11 +35,16 @@ fn a_service_that_wants_none_stays_while_it_holds_an_address_of_ours() {
     ] {
         index.set::<Service>(name(n), Some(service(n, wants, ip)));
     }
+    for (n, pool) in [("trace", "p"), ("trace-foreign", "q")] {
+        let mut service = service(n, false, None);
+        service.annotations.insert(ALLOCATED_FROM.to_owned(), pool.to_owned());
+        index.set::<Service>(name(n), Some(service));
+    }
     let names = |index: &Index| Vec::from_iter(index.snapshot().services.into_keys());
     assert_eq!(names(&index), [name("wants")], "no pools yet");
     let pools = pool(&["192.0.2.0-192.0.2.9", "2001:db8::/120", "nonsense"]);
     index.set::<IPAddressPool>(ObjectName::new("metallb-system", "p"), Some(pools));
-    assert_eq!(names(&index), [name("holds"), name("holds-v6"), name("wants")]);
+    assert_eq!(names(&index), ["holds", "holds-v6", "trace", "wants"].map(name));
 }
 
 #[test]
@@ -101,32 +106,18 @@ fn weights_are_checked() {
 }
 
 #[test]
-fn entries_of_pools() {
-    for (entry, address, inside) in [
-        ("192.0.2.0/24", "192.0.2.255", true),
-        ("192.0.2.7/24", "192.0.2.1", true),
-        ("192.0.2.0/24", "192.0.3.0", false),
-        ("192.0.2.1 - 192.0.2.3", "192.0.2.3", true),
-        ("192.0.2.1-192.0.2.3", "192.0.2.4", false),
-        ("2001:db8::-2001:db8::f", "2001:db8::a", true),
-        ("0.0.0.0-255.255.255.255", "::1", false),
-        ("192.0.2.1", "192.0.2.1", false),
-        ("", "192.0.2.1", false),
-    ] {
-        assert_eq!(entry_contains(entry, address.parse().unwrap()), inside, "{entry} {address}");
-    }
-}
-
-#[test]
 fn services_without_any_address_are_kept_only_where_addresses_are_apart() {
-    for (status, apart, kept) in [
-        ("", false, false),
-        ("", true, true),
-        ("status: {loadBalancer: {ingress: [{hostname: a.example}]}}", false, false),
-        ("status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}", false, true),
+    for (annotations, status, apart, kept) in [
+        ("{}", "", false, false),
+        ("{}", "", true, true),
+        ("{metallb.io/ip-allocated-from-pool: p}", "", false, true),
+        ("{}", "status: {loadBalancer: {ingress: [{hostname: a.example}]}}", false, false),
+        ("{}", "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}", false, true),
     ] {
         let scope = Scope { addresses_apart: apart, ..Scope::default() };
-        let text = format!("metadata: {{name: a}}\nspec: {{type: ClusterIP}}\n{status}");
+        let text = format!(
+            "metadata: {{name: a, annotations: {annotations}}}\nspec: {{type: ClusterIP}}\n{status}"
+        );
         let service: Service = serde_yaml_ng::from_str(&text).unwrap();
         assert_eq!(service.reduce(&scope).unwrap().is_some(), kept, "{text}");
     }
