@@ -38,6 +38,25 @@ fn lowest<'a>(nodes: &[&'a str], vip: &str) -> Option<&'a str> {
     nodes.iter().copied().min_by_key(|n| Sha256::digest(format!("{n}#{vip}")))
 }
 
+/// Agents of different versions must agree: a change here is a new plan version. The
+/// digests can be had from `printf '%s' 'n1#192.0.2.1' | sha256sum`.
+#[test]
+fn golden_owners() {
+    let vips = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::a:0:0:1"];
+    let services = vips.iter().enumerate().map(|(i, vip)| {
+        let families = if vip.contains(':') { "6" } else { "4" };
+        holder(&format!("s{i}"), families, &[vip])
+    });
+    let slices = (0..vips.len()).map(|i| slice(&format!("s{i}"), vec![endpoint("10.1.0.1", "n1")]));
+    let mut snapshot = cluster(3).with_services(services).with_slices(slices);
+    snapshot
+        .pools
+        .insert("pool".to_owned(), crate::testing::pool(&["192.0.2.0/24", "2001:db8::/32"]));
+    let plan = plan_all_alive(&snapshot, "n1");
+    let owners = vips.map(|vip| plan.vips[&ip(vip)].owner.as_deref().unwrap());
+    assert_eq!(owners, ["n2", "n1", "n2", "n2", "n3"]);
+}
+
 #[test]
 fn lowest_digest_among_the_live() {
     let snapshot = base();

@@ -1,6 +1,6 @@
 use crate::{
     plan::{
-        EndpointAddress, PlannedRow, RowCache,
+        EndpointAddress, PLAN_VERSION, PlannedRow, RowCache,
         rows::{RowEndpoint, row_count, rows},
     },
     snapshot::Protocol,
@@ -59,6 +59,21 @@ fn classes() {
         assert!(row_count(n).is_power_of_two() && row_count(n) >= 256 * n.min(256) as u32);
     }
 }
+
+/// Agents of different versions must agree: a change here is a new plan version.
+#[test]
+fn golden_rows() {
+    let list: Vec<_> = (1..=6).map(|n| endpoint(n, n as u16, n != 3)).collect();
+    let table = rows(&list, None);
+    let shown = [0, 1, 2, 4095].map(|row: usize| {
+        let nodes = table[row].nodes.map(Option::unwrap_or_default);
+        (nodes, table[row].first)
+    });
+    assert_eq!(PLAN_VERSION, 1);
+    assert_eq!(shown, GOLDEN);
+}
+const GOLDEN: [([u16; 4], u8); 4] =
+    [([3, 6, 4, 5], 1), ([1, 5, 6, 3], 0), ([1, 5, 2, 6], 0), ([2, 6, 1, 4], 0)];
 
 #[test]
 fn none_for_new_flows_none_at_all() {
