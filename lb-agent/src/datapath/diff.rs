@@ -5,26 +5,28 @@
 //! nobody looks yet), then Services, VIPs and what is announced; the VIP filter comes
 //! last. Removal goes the other way round. The reply filter goes with the endpoints: a
 //! reply must be recognised before a flow can begin.
+mod nodes;
+
 use super::{
     address_bytes,
     neighbours::Neighbours,
     ranges::{Exhausted, Range},
     state::{
-        EndpointKey, Filter, NodeOwner, ReadRows, State, Write, empty_filter, prune, range, upsert,
+        EndpointKey, Filter, ReadRows, State, Write, empty_filter, prune, range, upsert,
         write_filter,
     },
     uplinks::Uplink,
 };
 use crate::{
-    plan::{EndpointAddress, Interfaces, Plan, PlannedNode, PlannedRow, ServiceAddress},
+    plan::{EndpointAddress, Interfaces, Plan, PlannedRow, ServiceAddress},
     snapshot::ObjectName,
 };
 use lb_common::{
     filter::{reply_bit, vip_bit},
     maps::{
         Announced, AnnouncedKey, ENDPOINT_PRESENT, Endpoint, MAX_ANNOUNCED, MAX_ENDPOINTS,
-        MAX_NODES, MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, MacKey, MacOwner, NO_ENDPOINT, NO_NODE,
-        Node, Row, SERVICE_KERNEL, Service, ServiceKey, THIS_NODE, Vip, VipKey,
+        MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, NO_ENDPOINT, NO_NODE, Row, SERVICE_KERNEL, Service,
+        ServiceKey, Vip, VipKey,
     },
 };
 use std::{
@@ -33,6 +35,8 @@ use std::{
     net::IpAddr,
     sync::Arc,
 };
+
+use nodes::{Positions, remove_nodes, write_node_macs, write_nodes};
 
 /// All that decides what shall stand in the maps.
 #[derive(Clone, Copy, Debug)]
@@ -207,6 +211,10 @@ fn write_endpoints(
         upsert(map, index, value, &mut changes.writes, Write::Endpoint);
     }
     changes.full("ENDPOINTS", MAX_ENDPOINTS, left_out);
+    if left_out > 0 {
+        // Rows that lack it now may have it next time.
+        state.placed.forget();
+    }
     let mut both = wanted.clone();
     for (word, old) in both.iter_mut().zip(state.contents.reply_filter.iter()) {
         *word |= old;
@@ -214,130 +222,6 @@ fn write_endpoints(
     let filter = &mut state.contents.reply_filter;
     write_filter(filter, &both, &mut changes.writes, Write::ReplyFilter);
     (wanted, keys)
-}
-
-/// Which index of `NODES` each node of the plan has.
-struct Positions {
-    /// By position in the plan; [`NO_NODE`] where there was no room.
-    indices: Vec<u16>,
-    /// All that are in use.
-    slots: BTreeSet<u32>,
-}
-
-fn write_nodes(
-    state: &mut State,
-    inputs: Inputs<'_>,
-    changes: &mut Changes,
-    now: u64,
-) -> Positions {
-    // Elements that an earlier agent made belong to the node that has their address.
-    let found: HashMap<_, _> = state
-        .node_slots
-        .iter()
-        .filter_map(|(owner, _)| match owner {
-            NodeOwner::Found(address, _) => Some((*address, owner.clone())),
-            NodeOwner::Named(_) => None,
-        })
-        .collect();
-    let mut positions = Positions { indices: Vec::new(), slots: BTreeSet::new() };
-    let mut left_out = 0;
-    for node in &inputs.plan.nodes {
-        if node.name == inputs.me {
-            positions.indices.push(THIS_NODE);
-            continue;
-        }
-        let owner = NodeOwner::Named(node.name.clone());
-        if state.node_slots.get(&owner).is_none()
-            && let Some(found) =
-                node.addresses.iter().find_map(|address| found.get(&address_bytes(*address)))
-        {
-            state.node_slots.rename(found, owner.clone());
-        }
-        let Some(index) = state.node_slots.get_or_allocate(&owner, now) else {
-            left_out += 1;
-            positions.indices.push(NO_NODE);
-            continue;
-        };
-        // Below MAX_NODES, which is far below NO_NODE.
-        positions.indices.push(index as u16);
-        positions.slots.insert(index);
-        let value = node_value(node, inputs, state.contents.nodes.get(&index));
-        upsert(&mut state.contents.nodes, index, value, &mut changes.writes, Write::Node);
-    }
-    changes.full("NODES", MAX_NODES, left_out);
-    positions
-}
-
-/// How a node is reached: by the first of its addresses that is resolved on an uplink.
-///
-/// While none is, the last known way stays: the kernel forgets a neighbour that misses a
-/// few answers, and a frame to where it was is at worst as lost as one that is dropped here.
-fn node_value(node: &PlannedNode, inputs: Inputs<'_>, before: Option<&Node>) -> Node {
-    let mac_of = |ifindex: u32| {
-        inputs.uplinks.iter().find(|uplink| uplink.ifindex == ifindex).map(|uplink| uplink.mac)
-    };
-    let resolved = node.addresses.iter().find_map(|address| {
-        let neighbour = inputs.neighbours.get(address)?;
-        Some(Node {
-            address: address_bytes(*address),
-            mac: neighbour.mac,
-            source_mac: mac_of(neighbour.ifindex)?,
-            ifindex: neighbour.ifindex,
-        })
-    });
-    let last_known = || {
-        let before = before.filter(|before| {
-            before.ifindex != 0
-                && node.addresses.iter().any(|a| address_bytes(*a) == before.address)
-        })?;
-        Some(Node { source_mac: mac_of(before.ifindex)?, ..*before })
-    };
-    resolved.or_else(last_known).unwrap_or_else(|| Node {
-        address: node.addresses.first().map_or([0; 16], |address| address_bytes(*address)),
-        ..Node::default()
-    })
-}
-
-/// All resolved addresses of all nodes: a node may send from another than we send to.
-/// Unresolved ones keep the last known.
-fn write_node_macs(
-    state: &mut State,
-    inputs: Inputs<'_>,
-    positions: &Positions,
-    changes: &mut Changes,
-) {
-    let mut wanted = BTreeMap::new();
-    for (node, &index) in inputs.plan.nodes.iter().zip(&positions.indices) {
-        if index == THIS_NODE || index == NO_NODE {
-            continue;
-        }
-        let resolved =
-            node.addresses.iter().filter_map(|a| inputs.neighbours.get(a)).map(|n| n.mac);
-        let sent_to = state
-            .contents
-            .nodes
-            .get(&u32::from(index))
-            .filter(|node| node.ifindex != 0)
-            .map(|node| node.mac);
-        for mac in resolved.chain(sent_to) {
-            wanted
-                .entry(MacKey { mac, pad: [0; 2] })
-                .or_insert(MacOwner { node: u32::from(index) });
-        }
-    }
-    let mut left_out = wanted.len().saturating_sub(MAX_NODES as usize);
-    changes.full("NODE_MACS", MAX_NODES, left_out);
-    while left_out > 0 {
-        wanted.pop_last();
-        left_out -= 1;
-    }
-    // Old ones first, since the map may have no room for both. Without its entry a frame
-    // of that node is taken for a client's for a moment, which changes no table.
-    let map = &mut state.contents.node_macs;
-    prune(map, &wanted, &mut changes.writes, |key| Write::NodeMac(key, None));
-    for (key, owner) in wanted {
-        upsert(map, key, owner, &mut changes.writes, |k, v| Write::NodeMac(k, Some(v)));
-    }
 }
 
 /// What became of the Services.
@@ -384,6 +268,7 @@ fn write_services(
         });
         groups[group].1.push(address);
     }
+    state.placed.translate_with(&positions.indices);
     let mut left_out = 0;
     for (planned, members) in groups {
         let place = place_rows(state, planned, &members, positions, rows, changes, now);
@@ -429,7 +314,7 @@ fn write_services(
 /// Finds or writes the rows of Services that share them; `None` if there are none.
 fn place_rows(
     state: &mut State,
-    planned: &[PlannedRow],
+    planned: &Arc<Vec<PlannedRow>>,
     members: &[&ServiceAddress],
     positions: &Positions,
     rows: &impl ReadRows,
@@ -439,22 +324,28 @@ fn place_rows(
     if planned.is_empty() {
         return Ok(None);
     }
-    let wanted: Vec<Row> = planned.iter().map(|row| kernel_row(row, positions, state)).collect();
-    let mut tried = BTreeSet::new();
-    for member in members {
-        let service = state.contents.services.get(&service_key(member));
-        if let Some(range) = service.and_then(range)
-            && range.len as usize == wanted.len()
-            && tried.insert(range)
-            && wanted.iter().zip(range.start..).all(|(row, at)| rows.row(at).as_ref() == Some(row))
-        {
-            return Ok(Some(range));
-        }
+    let candidates: BTreeSet<_> = members
+        .iter()
+        .filter_map(|member| range(state.contents.services.get(&service_key(member))?))
+        .filter(|range| range.len as usize == planned.len())
+        .collect();
+    if let Some(range) = candidates.iter().find(|range| state.placed.is(**range, planned)) {
+        return Ok(Some(*range));
     }
-    // A number that is no power of two cannot be: the kernel masks the hash with it.
-    let len = u32::try_from(wanted.len()).ok().filter(|len| len.is_power_of_two());
-    let range = state.ranges.allocate(len.ok_or(Exhausted { retry_at: None })?, now)?;
-    changes.writes.push(Write::Rows(range.start, wanted));
+    let wanted: Vec<Row> = planned.iter().map(|row| kernel_row(row, positions, state)).collect();
+    let stands_in = |range: &&Range| {
+        wanted.iter().zip(range.start..).all(|(row, at)| rows.row(at).as_ref() == Some(row))
+    };
+    let range = if let Some(range) = candidates.iter().find(stands_in) {
+        *range
+    } else {
+        // A number that is no power of two cannot be: the kernel masks the hash with it.
+        let len = u32::try_from(wanted.len()).ok().filter(|len| len.is_power_of_two());
+        let range = state.ranges.allocate(len.ok_or(Exhausted { retry_at: None })?, now)?;
+        changes.writes.push(Write::Rows(range.start, wanted));
+        range
+    };
+    state.placed.note(range, planned);
     Ok(Some(range))
 }
 
@@ -538,6 +429,7 @@ fn release_ranges(state: &mut State, used_before: &BTreeSet<Range>, now: u64) {
     for range in used_before.difference(&used) {
         state.ranges.release(*range, now);
     }
+    state.placed.retain(&used);
 }
 
 /// What rows point to that stay in force against the plan.
@@ -568,29 +460,20 @@ fn remove_endpoints(
     changes: &mut Changes,
     now: u64,
 ) {
-    let State { contents, endpoint_slots, .. } = state;
+    let State { contents, endpoint_slots, placed, .. } = state;
     write_filter(&mut contents.reply_filter, filter, &mut changes.writes, Write::ReplyFilter);
     // An endpoint that is gone takes nothing, whoever points to it; but its element must
     // not become another's.
-    endpoint_slots.retain(now, |key, index| keys.contains(key) || retained.contains(&index));
+    if endpoint_slots.retain(now, |key, index| keys.contains(key) || retained.contains(&index)) > 0
+    {
+        placed.forget();
+    }
     let owned: BTreeSet<_> =
         endpoint_slots.iter().filter(|(key, _)| keys.contains(key)).map(|(_, i)| i).collect();
     contents.endpoints.retain(|index, _| {
         let keep = owned.contains(index);
         if !keep {
             changes.writes.push(Write::Endpoint(*index, Endpoint::default()));
-        }
-        keep
-    });
-}
-
-fn remove_nodes(state: &mut State, positions: &Positions, changes: &mut Changes, now: u64) {
-    let State { contents, node_slots, .. } = state;
-    node_slots.retain(now, |_, index| positions.slots.contains(&index));
-    contents.nodes.retain(|index, _| {
-        let keep = positions.slots.contains(index);
-        if !keep {
-            changes.writes.push(Write::Node(*index, Node::default()));
         }
         keep
     });

@@ -96,8 +96,9 @@ impl<K: Ord + Clone> Slots<K> {
         Some(index)
     }
 
-    /// Releases all but those that `keep` wants.
-    pub fn retain(&mut self, now: u64, mut keep: impl FnMut(&K, u32) -> bool) {
+    /// Releases all but those that `keep` wants; returns how many it released.
+    pub fn retain(&mut self, now: u64, mut keep: impl FnMut(&K, u32) -> bool) -> usize {
+        let before = self.index.len();
         let resting = &mut self.resting;
         self.index.retain(|owner, index| {
             let kept = keep(owner, *index);
@@ -106,6 +107,7 @@ impl<K: Ord + Clone> Slots<K> {
             }
             kept
         });
+        before - self.index.len()
     }
 }
 

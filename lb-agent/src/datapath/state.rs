@@ -4,6 +4,7 @@ use super::{
     ranges::{Range, Ranges},
     slots::Slots,
 };
+use crate::plan::PlannedRow;
 use lb_common::{
     filter,
     maps::{
@@ -14,6 +15,7 @@ use lb_common::{
 use std::{
     borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 /// The words of a filter.
@@ -126,6 +128,47 @@ pub struct State {
     pub(crate) node_slots: Slots<NodeOwner>,
     pub(crate) endpoint_slots: Slots<EndpointKey>,
     pub(crate) stats_slots: Slots<ServiceKey>,
+    pub(crate) placed: Placed,
+}
+
+/// Which allocation of planned rows stands in which range, so that rows that have not
+/// changed need not be looked at one by one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Placed {
+    /// Holds each allocation, so that no other can have its address.
+    rows: BTreeMap<Range, Arc<Vec<PlannedRow>>>,
+    /// The indices of nodes that they were translated with.
+    nodes: Vec<u16>,
+}
+
+impl Placed {
+    /// Forgets everything if nodes have other indices than before.
+    pub(crate) fn translate_with(&mut self, nodes: &[u16]) {
+        if self.nodes != nodes {
+            self.nodes = nodes.to_vec();
+            self.rows.clear();
+        }
+    }
+
+    /// An endpoint's index may become another's: forgets everything.
+    pub(crate) fn forget(&mut self) {
+        self.rows.clear();
+    }
+
+    /// Whether these rows stand in that range.
+    pub(crate) fn is(&self, range: Range, rows: &Arc<Vec<PlannedRow>>) -> bool {
+        self.rows.get(&range).is_some_and(|placed| Arc::ptr_eq(placed, rows))
+    }
+
+    /// Notes that they do.
+    pub(crate) fn note(&mut self, range: Range, rows: &Arc<Vec<PlannedRow>>) {
+        self.rows.insert(range, Arc::clone(rows));
+    }
+
+    /// Forgets all ranges but these.
+    pub(crate) fn retain(&mut self, used: &BTreeSet<Range>) {
+        self.rows.retain(|range, _| used.contains(range));
+    }
 }
 
 impl State {
@@ -156,7 +199,14 @@ impl State {
             // A second element for the same endpoint is refused, and cleared with the next change.
             let _: bool = endpoint_slots.adopt((endpoint.address, endpoint.port), index);
         }
-        Self { contents, ranges, node_slots, endpoint_slots, stats_slots }
+        Self {
+            contents,
+            ranges,
+            node_slots,
+            endpoint_slots,
+            stats_slots,
+            placed: Placed::default(),
+        }
     }
 
     /// What stands in the maps.
