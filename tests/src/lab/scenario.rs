@@ -251,12 +251,13 @@ pub fn await_owner<'a>(
     vip: IpAddr,
     limit: Duration,
 ) -> Result<&'a Host> {
-    wait::until(limit, &format!("a node answers for {vip}"), || owner(lab, vip)).map_err(|error| {
-        match agents.iter_mut().find_map(|agent| agent.check().err()) {
-            Some(ended) => ended,
-            None => error,
+    wait::until(limit, &format!("a node answers for {vip}"), || {
+        // One that has ended will not answer any more: no need to wait.
+        if let Some(ended) = agents.iter_mut().find_map(|agent| agent.check().err()) {
+            return Ok(Some(Err(ended)));
         }
-    })
+        Ok(owner(lab, vip)?.map(Ok))
+    })?
 }
 
 /// Waits until one of `nodes` answers for an address.
