@@ -90,7 +90,9 @@ pub(super) fn unless_ending<T>(action: impl FnOnce() -> T) -> T {
 /// It cannot be started.
 pub fn spawn(command: &mut Command) -> Result<Child> {
     unless_ending(|| {
-        system::unblock_signals(command.process_group(0)).spawn().with_context(|| format!("`{}`", command::text(command)))
+        system::unblock_signals(command.process_group(0))
+            .spawn()
+            .with_context(|| format!("`{}`", command::text(command)))
     })
 }
 

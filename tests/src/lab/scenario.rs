@@ -354,7 +354,8 @@ pub struct Takeover<'a> {
     pub lost: usize,
 }
 
-/// Probes an address while `action` takes it from `owner`, until others serve it.
+/// Probes an address while `action` takes it from `owner`, until another node answers for it
+/// and the pods of the nodes `serving`, and no others, serve it.
 ///
 /// # Errors
 /// Nobody takes over.
@@ -362,6 +363,7 @@ pub fn takeover<'a>(
     lab: &'a Lab,
     vip: IpAddr,
     owner: &Host,
+    serving: &[&str],
     action: impl FnOnce() -> Result<()>,
 ) -> Result<Takeover<'a>> {
     let others = others(lab, owner);
@@ -371,7 +373,7 @@ pub fn takeover<'a>(
     wait::sleep_until(Instant::now() + Duration::from_millis(200));
     action()?;
     let new = await_owner_among(lab, &others, vip, 2 * TAKEOVER_LIMIT)?;
-    await_serving(lab, vip, &others, 2 * TAKEOVER_LIMIT)?;
+    await_serving(lab, vip, serving, 2 * TAKEOVER_LIMIT)?;
     let gaps = probing.stop()?;
     ensure!(gaps.answered.len() > 50, "only {} probes were answered", gaps.answered.len());
     Ok(Takeover { owner: new, gap: gaps.longest(), lost: gaps.sent - gaps.answered.len() })

@@ -177,7 +177,9 @@ impl<'a> Story<'a> {
             "cut",
             &format!("{}, the owner of {vip}, at the switch; the client goes on", owner.name),
         );
-        let taken = scenario::takeover(lab, vip, owner, || lab.cut(owner, Cut::Port))?;
+        let taken = scenario::takeover(lab, vip, owner, &scenario::others(lab, owner), || {
+            lab.cut(owner, Cut::Port)
+        })?;
         line(
             "takeover",
             &format!(
