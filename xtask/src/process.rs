@@ -200,13 +200,14 @@ impl StatusLine {
         self.last = Instant::now();
         let doing: String = doing.chars().filter(|c| !c.is_control()).take(60).collect();
         let elapsed = shown(self.began.elapsed());
+        let doing = if doing.is_empty() { doing } else { format!(": {doing}") };
         let mut err = io::stderr().lock();
         // A person who closed the terminal is no reason to stop.
         let _ = if self.terminal {
             self.visible = true;
-            write!(err, "\r\x1b[K  {} {elapsed}: {doing}", self.name).and_then(|()| err.flush())
+            write!(err, "\r\x1b[K  {} {elapsed}{doing}", self.name).and_then(|()| err.flush())
         } else {
-            writeln!(err, "  {} {elapsed}: {doing}", self.name)
+            writeln!(err, "  {} {elapsed}{doing}", self.name)
         };
     }
 

@@ -112,7 +112,7 @@ fn build_command(module: &Module, version: &str, package: &str) -> Command {
     }
     let mut go = Command::new("go");
     go.current_dir(project::root().join(module.folder))
-        .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &flags])
+        .args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", &flags])
         .env("CGO_ENABLED", "0")
         .env("GOFLAGS", "-mod=readonly")
         .env("GOTOOLCHAIN", "local")
