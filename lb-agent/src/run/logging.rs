@@ -4,9 +4,13 @@ use crate::exit::{Exit, ExitContext as _};
 use anyhow::{Context as _, anyhow};
 use tracing_subscriber::EnvFilter;
 
+/// What the libraries log about each failed request is said by
+/// [`crate::source::kubernetes`] once per reason, in words that say what to do.
+const QUIET: &str = "kube_client::client::builder=off,kube_runtime::watcher=off";
+
 /// Starts logging to standard error.
 pub(super) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
         .with_context(|| {
             format!(
                 "--log-level {filter:?} is no filter: try `info`, or `info,lb_agent::plan=debug`"

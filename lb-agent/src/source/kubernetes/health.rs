@@ -58,6 +58,10 @@ impl Health {
     pub(super) fn explain(&self, what: &str, error: &kube::Error) -> String {
         let server = &self.server;
         match error {
+            kube::Error::Api(status) if status.code == 401 => format!(
+                "the Kubernetes API at {server} does not accept the credentials (401): renew them \
+                 in the kubeconfig"
+            ),
             kube::Error::Api(status) => match (status.code, way_out(status)) {
                 (code, Some(way_out)) => {
                     format!("cannot {what}: {} ({code}): {way_out}", text(status))
@@ -81,9 +85,11 @@ fn text(status: &Status) -> &str {
 
 fn way_out(status: &Status) -> Option<&'static str> {
     match status.code {
-        401 => Some("the credentials are not accepted; renew them in the kubeconfig"),
         403 => Some("give the agent the rules of deploy/rbac.yaml"),
-        404 => Some("the definitions are missing; lb-agent crds | kubectl apply -f -"),
+        404 if status.message.contains("namespaces") => {
+            Some("create the namespace (deploy/rbac.yaml), or correct --namespace")
+        }
+        404 => Some("the definitions are missing: lb-agent crds | kubectl apply -f -"),
         _ => None,
     }
 }
@@ -115,8 +121,9 @@ mod tests {
         let says = |e: &kube::Error| health.explain("list and watch Nodes", e);
         for (error, parts) in [
             (status(403, "nodes is forbidden"), ["list and watch Nodes", "forbidden", "rbac.yaml"]),
-            (status(401, "Unauthorized"), ["Unauthorized (401)", "credentials", "kubeconfig"]),
+            (status(401, "Unauthorized"), ["(401)", "credentials", "kubeconfig"]),
             (status(404, "404 page not found"), ["404", "definitions", "lb-agent crds"]),
+            (status(404, "namespaces \"a\" not found"), ["404", "create", "--namespace"]),
             (status(500, "etcd is away"), ["https://192.0.2.1:6443", "500", "etcd is away"]),
         ] {
             let text = says(&error);

@@ -14,7 +14,7 @@ use tokio::{
     sync::{Notify, watch},
     time::sleep_until,
 };
-use tracing::{error, info};
+use tracing::info;
 
 /// The kinds that must have been listed for a view to be complete.
 pub(super) const KINDS: usize = 6;
@@ -116,8 +116,10 @@ impl View {
         if self.lock().bad.get(&key) == Some(&reason) {
             return;
         }
-        let message = format!("cannot be used: {reason}; its last good version stays in force");
-        error!("{} {name} {message}", K::KIND);
+        let message = format!(
+            "cannot be used: {reason}. Correct it; until then its last good version stays in \
+             force, if this agent has seen one."
+        );
         let notice = Notice {
             kind: K::KIND,
             object: name.clone(),
