@@ -8,7 +8,8 @@
 //!
 //! Views that are more likely wrong than true change nothing:
 //! * **Start.** Every known node counts as alive for the first three intervals, so that
-//!   an agent that has just started does not take over what others own.
+//!   an agent that has just started does not take over what others own. To the others it
+//!   counts once it tells its uplinks; if it was not missed at all, it stands as before.
 //! * **Stall.** The time that this process itself was not running is nobody's silence.
 //! * **Isolation.** Where at least four nodes were heard of late and fewer than half are
 //!   left, this node is taken to be the one cut off: the last live set stays until half
@@ -125,7 +126,9 @@ impl Peer {
     }
 
     fn node(&self, now: Instant, timeout: Duration) -> AliveNode {
-        let agent = self.agent_until(timeout).is_some_and(|until| now < until);
+        // One that has been heard but has no uplink (yet) cannot announce anything.
+        let ready = self.heard.is_none() || !self.interfaces.is_empty();
+        let agent = ready && self.agent_until(timeout).is_some_and(|until| now < until);
         AliveNode { interfaces: self.interfaces.clone(), agent }
     }
 }
@@ -177,10 +180,11 @@ impl Heartbeats {
 
     /// The lowest plan version among the agents that live.
     pub fn plan_version(&self) -> u32 {
-        let live = self.peers.iter().filter(|(name, peer)| {
-            peer.heard.is_some() && self.alive.get(*name).is_some_and(|node| node.agent)
-        });
-        live.map(|(_, peer)| peer.plan_version).fold(PLAN_VERSION, u32::min)
+        let timeout = self.timing.timeout();
+        let lives = |peer: &&Peer| {
+            peer.heard.is_some() && peer.agent_until(timeout).is_some_and(|u| self.polled < u)
+        };
+        self.peers.values().filter(lives).map(|peer| peer.plan_version).fold(PLAN_VERSION, u32::min)
     }
 
     /// Says which nodes there are. This node itself may be among them.
@@ -229,12 +233,17 @@ impl Heartbeats {
         if !newer && (lives || message.incarnation == peer.incarnation) {
             return Err(Ignored::Old(message.node));
         }
+        // An agent that starts does not know its uplinks yet. If it was not missed, its
+        // kernel still announces on those of before.
+        let unmissed = lives && peer.departure.is_none();
+        if !(unmissed && message.interfaces.is_empty()) {
+            peer.interfaces = message.interfaces;
+        }
         peer.heard = Some(now);
         peer.incarnation = message.incarnation;
         peer.sequence = message.sequence;
         peer.departure = message.departure;
         peer.plan_version = message.plan_version;
-        peer.interfaces = message.interfaces;
         Ok(())
     }
 

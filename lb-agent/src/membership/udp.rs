@@ -414,6 +414,7 @@ mod tests {
         let start =
             |me: &str| UdpLiveness::start(me, port, Timing::default(), nodes.clone()).unwrap();
         let (one, two, three) = (start("n1"), start("n2"), start("n3"));
+        two.set_interfaces(["eth7".to_owned()].into());
         three.set_interfaces(["eth7".to_owned()].into());
         let mut alive = one.alive();
         assert_eq!(alive.borrow().len(), 3, "from the first moment");

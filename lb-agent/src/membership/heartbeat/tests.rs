@@ -198,6 +198,33 @@ fn a_quick_restart_is_not_noticed() {
 }
 
 #[test]
+fn a_starting_agent_owns_nothing_until_it_knows_its_uplinks() {
+    let quiet_start = |lab: &mut Lab, name: &str| {
+        lab.start(name);
+        let now = lab.now;
+        lab.agents.get_mut(name).unwrap().set_interfaces(BTreeSet::new(), now);
+    };
+    let mut lab = Lab::new(3);
+    let at = lab.now - lab.began;
+    // Not missed: as before, however long it takes.
+    lab.kill_agent("n2");
+    lab.run(300);
+    quiet_start(&mut lab, "n2");
+    lab.run(2000);
+    assert_eq!(lab.changed("n1", at), None);
+    // Missed: only when it says so.
+    lab.kill_agent("n2");
+    lab.run(700);
+    quiet_start(&mut lab, "n2");
+    lab.run(2000);
+    assert_eq!(lab.view("n1"), "n1 (n2) n3");
+    let now = lab.now;
+    lab.agents.get_mut("n2").unwrap().set_interfaces(["eth1".to_owned()].into(), now);
+    lab.run(10);
+    assert_eq!(lab.view("n1"), "n1 n2 n3");
+}
+
+#[test]
 fn who_leaves_owns_nothing_at_once() {
     let mut lab = Lab::new(3);
     let at = lab.now - lab.began;
