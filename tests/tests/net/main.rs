@@ -3,6 +3,7 @@ mod announce;
 mod bad_input;
 mod ground;
 mod manifests;
+mod pins;
 mod restart;
 mod takeover;
 mod traffic;
@@ -42,6 +43,11 @@ fn main() -> ExitCode {
         case("manifests::invalid_file", || cluster.with(manifests::invalid_file)),
         case("bad_input::one_line_each", bad_input::one_line_each),
         case("bad_input::pools", bad_input::pools),
+        case("pins::load_and_unload", pins::load_and_unload),
+        case("pins::other_layouts", pins::other_layouts),
+        case("pins::other_namespace", pins::other_namespace),
+        case("pins::interface_made_anew", pins::interface_made_anew),
+        case("pins::generic_mode", pins::generic_mode),
     ];
     suite::run(&request, None, cases)
 }

@@ -1,0 +1,200 @@
+//! `lb-agent load` and `unload`, and what becomes of pins in all kinds of circumstances.
+use anyhow::{Result, ensure};
+use herald_tests::lab::{Host, Lab, Shape, command};
+use std::{path::PathBuf, process::Command};
+
+/// This machine cannot run it.
+const ENVIRONMENT: i32 = 3;
+/// An interface cannot be used.
+const INTERFACE: i32 = 4;
+
+/// A node of a laboratory and its pin directory.
+struct Bench {
+    lab: Lab,
+    pins: PathBuf,
+}
+
+/// What a command said, and how it ended.
+struct Said {
+    code: Option<i32>,
+    text: String,
+}
+
+impl Bench {
+    fn new() -> Result<Self> {
+        let lab = Lab::new(Shape { nodes: 2, pods_per_node: 1 })?;
+        let pins = lab.pin_directory(&lab.nodes[0]);
+        Ok(Self { lab, pins })
+    }
+
+    fn node(&self) -> &Host {
+        &self.lab.nodes[0]
+    }
+
+    /// `lb-agent` in a node, with the first node's pin directory.
+    fn agent_on(&self, node: &Host, arguments: &[&str]) -> Result<Said> {
+        let agent = command::sibling("lb-agent")?;
+        let mut command = node.namespace.command(agent);
+        let output = command.args(arguments).arg("--pin-dir").arg(&self.pins).output()?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok(Said { code: output.status.code(), text: String::from_utf8_lossy(&text).into_owned() })
+    }
+
+    fn agent(&self, arguments: &[&str]) -> Result<Said> {
+        self.agent_on(self.node(), arguments)
+    }
+
+    fn ifindex(&self) -> Result<String> {
+        let link = self.node().namespace.output("ip", &["-o", "link", "show", "dev", "eth0"])?;
+        Ok(link.split(':').next().unwrap_or_default().to_owned())
+    }
+
+    /// `ip` says whether the interface carries an XDP program, and how.
+    fn link(&self, interface: &str) -> Result<String> {
+        self.node().namespace.output("ip", &["link", "show", "dev", interface])
+    }
+
+    fn map(&self, name: &str) -> PathBuf {
+        self.pins.join("v1/maps").join(name)
+    }
+}
+
+impl Said {
+    fn ok(self, words: &[&str]) -> Result<String> {
+        self.ended(Some(0), words)
+    }
+
+    fn refused(self, code: i32, words: &[&str]) -> Result<String> {
+        self.ended(Some(code), words)
+    }
+
+    fn ended(self, code: Option<i32>, words: &[&str]) -> Result<String> {
+        let Self { code: actual, text } = self;
+        ensure!(actual == code, "ended with {actual:?}, not {code:?}: {text}");
+        for word in words {
+            ensure!(text.contains(word), "no {word:?} in: {text}");
+        }
+        Ok(text)
+    }
+}
+
+/// Programs and maps are pinned, the commands that `load` prints work, loading again replaces
+/// the programs, and `unload` leaves nothing.
+pub(crate) fn load_and_unload() -> Result<()> {
+    let bench = Bench::new()?;
+    let said = bench.agent(&["load", "eth0"])?.ok(&["attached on eth0", "maps made"])?;
+    let commands: Vec<_> =
+        said.lines().map(str::trim).filter(|line| line.starts_with("bpftool ")).collect();
+    ensure!(commands.len() >= 5, "{said}");
+    for shown in commands {
+        let output = bench.node().namespace.output("sh", &["-ec", shown])?;
+        ensure!(!output.trim().is_empty(), "`{shown}` printed nothing");
+    }
+    let counters = bench
+        .node()
+        .namespace
+        .output("bpftool", &["map", "dump", "pinned", &bench.map("COUNTERS").to_string_lossy()])?;
+    ensure!(counters.contains("\"arp_answered\": 0"), "fields have no names: {counters}");
+    bench.agent(&["load", "eth0"])?.ok(&["replaced, without a gap, on eth0", "maps adopted"])?;
+    let link = bench.link("eth0")?;
+    ensure!(link.contains("herald_ingress"), "{link}");
+
+    bench.agent(&["unload", "eth0"])?.ok(&["detached from eth0"])?;
+    ensure!(bench.map("VIPS").exists(), "maps went with the interface");
+    bench.agent(&["unload"])?.ok(&["removed"])?;
+    ensure!(!bench.pins.exists(), "{} is still there", bench.pins.display());
+    let link = bench.link("eth0")?;
+    ensure!(!link.contains("xdp"), "{link}");
+    // Nothing to do is no failure.
+    bench.agent(&["unload"])?.ok(&["nothing is pinned"]).map(drop)
+}
+
+/// A pinned map with another layout is not adopted, but for its capacity where that is the
+/// operator's choice.
+pub(crate) fn other_layouts() -> Result<()> {
+    let bench = Bench::new()?;
+    let make = |name: &str, layout: &str| {
+        std::fs::create_dir_all(bench.pins.join("v1/maps"))?;
+        let pin = bench.map(name);
+        let mut bpftool = Command::new("bpftool");
+        bpftool.args(["map", "create"]).arg(&pin).args(layout.split(' ')).args(["name", name]);
+        command::run(&mut bpftool)?;
+        anyhow::Ok(pin)
+    };
+    for (name, layout) in [
+        ("VIPS", "type hash key 8 value 8 entries 65536"),
+        ("VIPS", "type hash key 16 value 8 entries 1024"),
+        ("VIPS", "type lru_hash key 16 value 8 entries 65536"),
+        ("ROWS", "type array key 4 value 16 entries 1048576"),
+        ("ROWS", "type array key 4 value 8 entries 1048576 flags 1024"),
+    ] {
+        let pin = make(name, layout)?;
+        bench
+            .agent(&["load", "eth0"])?
+            .refused(ENVIRONMENT, &[name, "lb-agent unload", "--pin-dir"])?;
+        std::fs::remove_file(pin)?;
+    }
+    make("ROWS", "type array key 4 value 16 entries 4096 flags 1024")?;
+    bench.agent(&["load", "eth0"])?.ok(&["attached on eth0"])?;
+    bench.agent(&["unload"])?.ok(&[]).map(drop)
+}
+
+/// Pins belong to one network namespace: an interface that has the same index in another is
+/// not mistaken for the pinned one.
+pub(crate) fn other_namespace() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.agent(&["load", "eth0"])?.ok(&[])?;
+    let before = bench.link("eth0")?;
+    let other = &bench.lab.nodes[1];
+    let same = with_index(other, &bench.ifindex()?)?;
+    bench
+        .agent_on(other, &["load", &same])?
+        .refused(INTERFACE, &["another network namespace", "--pin-dir"])?;
+    ensure!(bench.link("eth0")? == before, "the program on eth0 was replaced");
+    bench.agent(&["unload"])?.ok(&[]).map(drop)
+}
+
+/// The interface that has this index, made if there is none.
+fn with_index(host: &Host, index: &str) -> Result<String> {
+    let links = host.namespace.output("ip", &["-o", "link"])?;
+    let found = links.lines().find_map(|line| line.strip_prefix(&format!("{index}: ")));
+    if let Some(line) = found {
+        let name = line.split([':', '@']).next().unwrap_or_default();
+        return Ok(name.to_owned());
+    }
+    host.namespace.ip(&format!("link add name same0 index {index} type veth peer name same1\n"))?;
+    Ok("same0".into())
+}
+
+/// The link to an interface that is gone is dead: it is removed, and the new interface gets
+/// the programs, even if it has the old one's index.
+pub(crate) fn interface_made_anew() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.agent(&["load", "eth0"])?.ok(&["attached on eth0"])?;
+    let index = bench.ifindex()?;
+    bench.node().namespace.ip(&format!(
+        "link del eth0\nlink add name eth0 index {index} type veth peer name eth1\n"
+    ))?;
+    bench.agent(&["load", "eth0"])?.ok(&["attached on eth0", "maps adopted"])?;
+    let link = bench.link("eth0")?;
+    ensure!(link.contains("herald_ingress"), "{link}");
+    let links = std::fs::read_dir(bench.pins.join("v1/links"))?.count();
+    ensure!(links == 2, "{links} links");
+    bench.agent(&["unload"])?.ok(&[]).map(drop)
+}
+
+/// A device without native XDP is refused with the way out, and takes generic XDP.
+pub(crate) fn generic_mode() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.agent(&["load", "lo"])?.refused(INTERFACE, &["lo", "--xdp-mode generic"])?;
+    ensure!(!bench.pins.exists(), "what was made for nothing is still there");
+    bench.agent(&["load", "lo", "--xdp-mode", "generic"])?.ok(&["attached on lo"])?;
+    let link = bench.link("lo")?;
+    ensure!(link.contains("xdpgeneric"), "{link}");
+    // And back, where both are possible.
+    bench.agent(&["load", "eth0", "--xdp-mode", "generic"])?.ok(&["attached on eth0"])?;
+    bench.agent(&["load", "eth0"])?.ok(&["attached on eth0"])?;
+    let link = bench.link("eth0")?;
+    ensure!(link.contains("herald_ingress") && !link.contains("xdpgeneric"), "{link}");
+    bench.agent(&["unload"])?.ok(&["removed 4 links"]).map(drop)
+}
