@@ -51,7 +51,10 @@ pub(super) fn begin() -> Result<String> {
     // One process may have several, one after another or side by side.
     let prefix = (0..)
         .map(|n| if n == 0 { format!("hlab{pid}") } else { format!("hlab{pid}_{n}") })
-        .find(|prefix| !own.contains(prefix) && !record(prefix).exists())
+        // A folder that is there has the logs of a case that failed.
+        .find(|prefix| {
+            !own.contains(prefix) && !record(prefix).exists() && !directory(prefix).exists()
+        })
         .unwrap_or_default();
     fs::create_dir_all(RECORDS).with_context(|| format!("making {RECORDS}"))?;
     fs::write(record(&prefix), format!("{pid} {}", start_time(pid).unwrap_or_default()))?;
