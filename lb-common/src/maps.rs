@@ -97,6 +97,9 @@ pub struct ServiceKey {
 /// [`Service::flags`]: leave the destination alone, kube-proxy does the last step.
 pub const SERVICE_KERNEL: u32 = 1;
 
+/// [`Service::flags`]: all flows of a client go by one row (`sessionAffinity: ClientIP`).
+pub const SERVICE_CLIENT_IP: u32 = 2;
+
 /// Value of `SERVICES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,7 +110,7 @@ pub struct Service {
     pub rows: u32,
     /// Index in `SERVICE_STATS`.
     pub stats: u32,
-    /// [`SERVICE_KERNEL`] or 0.
+    /// Of [`SERVICE_KERNEL`] and [`SERVICE_CLIENT_IP`].
     pub flags: u32,
 }
 

@@ -8,7 +8,9 @@ use crate::{
 use aya_ebpf::programs::XdpContext;
 use lb_common::{
     hash::{flow_hash_v4, flow_hash_v6},
-    maps::{FlowKey, NO_ENDPOINT, Row, Service, ServiceKey, THIS_NODE, TO_ENDPOINT},
+    maps::{
+        FlowKey, NO_ENDPOINT, Row, SERVICE_CLIENT_IP, Service, ServiceKey, THIS_NODE, TO_ENDPOINT,
+    },
     outcome::Outcome,
     wire::{
         Ethernet, Ports, Tcp, Udp,
@@ -72,11 +74,15 @@ fn steer<const V6: bool>(
     if service.rows == 0 {
         return Err(Outcome::DropNoEndpoint);
     }
-    let both = u32::from(ports.source) | u32::from(ports.destination) << 16;
-    let hash = if V6 {
-        flow_hash_v6(packet.source, packet.destination, both, packet.protocol)
+    let (both, protocol) = if service.flags & SERVICE_CLIENT_IP == 0 {
+        (u32::from(ports.source) | u32::from(ports.destination) << 16, packet.protocol)
     } else {
-        flow_hash_v4(packet.source[3], packet.destination[3], both, packet.protocol)
+        (0, 0)
+    };
+    let hash = if V6 {
+        flow_hash_v6(packet.source, packet.destination, both, protocol)
+    } else {
+        flow_hash_v4(packet.source[3], packet.destination[3], both, protocol)
     };
     let index = service.rows_start.wrapping_add(hash & (service.rows - 1));
     let Some(row) = ROWS.get(index) else { return Err(Outcome::DropNoEndpoint) };

@@ -18,15 +18,15 @@ use super::{
     uplinks::Uplink,
 };
 use crate::{
-    plan::{EndpointAddress, Interfaces, Plan, PlannedRow, ServiceAddress},
+    plan::{EndpointAddress, Interfaces, Plan, PlannedRow, PlannedService, ServiceAddress},
     snapshot::ObjectName,
 };
 use lb_common::{
     filter::{reply_bit, vip_bit},
     maps::{
         Announced, AnnouncedKey, ENDPOINT_PRESENT, Endpoint, MAX_ANNOUNCED, MAX_ENDPOINTS,
-        MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, NO_ENDPOINT, NO_NODE, Row, SERVICE_KERNEL, Service,
-        ServiceKey, Vip, VipKey,
+        MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, NO_ENDPOINT, NO_NODE, Row, SERVICE_CLIENT_IP,
+        SERVICE_KERNEL, Service, ServiceKey, Vip, VipKey,
     },
 };
 use std::{
@@ -300,7 +300,7 @@ fn write_services(
                 rows_start: range.map_or(0, |range| range.start),
                 rows: range.map_or(0, |range| range.len),
                 stats,
-                flags: if plan.services[address].kernel { SERVICE_KERNEL } else { 0 },
+                flags: flags(&plan.services[address]),
             };
             let map = &mut state.contents.services;
             upsert(map, key, value, &mut changes.writes, |k, v| Write::Service(k, Some(v)));
@@ -477,6 +477,11 @@ fn remove_endpoints(
         }
         keep
     });
+}
+
+fn flags(service: &PlannedService) -> u32 {
+    let of = |set: bool, flag: u32| if set { flag } else { 0 };
+    of(service.kernel, SERVICE_KERNEL) | of(service.client_ip_affinity, SERVICE_CLIENT_IP)
 }
 
 #[cfg(test)]

@@ -126,6 +126,7 @@ impl Builder<'_> {
                         service: service.name.clone(),
                         kernel: self.options.delivery == Delivery::Kernel
                             || !needs_kernel(service).is_empty(),
+                        client_ip_affinity: service.client_ip_affinity,
                         rows: self.cache.rows(found.rows, self.me),
                     });
                 }

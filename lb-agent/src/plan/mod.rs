@@ -97,6 +97,8 @@ pub struct PlannedService {
     pub service: ObjectName,
     /// Leave the last step to kube-proxy.
     pub kernel: bool,
+    /// All flows of a client go by one row: what remembers the client's endpoint is a node's.
+    pub client_ip_affinity: bool,
     /// Its rows; none if no endpoint takes new flows. Services with the same
     /// endpoints share one allocation (`Arc::ptr_eq`).
     pub rows: Arc<Vec<PlannedRow>>,

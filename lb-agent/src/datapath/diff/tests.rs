@@ -136,6 +136,7 @@ impl Model {
         for (address, planned) in &plan.services {
             let service = self.contents.services[&service_key(address)];
             assert_eq!(service.flags & SERVICE_KERNEL != 0, planned.kernel);
+            assert_eq!(service.flags & SERVICE_CLIENT_IP != 0, planned.client_ip_affinity);
             assert_eq!(service.rows as usize, planned.rows.len());
             for (at, wanted) in (service.rows_start..).zip(planned.rows.iter()) {
                 let row = self.rows[at as usize];
@@ -254,6 +255,7 @@ impl Spec {
                 PlannedService {
                     service: ObjectName::new("default", format!("s{n}")),
                     kernel,
+                    client_ip_affinity: n % 2 == 1,
                     rows: Arc::clone(rows),
                 },
             );
