@@ -45,12 +45,16 @@ pub(crate) fn build(flavour: Flavour) -> Result<PathBuf> {
     Ok(project::target_dir().join(folder).join("lb-agent"))
 }
 
-/// Builds, then becomes `lb-agent <command> <interface>`.
-pub(crate) fn become_agent(command: &str, interface: &str, args: &[OsString]) -> Result<bool> {
+/// Builds, then becomes `lb-agent <command> [interface] [args]`.
+pub(crate) fn become_agent(
+    command: &str,
+    interface: Option<&OsString>,
+    args: &[OsString],
+) -> Result<bool> {
     project::require_root(command)?;
     let agent = build(Flavour::default())?;
     setup::bpffs()?;
-    become_program(Command::new(agent).arg(command).arg(interface).args(args))
+    become_program(Command::new(agent).arg(command).args(interface).args(args))
 }
 
 /// Builds, then becomes the demo.

@@ -38,17 +38,15 @@ enum Command {
     /// Build, then load the programs on an interface and pin them (needs root)
     Load {
         /// The interface, for example eth0
-        interface: String,
+        interface: OsString,
         /// Further arguments for `lb-agent load`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Build, then take the programs off an interface and remove their pins (needs root)
+    /// Build, then take the programs off an interface, or off all and remove the pins (needs root)
     Unload {
-        /// The interface, for example eth0
-        interface: String,
-        /// Further arguments for `lb-agent unload`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        /// The interface, and further arguments for `lb-agent unload`
+        #[arg(value_name = "INTERFACE", trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
     /// Show Herald at work on three nodes in network namespaces (needs root)
@@ -98,8 +96,8 @@ fn run(command: Command) -> Result<bool> {
             println!("{}", binary.display());
             Ok(true)
         }
-        Command::Load { interface, args } => agent::become_agent("load", &interface, &args),
-        Command::Unload { interface, args } => agent::become_agent("unload", &interface, &args),
+        Command::Load { interface, args } => agent::become_agent("load", Some(&interface), &args),
+        Command::Unload { args } => agent::become_agent("unload", None, &args),
         Command::Demo { kubernetes, keep, args } => agent::become_demo(kubernetes, keep, &args),
         Command::Test(options) => test::run(&options),
         Command::Bench { args } => agent::become_bench(&args),
