@@ -14,7 +14,7 @@ use crate::process::{Step, become_program, shown};
 use crate::{project, setup, toolchain};
 
 /// Which agent to build.
-#[derive(Args, Clone, Copy, Default)]
+#[derive(Args, Clone, Copy)]
 pub(crate) struct Flavour {
     /// With optimisation; the default
     #[arg(long, conflicts_with = "dev")]
@@ -47,12 +47,13 @@ pub(crate) fn build(flavour: Flavour) -> Result<PathBuf> {
 
 /// Builds, then becomes `lb-agent <command> [interface] [args]`.
 pub(crate) fn become_agent(
+    flavour: Flavour,
     command: &str,
     interface: Option<&OsString>,
     args: &[OsString],
 ) -> Result<bool> {
     project::require_root(command)?;
-    let agent = build(Flavour::default())?;
+    let agent = build(flavour)?;
     setup::bpffs()?;
     become_program(Command::new(agent).arg(command).args(interface).args(args))
 }

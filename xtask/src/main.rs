@@ -37,6 +37,8 @@ enum Command {
     Build(agent::Flavour),
     /// Build, then load the programs on an interface and pin them (needs root)
     Load {
+        #[command(flatten)]
+        flavour: agent::Flavour,
         /// The interface, for example eth0
         interface: OsString,
         /// Further arguments for `lb-agent load`
@@ -45,6 +47,8 @@ enum Command {
     },
     /// Build, then take the programs off an interface, or off all and remove the pins (needs root)
     Unload {
+        #[command(flatten)]
+        flavour: agent::Flavour,
         /// The interface, and further arguments for `lb-agent unload`
         #[arg(value_name = "INTERFACE", trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -96,8 +100,10 @@ fn run(command: Command) -> Result<bool> {
             println!("{}", binary.display());
             Ok(true)
         }
-        Command::Load { interface, args } => agent::become_agent("load", Some(&interface), &args),
-        Command::Unload { args } => agent::become_agent("unload", None, &args),
+        Command::Load { flavour, interface, args } => {
+            agent::become_agent(flavour, "load", Some(&interface), &args)
+        }
+        Command::Unload { flavour, args } => agent::become_agent(flavour, "unload", None, &args),
         Command::Demo { kubernetes, keep, args } => agent::become_demo(kubernetes, keep, &args),
         Command::Test(options) => test::run(&options),
         Command::Bench { args } => agent::become_bench(&args),
