@@ -14,7 +14,7 @@ use crate::process::{Step, become_program, shown};
 use crate::{project, setup, toolchain};
 
 /// Which agent to build.
-#[derive(Args, Clone, Copy, Default)]
+#[derive(Args, Clone, Copy)]
 pub(crate) struct Flavour {
     /// With optimisation; the default
     #[arg(long, conflicts_with = "dev")]
@@ -45,12 +45,17 @@ pub(crate) fn build(flavour: Flavour) -> Result<PathBuf> {
     Ok(project::target_dir().join(folder).join("lb-agent"))
 }
 
-/// Builds, then becomes `lb-agent <command> <interface>`.
-pub(crate) fn become_agent(command: &str, interface: &str, args: &[OsString]) -> Result<bool> {
+/// Builds, then becomes `lb-agent <command> [interface] [args]`.
+pub(crate) fn become_agent(
+    flavour: Flavour,
+    command: &str,
+    interface: Option<&OsString>,
+    args: &[OsString],
+) -> Result<bool> {
     project::require_root(command)?;
-    let agent = build(Flavour::default())?;
+    let agent = build(flavour)?;
     setup::bpffs()?;
-    become_program(Command::new(agent).arg(command).arg(interface).args(args))
+    become_program(Command::new(agent).arg(command).args(interface).args(args))
 }
 
 /// Builds, then becomes the demo.

@@ -37,18 +37,20 @@ enum Command {
     Build(agent::Flavour),
     /// Build, then load the programs on an interface and pin them (needs root)
     Load {
+        #[command(flatten)]
+        flavour: agent::Flavour,
         /// The interface, for example eth0
-        interface: String,
+        interface: OsString,
         /// Further arguments for `lb-agent load`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Build, then take the programs off an interface and remove their pins (needs root)
+    /// Build, then take the programs off an interface, or off all and remove the pins (needs root)
     Unload {
-        /// The interface, for example eth0
-        interface: String,
-        /// Further arguments for `lb-agent unload`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        #[command(flatten)]
+        flavour: agent::Flavour,
+        /// The interface, and further arguments for `lb-agent unload`
+        #[arg(value_name = "INTERFACE", trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
     /// Show Herald at work on three nodes in network namespaces (needs root)
@@ -98,8 +100,10 @@ fn run(command: Command) -> Result<bool> {
             println!("{}", binary.display());
             Ok(true)
         }
-        Command::Load { interface, args } => agent::become_agent("load", &interface, &args),
-        Command::Unload { interface, args } => agent::become_agent("unload", &interface, &args),
+        Command::Load { flavour, interface, args } => {
+            agent::become_agent(flavour, "load", Some(&interface), &args)
+        }
+        Command::Unload { flavour, args } => agent::become_agent(flavour, "unload", None, &args),
         Command::Demo { kubernetes, keep, args } => agent::become_demo(kubernetes, keep, &args),
         Command::Test(options) => test::run(&options),
         Command::Bench { args } => agent::become_bench(&args),
