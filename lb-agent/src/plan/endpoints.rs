@@ -5,7 +5,10 @@ use crate::{
     membership::Alive,
     snapshot::{Endpoint, EndpointPort, EndpointSlice, ObjectName, Service, ServicePort, Snapshot},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// The EndpointSlices of each Service.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +80,7 @@ impl Placement<'_> {
         // One address may be listed twice, on its way from one slice (or node) to another:
         // ready wins over not ready.
         let mut best = BTreeMap::<EndpointAddress, (bool, bool, u16)>::new();
+        let mut unplaced = BTreeMap::<_, ((IpAddr, String), u32)>::new();
         let rank = |(ready, serving, node): &(bool, bool, u16)| (!ready, !serving, *node);
         let named = |p: &&EndpointPort| p.name == port.name && p.protocol == port.protocol;
         for (slice, listed) in
@@ -100,7 +104,12 @@ impl Placement<'_> {
                 let node = match self.node_of(slice, endpoint) {
                     Ok(node) => node,
                     Err((reason, message)) => {
-                        found.notices.insert(warning(service, reason, message));
+                        // One notice for a whole slice of them is enough: for the lowest.
+                        let first = (endpoint.address, message);
+                        let known = unplaced.entry((&slice.name, reason));
+                        let known = known.or_insert_with(|| (first.clone(), 0));
+                        known.0 = known.0.clone().min(first);
+                        known.1 += 1;
                         continue;
                     }
                 };
@@ -116,6 +125,12 @@ impl Placement<'_> {
                     *known = std::cmp::min_by_key(*known, offer, rank);
                 }
             }
+        }
+        for ((_, reason), ((_, mut message), count)) in unplaced {
+            if count > 1 {
+                message.push_str(&format!(" So are {} more of the slice.", count - 1));
+            }
+            found.notices.insert(warning(service, reason, message));
         }
         let any_ready = best.values().any(|(ready, ..)| *ready);
         let row = |(address, (ready, serving, node))| {
@@ -137,15 +152,15 @@ impl Placement<'_> {
             None => Err((
                 "EndpointWithoutNode",
                 format!(
-                    "endpoint {address} in EndpointSlice {slice} has no nodeName and gets no \
-                     traffic: set nodeName to the node that can reach it."
+                    "endpoint {address} in EndpointSlice {slice} is left out because it has no \
+                     nodeName: set it to the node that can reach the endpoint."
                 ),
             )),
             Some(node) if !self.snapshot.nodes.contains_key(node) => Err((
                 "EndpointOnUnknownNode",
                 format!(
-                    "endpoint {address} in EndpointSlice {slice} is on node {node:?}, which does \
-                     not exist, and gets no traffic: correct nodeName."
+                    "endpoint {address} in EndpointSlice {slice} is left out because its node \
+                     {node:?} does not exist: correct nodeName."
                 ),
             )),
             Some(node) => Ok(node),

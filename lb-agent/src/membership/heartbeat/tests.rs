@@ -385,6 +385,8 @@ fn who_is_listened_to() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..Default::default() })]
+
     #[test]
     fn arbitrary_datagrams_change_nothing(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let now = Instant::now();

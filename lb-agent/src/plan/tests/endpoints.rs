@@ -94,13 +94,16 @@ fn nodes_that_are_not_alive_or_not_known() {
         endpoint("10.1.0.2", "n2"),
         nameless,
         endpoint("10.1.0.4", "n9"),
+        endpoint("10.1.0.5", "n8"),
     ]);
     let mut alive = all_alive(&snapshot);
     alive.remove("n2");
     let plan = plan(&snapshot, "n1", &alive, &PlanOptions::default());
     assert_eq!(nodes(&plan).1, ["n1"].into());
     assert_eq!(reasons(&plan), ["EndpointOnUnknownNode", "EndpointWithoutNode"]);
-    assert!(plan.notices[0].message.contains("n9") && plan.notices[0].message.contains("web-abc"));
+    let message = &plan.notices[0].message;
+    assert!(message.contains("n9") && message.contains("web-abc"), "{message}");
+    assert!(message.ends_with("So are 1 more of the slice."), "{message}");
     assert_eq!(plan.nodes.len(), 3, "positions do not depend on who is alive");
 }
 

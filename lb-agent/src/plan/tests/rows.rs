@@ -145,7 +145,7 @@ fn a_hundred_endpoints() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, ..Default::default() })]
 
     #[test]
     fn rows_are_as_the_rule_tells(list in endpoints(), me in 0..9u16) {

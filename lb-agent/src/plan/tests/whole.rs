@@ -109,7 +109,7 @@ impl World {
 }
 
 /// Everything of a plan that all nodes must agree on.
-fn common(plan: &Plan) -> impl PartialEq + std::fmt::Debug + use<> {
+fn common(plan: &Plan) -> impl PartialEq + use<> {
     let rows =
         |rows: &Arc<Vec<PlannedRow>>| rows.iter().map(|r| (r.nodes, r.first)).collect::<Vec<_>>();
     (
@@ -121,7 +121,7 @@ fn common(plan: &Plan) -> impl PartialEq + std::fmt::Debug + use<> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, ..Default::default() })]
 
     /// A veteran that saw every event, planning after each with the rows it remembers; a
     /// node that saw them in another order; and one that has just started and sees only
@@ -160,13 +160,13 @@ proptest! {
             let me = format!("n{node}");
             let fresh = plan(&newcomer.snapshot, &me, &newcomer.alive, &options);
             if let Some(remembered) = latest.get(me.as_str()) {
-                prop_assert_eq!(remembered, &fresh);
+                prop_assert!(*remembered == fresh, "{} remembers more than it should", me);
             }
             all.push((me, fresh));
         }
         // All nodes agree, each VIP has at most one announcer, and rows lead to endpoints.
         for (me, plan) in &all {
-            prop_assert_eq!(common(plan), common(&all[0].1), "{} and n1", me);
+            prop_assert!(common(plan) == common(&all[0].1), "{} and n1 differ", me);
             for vip in plan.vips.values() {
                 prop_assert_eq!(vip.announce.is_some(), vip.owner.as_deref() == Some(me.as_str()));
             }
