@@ -29,6 +29,8 @@ pub struct Datapath {
     state: State,
     /// Interfaces that carry the programs of this agent.
     attached: BTreeSet<u32>,
+    /// Whether what is announced is what a plan of this agent says.
+    applied: bool,
 }
 
 /// What came of applying a plan.
@@ -65,7 +67,13 @@ impl Datapath {
             services = contents.services.len(),
             "kernel program loaded"
         );
-        Ok(Self { object, maps, state: State::adopt(contents), attached: BTreeSet::new() })
+        Ok(Self {
+            object,
+            maps,
+            state: State::adopt(contents),
+            attached: BTreeSet::new(),
+            applied: false,
+        })
     }
 
     pub(crate) fn maps(&self) -> &Maps {
@@ -99,15 +107,15 @@ impl Datapath {
         let now = system::monotonic_ns();
         let Changes { writes, newly_announced, problems, retry_at } =
             diff::changes(&mut self.state, inputs, self.maps.rows(), now);
-        // Announcing begins with this, should the deadline have passed while no agent ran.
-        if !newly_announced.is_empty() {
-            self.renew()?;
-        }
         for write in &writes {
             if let Err(error) = self.maps.write(write) {
                 self.state = State::adopt(self.maps.read()?);
                 return Err(error);
             }
+        }
+        if !self.applied {
+            self.applied = true;
+            self.renew()?;
         }
         self.detach_others(uplinks)?;
         Ok(Applied { writes: writes.len(), newly_announced, problems, not_attached, retry_at })
@@ -157,14 +165,20 @@ impl Datapath {
     /// Says that the agent is there: VIPs are announced for another [`DEAD_MAN_NS`]. To be
     /// called several times in that time.
     ///
+    /// Where the deadline has passed, others have taken the VIPs over. What an earlier agent
+    /// announced then stays silent until a plan has been applied.
+    ///
     /// # Errors
     ///
     /// [`Error::Map`]
     pub fn renew(&mut self) -> Result<(), Error> {
-        let until = system::monotonic_ns() + DEAD_MAN_NS;
+        let now = system::monotonic_ns();
+        let applied = self.applied;
         self.maps.change_settings(|settings| {
-            settings.announce_until_ns = until;
             settings.echo_interval_ns = ECHO_INTERVAL_NS;
+            if applied || settings.announce_until_ns > now {
+                settings.announce_until_ns = now + DEAD_MAN_NS;
+            }
         })
     }
 
