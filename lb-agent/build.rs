@@ -6,13 +6,12 @@
 //! * `LB_BPF_SYSROOT=<folder>` names the compiler.
 //! * The feature `debug-object` builds the flavour that logs (`lb-ebpf`'s feature `log`).
 
-#[path = "build/toolchain.rs"]
-mod toolchain;
+#[path = "build/object.rs"]
+mod object;
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 fn main() {
     for name in ["LB_BPF_OBJECT", "LB_BPF_SYSROOT", "RUSTUP_HOME", "HERALD_CACHE", "XDG_CACHE_HOME"]
@@ -24,9 +23,11 @@ fn main() {
     {
         println!("cargo:rerun-if-changed={path}");
     }
-    let object = PathBuf::from(required("OUT_DIR")).join("lb.bpf.o");
+    let features: &[&str] =
+        if env::var_os("CARGO_FEATURE_DEBUG_OBJECT").is_some() { &["log"] } else { &[] };
+    let object = PathBuf::from(object::required("OUT_DIR")).join("lb.bpf.o");
     let result = match env::var("LB_BPF_OBJECT").unwrap_or_default().as_str() {
-        "" => build(&object),
+        "" => object::build("lb", features, &object),
         "none" => fs::write(&object, b"").map_err(|error| format!("{}: {error}", object.display())),
         ready => {
             println!("cargo:rerun-if-changed={ready}");
@@ -40,103 +41,4 @@ fn main() {
         eprintln!("\n{message}");
         std::process::exit(1);
     }
-}
-
-fn required(name: &str) -> String {
-    env::var(name).unwrap_or_else(|_| panic!("cargo sets {name} for build scripts"))
-}
-
-const WAYS_OUT: &str = "\
-Ways out:
-  cargo xtask setup                                  finds or installs both
-  rustup toolchain install nightly -c rust-src       a compiler, by hand
-  cargo install bpf-linker --version 0.13.0 --locked a linker, by hand
-  LB_BPF_SYSROOT=<folder with bin/rustc>             names a compiler
-  LB_BPF_OBJECT=<lb.bpf.o>                           takes a ready object
-  LB_BPF_OBJECT=none                                 builds an agent that can load nothing";
-
-fn build(object: &Path) -> Result<(), String> {
-    let compiler = toolchain::find_compiler(
-        required("RUSTC").as_ref(),
-        &required("CARGO_PKG_RUST_VERSION"),
-    )
-    .map_err(|tried| {
-        format!(
-            "No Rust compiler that can build the kernel program was found. Tried:\n{tried}{WAYS_OUT}"
-        )
-    })?;
-    let linker = toolchain::find_linker(compiler.llvm).map_err(|tried| {
-        format!("No bpf-linker for {compiler} was found. Tried:\n{tried}{WAYS_OUT}")
-    })?;
-
-    let endian = if required("CARGO_CFG_TARGET_ENDIAN") == "big" { "bpfeb" } else { "bpfel" };
-    let target = format!("{endian}-unknown-none");
-    let target_dir = target_dir();
-    // The cargo that came with the compiler, if one did, knows best how to build its `core`.
-    let own_cargo = Some(compiler.sysroot.join("bin/cargo")).filter(|cargo| cargo.exists());
-    let mut command = Command::new(own_cargo.unwrap_or_else(|| required("CARGO").into()));
-    command
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .args(["build", "--package=lb-ebpf", "--bin=lb", "--profile=ebpf", "-Zbuild-std=core"])
-        .arg(format!("--target={target}"))
-        .arg("--target-dir")
-        .arg(&target_dir);
-    if env::var_os("CARGO_FEATURE_DEBUG_OBJECT").is_some() {
-        command.arg("--features=log");
-    }
-    for (name, _) in env::vars_os() {
-        if name.to_str().is_some_and(belongs_to_the_outer_build) {
-            command.env_remove(name);
-        }
-    }
-    command
-        .env("RUSTC", compiler.sysroot.join("bin/rustc"))
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker)
-        .env("CARGO_TARGET_BPFEB_UNKNOWN_NONE_LINKER", &linker)
-        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
-    let done = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    if !done.status.success() {
-        return Err(format!(
-            "The kernel program was not built by {compiler} with {}:\n{}",
-            linker.display(),
-            String::from_utf8_lossy(&done.stderr)
-        ));
-    }
-    let built = target_dir.join(target).join("ebpf/lb");
-    fs::copy(&built, object).map(drop).map_err(|error| format!("{}: {error}", built.display()))
-}
-
-/// `v3` has 32-bit jumps and is understood by every kernel that Herald runs on. Without the last
-/// flag each small copy becomes a call of a byte loop, which doubles the cost of a packet.
-const FLAGS: [&str; 3] =
-    ["-Ctarget-cpu=v3", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order"];
-
-/// One folder for all profiles of the agent: in `OUT_DIR` each profile would build `core` again,
-/// and the agent's own target folder is locked by the cargo that runs this script.
-fn target_dir() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR")
-        .map(PathBuf::from)
-        .filter(|dir| dir.is_absolute())
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"))
-        .join("bpf")
-}
-
-/// Whether a variable was set by the outer cargo, rustup or clippy for the host's compiler.
-/// `CARGO_MAKEFLAGS` stays: both builds share one job server.
-fn belongs_to_the_outer_build(name: &str) -> bool {
-    const NAMES: [&str; 9] = [
-        "CARGO",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_TARGET_DIR",
-        "RUSTC_WORKSPACE_WRAPPER",
-        "RUSTC_WRAPPER",
-        "RUSTDOC",
-        "RUSTFLAGS",
-        "RUSTUP_TOOLCHAIN",
-        "TARGET",
-    ];
-    const PREFIXES: [&str; 5] =
-        ["CARGO_BUILD_", "CARGO_CFG_", "CARGO_FEATURE_", "CARGO_PROFILE_", "CARGO_TARGET_"];
-    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -50,16 +50,20 @@ pub(crate) fn handle(ctx: &XdpContext) -> Option<Outcome> {
         return None;
     }
     let vip = address_bytes(target);
-    if !may_be_vip(vip_bit_v6(target)) || !is_vip(vip) {
+    if !may_be_vip(vip_bit_v6(target)) {
         return None;
     }
-    if kind == ADVERTISEMENT {
+    let solicitation = kind == SOLICITATION;
+    let mac = if solicitation { answer::mac_for(vip, ctx.ingress_ifindex() as u32) } else { None };
+    // What is announced is a VIP: an answer costs one lookup.
+    if mac.is_none() && !is_vip(vip) {
+        return None;
+    }
+    if !solicitation {
         return Some(if is_agent(from) { Outcome::Passed } else { Outcome::PassedClaim });
     }
     let Some(valid) = validate(ctx, ip, message) else { return Some(Outcome::NdpInvalid) };
-    let Some(mac) = answer::mac_for(vip, ctx.ingress_ifindex() as u32) else {
-        return Some(Outcome::NdpNotAnnounced);
-    };
+    let Some(mac) = mac else { return Some(Outcome::NdpNotAnnounced) };
     // SAFETY: `at` has checked the bounds.
     let destination = unsafe { (*ethernet).destination };
     let to_group = destination[0].to_be() >> 8 & 1 != 0;

@@ -3,6 +3,7 @@
 //! and what the kernel suite needs to run the programs on crafted frames.
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod kernel;
 pub mod lab;
 pub mod suite;

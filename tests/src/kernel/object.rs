@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions,
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
-    programs::{Program, SchedClassifier, Xdp},
+    programs::{Program, SchedClassifier, Xdp, XdpMode, xdp::XdpLinkId},
 };
 use lb_common::{
     filter,
@@ -116,17 +116,48 @@ impl DataPath {
         Ok((verified, info.size_jitted()))
     }
 
+    /// The ingress program.
+    ///
+    /// # Errors
+    /// The object has none.
+    pub fn ingress_program(&self) -> Result<&Xdp> {
+        program_ref(&self.ebpf, program::INGRESS)
+    }
+
+    /// The egress program.
+    ///
+    /// # Errors
+    /// The object has none.
+    pub fn egress_program(&self) -> Result<&SchedClassifier> {
+        program_ref(&self.ebpf, program::EGRESS)
+    }
+
+    /// Attaches the ingress program, in native mode, to an interface of the calling
+    /// thread's namespace, until `detach` or the end of this object.
+    ///
+    /// # Errors
+    /// No such interface, or it does not take the program.
+    pub fn attach(&mut self, ifindex: u32) -> Result<XdpLinkId> {
+        let ingress: &mut Xdp = program_mut(&mut self.ebpf, program::INGRESS)?;
+        Ok(ingress.attach_to_if_index(ifindex, XdpMode::Driver)?)
+    }
+
+    /// Takes it off again.
+    ///
+    /// # Errors
+    /// The kernel does not let go.
+    pub fn detach(&mut self, link: XdpLinkId) -> Result<()> {
+        let ingress: &mut Xdp = program_mut(&mut self.ebpf, program::INGRESS)?;
+        Ok(ingress.detach(link)?)
+    }
+
     /// The ingress program on a frame that arrives on `ifindex`.
     ///
     /// # Errors
     /// The kernel refuses to run it, as it does for frames of less than 14 bytes and
     /// for interfaces that the calling thread's network namespace does not have.
     pub fn ingress(&self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<Run> {
-        let program: &Xdp = program_ref(&self.ebpf, program::INGRESS)?;
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-        let context = [0, u32::try_from(frame.len())?, 0, ifindex, 0, 0];
-        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        run(program, frame, Some(&context), repeat)
+        run(self.ingress_program()?, frame, Some(&xdp_md(frame, ifindex)), repeat)
     }
 
     /// The egress program on a frame that is about to leave.
@@ -134,7 +165,7 @@ impl DataPath {
     /// # Errors
     /// The kernel refuses to run it, as it does for frames of less than 15 bytes.
     pub fn egress(&self, frame: &[u8], repeat: u32) -> Result<Run> {
-        run::<SchedClassifier>(program_ref(&self.ebpf, program::EGRESS)?, frame, None, repeat)
+        run(self.egress_program()?, frame, None, repeat)
     }
 
     /// Fills the maps from a [`World`]; they are expected to be empty.
@@ -305,7 +336,11 @@ impl DataPath {
         Ok(())
     }
 
-    fn write_filter(&mut self, name: &str, words: &[u64]) -> Result<()> {
+    /// Writes one of the two filters.
+    ///
+    /// # Errors
+    /// The kernel refuses a word.
+    pub fn write_filter(&mut self, name: &str, words: &[u64]) -> Result<()> {
         let mut map = self.array::<u64>(name)?;
         for (index, word) in (0..).zip(words) {
             map.set(index, word, 0)?;
@@ -323,6 +358,15 @@ impl DataPath {
     /// No such map, or not of these types.
     pub fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
         HashMap::try_from(self.map_mut(name)?).with_context(|| format!("map {name}"))
+    }
+
+    /// The same to read from only.
+    ///
+    /// # Errors
+    /// No such map, or not of these types.
+    pub fn read_hash<K: Pod, V: Pod>(&self, name: &str) -> Result<HashMap<&MapData, K, V>> {
+        let map = self.ebpf.map(name).with_context(|| format!("no map {name}"))?;
+        HashMap::try_from(map).with_context(|| format!("map {name}"))
     }
 
     /// An array of the object.
@@ -354,7 +398,18 @@ where
     program.try_into().ok().with_context(|| format!("{name} is of another type"))
 }
 
-fn run<P>(program: &P, frame: &[u8], context: Option<&[u8]>, repeat: u32) -> Result<Run>
+/// The context of a frame that arrives on `ifindex`.
+pub fn xdp_md(frame: &[u8], ifindex: u32) -> Vec<u8> {
+    // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+    let words = [0, frame.len() as u32, 0, ifindex, 0, 0];
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+/// Runs a program on a frame, `repeat` times on the same buffer.
+///
+/// # Errors
+/// The kernel refuses to.
+pub fn run<P>(program: &P, frame: &[u8], context: Option<&[u8]>, repeat: u32) -> Result<Run>
 where
     P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::TestRunResult>,
 {

@@ -1,0 +1,206 @@
+//! The rounds, and what must hold in each.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use lb_common::maps::{Flow, FlowKey, TO_ENDPOINT};
+
+use super::{
+    cases::{self, Case, Flows},
+    engine::{Client, Engine, Floor, Traffic},
+    scale,
+};
+use crate::kernel::{
+    acceptance::Direction,
+    object::{DataPath, octets},
+    world::{Family, MY_MAC, ROUTER_MAC},
+};
+
+/// Figures of one case, ns a packet.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// One for each round: the time with the program less that with an empty one.
+    pub rounds: Vec<f64>,
+    /// Of how many of the flows the node knew the endpoint when measuring began, %.
+    pub known: Option<f64>,
+}
+
+impl Figures {
+    /// The middle one of the rounds.
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.rounds.clone();
+        sorted.sort_by(f64::total_cmp);
+        match sorted.len() {
+            0 => f64::NAN,
+            n if n % 2 == 1 => sorted[n / 2],
+            n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+        }
+    }
+
+    /// The least.
+    pub fn least(&self) -> f64 {
+        self.rounds.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    /// The most.
+    pub fn most(&self) -> f64 {
+        self.rounds.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    }
+}
+
+/// All figures, by the names of the cases.
+pub type Results = BTreeMap<&'static str, Figures>;
+
+/// How much is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Rounds, the cases taking turns in each.
+    pub rounds: u32,
+    /// Packets of a case in a round.
+    pub packets: u32,
+}
+
+/// The floors, by name.
+pub const FLOORS: [(&str, Floor); 3] = [
+    ("floor: return XDP_TX", Floor::Tx),
+    ("floor: MAC swap", Floor::Swap),
+    ("floor: one hash lookup", Floor::Lookup),
+];
+
+/// The same packet by another way of measuring: one run a system call.
+pub const ONE_BY_ONE: &str = "forward, IPv4, 1 flow, one run a call";
+
+/// Measures everything; `progress` is told which round begins.
+///
+/// # Errors
+/// A run did not do what its case says: the figures would be worth nothing.
+pub fn all(
+    path: &DataPath,
+    engine: &mut Engine,
+    effort: Effort,
+    progress: impl Fn(u32),
+) -> Result<Results> {
+    let cases = cases::all();
+    let mut results = Results::new();
+    for round in 0..effort.rounds {
+        progress(round);
+        for case in &cases {
+            let figures = results.entry(case.name).or_default();
+            one(path, engine, case, effort.packets, figures).context(case.name)?;
+        }
+        for (name, floor) in FLOORS {
+            let traffic = floor_traffic();
+            let packets = effort.packets;
+            let (_, null) = engine.run_floor(Floor::Null, Direction::Ingress, &traffic, packets)?;
+            let (_, full) = engine.run_floor(floor, Direction::Ingress, &traffic, packets)?;
+            let figures = results.entry(name).or_default();
+            figures.rounds.push(nanoseconds(full) - nanoseconds(null));
+        }
+        let forward = cases.iter().find(|case| case.name == "forward, IPv4, 1 flow");
+        let forward = forward.context("no forwarding case")?;
+        let figures = results.entry(ONE_BY_ONE).or_default();
+        figures.rounds.push(one_by_one(path, engine, forward, effort.packets / 32)?);
+    }
+    Ok(results)
+}
+
+fn nanoseconds(duration: std::time::Duration) -> f64 {
+    duration.as_nanos() as f64
+}
+
+/// 1,024 clients: their ports are the keys that the lookup looks for.
+fn floor_traffic() -> Traffic {
+    let link = crate::kernel::frames::Link { from: ROUTER_MAC, to: MY_MAC };
+    let from = cases::client_number(Family::V4, 0);
+    let to = std::net::SocketAddr::new(scale::vip(Family::V4, 0), scale::FORWARD);
+    let mut frame = crate::kernel::frames::tcp(link, from, to, 64, 16);
+    frame.resize(100, 0);
+    Traffic { frame, client: Client::SourceV4, clients: 1024, first: 0, spread: false }
+}
+
+fn one(
+    path: &DataPath,
+    engine: &mut Engine,
+    case: &Case,
+    packets: u32,
+    figures: &mut Figures,
+) -> Result<()> {
+    let target = match case.direction {
+        Direction::Ingress => path.ingress_program()?.fd()?.try_clone()?,
+        Direction::Egress => path.egress_program()?.fd()?.try_clone()?,
+    };
+    let openings = cases::openings(case);
+    if !openings.is_empty() {
+        let ingress = path.ingress_program()?.fd()?.try_clone()?;
+        for traffic in openings {
+            engine.run(&ingress, Direction::Ingress, &traffic, traffic.clients)?;
+        }
+        figures.known = Some(known(path, case)?);
+    }
+    let (_, null) = engine.run_floor(Floor::Null, case.direction, &case.traffic, packets)?;
+    let counters = path.counters()?;
+    let service = case.service.map(|index| path.service_stats(index)).transpose()?;
+    let (action, full) = engine.run(&target, case.direction, &case.traffic, packets)?;
+    ensure!(action == case.action, "returned {action} instead of {}", case.action);
+    let rose = path.counters()?.get(case.outcome) - counters.get(case.outcome);
+    let name = case.outcome.name();
+    ensure!(rose == u64::from(packets), "{name} rose by {rose} instead of {packets}");
+    if let (Some(index), Some(before)) = (case.service, service) {
+        let after = path.service_stats(index)?;
+        let rose = after.delivered_packets + after.forwarded_packets
+            - before.delivered_packets
+            - before.forwarded_packets;
+        ensure!(rose == u64::from(packets), "its VIP port rose by {rose} instead of {packets}");
+    }
+    figures.rounds.push(nanoseconds(full) - nanoseconds(null));
+    Ok(())
+}
+
+/// Of how many of 1,024 of a case's flows the node knows the endpoint, %.
+fn known(path: &DataPath, case: &Case) -> Result<f64> {
+    const SAMPLE: u32 = 1024;
+    let (family, port) = match (case.traffic.frame[12], case.direction) {
+        (0x08, Direction::Ingress) => (Family::V4, scale::DELIVER),
+        (0x08, Direction::Egress) => (Family::V4, scale::DELIVER_TO_ONE),
+        (_, Direction::Ingress) => (Family::V6, scale::DELIVER),
+        (_, Direction::Egress) => (Family::V6, scale::DELIVER_TO_ONE),
+    };
+    let flows = path.read_hash::<FlowKey, Flow>("FLOWS")?;
+    let sample = SAMPLE.min(case.traffic.clients);
+    let step = case.traffic.clients / sample;
+    let mut found = 0;
+    for number in 0..sample {
+        let client = cases::client_number(family, number * step + number % step);
+        let key = FlowKey {
+            client: octets(client.ip()),
+            peer: octets(scale::vip(family, 0)),
+            client_port: client.port().to_be_bytes(),
+            peer_port: port.to_be_bytes(),
+            proto: 6,
+            direction: TO_ENDPOINT,
+            pad: [0; 2],
+        };
+        match flows.get(&key, 0) {
+            Ok(_) => found += 1,
+            Err(aya::maps::MapError::KeyNotFound) => {}
+            Err(error) => bail!("FLOWS: {error}"),
+        }
+    }
+    let known = 100.0 * f64::from(found) / f64::from(sample);
+    // A table that is large enough forgets nothing.
+    let fits = case.traffic.clients <= lb_common::maps::DEFAULT_FLOWS / 8;
+    ensure!(case.flows == Flows::None || !fits || known > 99.0, "only {known} % of flows known");
+    Ok(known)
+}
+
+/// The production program called once a system call on a fresh copy of the packet, less an
+/// empty program called the same way: slower caches, but nothing of the bench's between.
+fn one_by_one(path: &DataPath, engine: &mut Engine, case: &Case, calls: u32) -> Result<f64> {
+    let mut full = 0;
+    let mut null = 0;
+    for _ in 0..calls {
+        full += path.ingress(&case.traffic.frame, engine.ifindex(), 1)?.duration.as_nanos();
+        null += engine.null_once(&case.traffic.frame)?.as_nanos();
+    }
+    Ok((full as f64 - null as f64) / f64::from(calls))
+}

@@ -1,0 +1,187 @@
+//! The results as text and as JSON.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::{
+    cases::{self, Case, Target},
+    measure::{Effort, FLOORS, Figures, ONE_BY_ONE, Results},
+    wire::Wire,
+};
+
+/// Everything that a run found out.
+pub struct Report {
+    /// When, in words.
+    pub date: String,
+    /// Where: processor and kernel.
+    pub machine: String,
+    /// How much was run.
+    pub effort: Effort,
+    /// The load of the machine when it began, since it tells how far to trust the spread.
+    pub load: String,
+    /// Verified instructions and bytes of machine code of each program.
+    pub sizes: Vec<(&'static str, u32, u32)>,
+    /// Time of the program itself.
+    pub results: Results,
+    /// ARP on a veth, unless left out.
+    pub wire: Option<Wire>,
+}
+
+/// A figure held against its target.
+#[derive(Clone, Debug, Serialize)]
+pub struct Judged {
+    /// What was measured.
+    pub name: String,
+    /// The median, or the only figure.
+    pub figure: f64,
+    /// Its bounds, least and most.
+    pub between: Option<(f64, f64)>,
+    /// Its unit.
+    pub unit: &'static str,
+    /// The target in words.
+    pub target: Option<String>,
+    /// Whether it is met.
+    pub met: Option<bool>,
+    /// What else there is to say.
+    pub note: String,
+}
+
+impl Report {
+    /// All figures, in the order of the text.
+    pub fn figures(&self) -> Vec<Judged> {
+        let mut all: Vec<Judged> = Vec::new();
+        for (name, _) in FLOORS {
+            all.extend(self.results.get(name).map(|figures| plain(name, figures)));
+        }
+        for case in cases::all() {
+            all.extend(self.results.get(case.name).map(|figures| self.judge(&case, figures)));
+        }
+        all.extend(self.results.get(ONE_BY_ONE).map(|figures| plain(ONE_BY_ONE, figures)));
+        all
+    }
+
+    fn judge(&self, case: &Case, figures: &Figures) -> Judged {
+        let mut judged = plain(case.name, figures);
+        let median = figures.median();
+        (judged.target, judged.met) = match case.target {
+            None => (None, None),
+            Some(Target::AtMost(ns)) => (Some(format!("≤ {ns}")), Some(median <= f64::from(ns))),
+            Some(Target::AtMostMoreThan(other, ns)) => {
+                let base = self.results.get(other).map_or(f64::NAN, Figures::median);
+                let more = format!("≤ {base:.0} + {ns}");
+                (Some(more), Some(median <= base + f64::from(ns)))
+            }
+        };
+        if let Some(known) = figures.known {
+            judged.note = format!("{known:.0} % of the flows known");
+        }
+        judged
+    }
+
+    /// The figures of the wire, with what they are held against.
+    pub fn wire_figures(&self) -> Vec<Judged> {
+        let Some(wire) = &self.wire else { return Vec::new() };
+        wire.judged()
+    }
+
+    /// The results as Markdown.
+    pub fn markdown(&self) -> String {
+        let Self { date, machine, effort, load, sizes, .. } = self;
+        let mut text = String::new();
+        let _ = writeln!(
+            text,
+            "# What the data path costs\n\n\
+             Written by `cargo xtask bench` on {date}.\n\n\
+             - Machine: {machine}\n- Load when it began: {load}\n\
+             - {} rounds of {} packets for each case, the cases taking turns\n\n\
+             ![ns per packet](results.svg)\n",
+            effort.rounds, effort.packets
+        );
+        let _ = writeln!(
+            text,
+            "## The program itself\n\n\
+             ns per packet of the production program: the median of the rounds, least and most behind it, each\n\
+             less an empty program in the same round. Maps of production size with 10,000 VIP ports, 100 nodes and\n\
+             half a million rows. The packet is written anew before each run, with another client where there are\n\
+             many flows; the return value and the counters of each run are checked.\n"
+        );
+        table(&mut text, &self.figures());
+        let wire = self.wire_figures();
+        if !wire.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n## ARP on the wire\n\n\
+                 Over a veth between two network namespaces: one request at a time, then a flood. The kernel's own\n\
+                 answers are for the node's address on the same interface.\n"
+            );
+            table(&mut text, &wire);
+        }
+        let _ = writeln!(
+            text,
+            "\n## The programs\n\n| program | instructions verified | bytes of machine code |\n|---|---:|---:|"
+        );
+        for (name, verified, jited) in sizes {
+            let _ = writeln!(text, "| {name} | {verified} | {jited} |");
+        }
+        text
+    }
+
+    /// The results as JSON.
+    ///
+    /// # Errors
+    /// None in practice: everything in it can be written.
+    pub fn json(&self) -> serde_json::Result<String> {
+        let programs: Vec<_> = self
+            .sizes
+            .iter()
+            .map(|(name, verified, jited)| {
+                serde_json::json!({ "name": name, "verified": verified, "jited": jited })
+            })
+            .collect();
+        serde_json::to_string_pretty(&serde_json::json!({
+            "date": self.date,
+            "machine": self.machine,
+            "load": self.load,
+            "rounds": self.effort.rounds,
+            "packets": self.effort.packets,
+            "program": self.figures(),
+            "wire": self.wire_figures(),
+            "programs": programs,
+        }))
+    }
+}
+
+fn plain(name: &str, figures: &Figures) -> Judged {
+    Judged {
+        name: name.to_owned(),
+        figure: figures.median(),
+        between: Some((figures.least(), figures.most())),
+        unit: "ns",
+        target: None,
+        met: None,
+        note: String::new(),
+    }
+}
+
+fn table(text: &mut String, figures: &[Judged]) {
+    let _ = writeln!(
+        text,
+        "| what | figure | least to most | target | | |\n|---|---:|---:|---:|---|---|"
+    );
+    for judged in figures {
+        let Judged { name, figure, between, unit, target, met, note } = judged;
+        let between = between.map_or(String::new(), |(l, m)| format!("{l:.0} to {m:.0}"));
+        let met = match met {
+            None => "",
+            Some(true) => "met",
+            Some(false) => "**missed**",
+        };
+        let target = target.as_deref().unwrap_or("");
+        let decimals = usize::from(*unit == "µs");
+        let _ = writeln!(
+            text,
+            "| {name} | {figure:.decimals$} {unit} | {between} | {target} | {met} | {note} |"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! Maps of production size: 10,000 VIP ports, 100 nodes, half a million rows.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::Result;
+use lb_common::{
+    filter,
+    maps::{
+        Announced, AnnouncedKey, ENDPOINT_PRESENT, Endpoint, MacKey, MacOwner, NO_ENDPOINT,
+        NO_NODE, Node, Row, Service, Settings, THIS_NODE, Uplink, Vip, VipKey,
+    },
+};
+
+use crate::kernel::{
+    frames::Mac,
+    object::{Capacity, DataPath, octets, service_key},
+    random::Random,
+    world::{Family, MY_MAC},
+};
+
+/// VIPs of each family.
+pub const VIPS: u8 = 100;
+/// Ports of each VIP.
+pub const PORTS: u16 = 50;
+/// The first port.
+pub const FIRST_PORT: u16 = 1000;
+/// A port whose rows all name other nodes.
+pub const FORWARD: u16 = FIRST_PORT;
+/// A port whose rows name the 30 endpoints of this node.
+pub const DELIVER: u16 = FIRST_PORT + 40;
+/// A port with one endpoint, so that replies can be made for any client.
+pub const DELIVER_TO_ONE: u16 = FIRST_PORT + 41;
+
+/// Rows of a placement: what 32 endpoints have.
+const RANGE: u32 = 8192;
+/// Placements that services share.
+const RANGES: u32 = 64;
+/// The first placements are delivered here: all endpoints and one, of IPv4 and of IPv6.
+const DELIVERED: u32 = 4;
+const NODES: u16 = 100;
+const ENDPOINTS: u32 = 30;
+
+/// A VIP.
+pub fn vip(family: Family, number: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(198, 18, 0, number).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xfeed, 0, 0, 0, 0, number.into()).into(),
+    }
+}
+
+/// An endpoint of this node.
+pub fn endpoint(family: Family, number: u32) -> SocketAddr {
+    let address = match family {
+        Family::V4 => IpAddr::from([10, 244, 1, 10 + number as u8]),
+        Family::V6 => Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 10 + number as u16).into(),
+    };
+    SocketAddr::new(address, 8080)
+}
+
+fn node_mac(node: u16) -> Mac {
+    [0x02, 0, 1, 0, 0, node as u8]
+}
+
+/// Loads the object with maps as large as the agent makes them and fills them.
+///
+/// # Errors
+/// Not root, or not enough memory for the maps.
+pub fn load(ifindex: u32) -> Result<DataPath> {
+    let mut path = DataPath::load(Capacity::PRODUCTION)?;
+    rows(&mut path)?;
+    let mut vip_bits = vec![0u64; filter::WORDS as usize];
+    let mut stats = 0;
+    for family in [Family::V4, Family::V6] {
+        for number in 0..VIPS {
+            let vip = vip(family, number);
+            let key = VipKey { vip: octets(vip) };
+            path.hash("VIPS")?.insert(key, Vip { flags: 0, ports: PORTS.into() }, 0)?;
+            let bit = filter::vip_bit(&key.vip);
+            vip_bits[bit as usize / 64] |= 1 << (bit % 64);
+            let key = AnnouncedKey { vip: octets(vip), ifindex, pad: 0 };
+            path.hash("ANNOUNCED")?.insert(key, Announced { mac: MY_MAC, pad: [0; 2] }, 0)?;
+            for port in FIRST_PORT..FIRST_PORT + PORTS {
+                let value = Service {
+                    rows_start: range_of(family, port, stats) * RANGE,
+                    rows: RANGE,
+                    stats,
+                    flags: 0,
+                };
+                let key = service_key(SocketAddr::new(vip, port), 6);
+                path.hash("SERVICES")?.insert(key, value, 0)?;
+                stats += 1;
+            }
+        }
+    }
+    path.write_filter("VIP_FILTER", &vip_bits)?;
+    for node in 1..NODES {
+        let mac = node_mac(node);
+        let value = Node { address: [0; 16], mac, source_mac: MY_MAC, ifindex };
+        path.array("NODES")?.set(node.into(), value, 0)?;
+        let owner = MacOwner { node: node.into() };
+        path.hash("NODE_MACS")?.insert(MacKey { mac, pad: [0; 2] }, owner, 0)?;
+    }
+    endpoints(&mut path)?;
+    let mut settings =
+        Settings { announce_until_ns: u64::MAX, echo_interval_ns: 0, ..Settings::default() };
+    settings.uplinks[0] = Uplink { ifindex, mac: MY_MAC, pad: [0; 2] };
+    path.array("SETTINGS")?.set(0, settings, 0)?;
+    Ok(path)
+}
+
+/// The placement of a service.
+fn range_of(family: Family, port: u16, service: u32) -> u32 {
+    let six = if family == Family::V6 { 2 } else { 0 };
+    match port {
+        DELIVER => six,
+        DELIVER_TO_ONE => six + 1,
+        _ => DELIVERED + service % (RANGES - DELIVERED),
+    }
+}
+
+/// The index of a service's statistics.
+pub fn stats_index(family: Family, number: u8, port: u16) -> u32 {
+    let vip = u32::from(number) + if family == Family::V6 { u32::from(VIPS) } else { 0 };
+    vip * u32::from(PORTS) + u32::from(port - FIRST_PORT)
+}
+
+fn rows(path: &mut DataPath) -> Result<()> {
+    let mut random = Random::new(1);
+    let mut other = || 1 + random.below(usize::from(NODES) - 1) as u16;
+    let row = |nodes, endpoint| Row { nodes, endpoint, first: 0, pad: [0; 3] };
+    for range in 0..RANGES {
+        let rows: Vec<Row> = (0..RANGE)
+            .map(|n| match range {
+                0 => row([THIS_NODE, other(), NO_NODE, NO_NODE], n % ENDPOINTS),
+                1 => row([THIS_NODE, NO_NODE, NO_NODE, NO_NODE], 0),
+                2 => row([THIS_NODE, other(), NO_NODE, NO_NODE], ENDPOINTS + n % ENDPOINTS),
+                3 => row([THIS_NODE, NO_NODE, NO_NODE, NO_NODE], ENDPOINTS),
+                _ => row([other(), other(), other(), THIS_NODE], NO_ENDPOINT),
+            })
+            .collect();
+        path.write_rows(range * RANGE, &rows)?;
+    }
+    Ok(())
+}
+
+fn endpoints(path: &mut DataPath) -> Result<()> {
+    let mut bits = vec![0u64; filter::WORDS as usize];
+    for (start, family) in [(0, Family::V4), (ENDPOINTS, Family::V6)] {
+        for number in 0..ENDPOINTS {
+            let at = endpoint(family, number);
+            let (address, port) = (octets(at.ip()), at.port().to_be_bytes());
+            let value = Endpoint { address, port, flags: ENDPOINT_PRESENT, pad: 0 };
+            path.array("ENDPOINTS")?.set(start + number, value, 0)?;
+            let bit = filter::reply_bit(&address, port, 6);
+            bits[bit as usize / 64] |= 1 << (bit % 64);
+        }
+    }
+    path.write_filter("REPLY_FILTER", &bits)
+}

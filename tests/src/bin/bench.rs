@@ -1,0 +1,107 @@
+//! `cargo xtask bench`: measures the production object and writes the results down.
+//!
+//! Ends with 0 whatever the figures are: they are reported as met or missed. Only a run
+//! that did not do what it should, so that its figures are worth nothing, is a failure.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use herald_tests::{
+    bench::{
+        engine::Engine,
+        measure::{self, Effort},
+        picture,
+        report::Report,
+        scale, wire,
+    },
+    kernel::object::program,
+    system,
+};
+use nix::sched::{CloneFlags, unshare};
+
+/// Measures what the production object costs, ns a packet, and how fast it answers ARP.
+#[derive(Parser)]
+struct Arguments {
+    /// Rounds, the cases taking turns in each [default: 9, or 3 with --quick]
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Fewer packets and rounds: for a look, not for the record
+    #[arg(long)]
+    quick: bool,
+    /// Where the results go [default: docs/bench, or nowhere with --quick]
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+/// The index of `lo` in a new network namespace.
+const LOOPBACK: u32 = 1;
+
+fn main() -> Result<()> {
+    let Arguments { rounds, quick, output } = Arguments::parse();
+    ensure!(system::is_root(), "the bench loads kernel programs: run it as root");
+    let rounds = rounds.unwrap_or(if quick { 3 } else { 9 });
+    ensure!(rounds > 0, "--rounds 0 measures nothing: name 1 or more");
+    // The frames arrive on `lo` of a namespace that is this thread's own.
+    unshare(CloneFlags::CLONE_NEWNET).context("no new network namespace")?;
+    let date = command("date", &["-u", "+%Y-%m-%d %H:%M UTC"])?;
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
+
+    eprintln!("filling maps of production size");
+    let path = scale::load(LOOPBACK)?;
+    let mut engine = Engine::load(LOOPBACK)?;
+    let effort = Effort { rounds, packets: if quick { 1 << 17 } else { 1 << 20 } };
+    let results = measure::all(&path, &mut engine, effort, |round| {
+        eprintln!("round {} of {rounds}", round + 1);
+    })?;
+    eprintln!("ARP on the wire");
+    let (single, flood) = if quick { (2_000, 20_000) } else { (10_000, 100_000) };
+    let wire = wire::measure(wire::Effort { rounds, single, flood })?;
+
+    let mut sizes = Vec::new();
+    for name in [program::INGRESS, program::EGRESS] {
+        let (verified, jited) = path.size(name)?;
+        sizes.push((name, verified, jited));
+    }
+    let machine = machine()?;
+    let report = Report { date, machine, effort, load, sizes, results, wire: Some(wire) };
+    print!("{}", report.markdown());
+    let output = output.or_else(|| (!quick).then(|| workspace().join("docs/bench")));
+    if let Some(folder) = output {
+        write(&report, &folder).with_context(|| format!("writing to {}", folder.display()))?;
+        eprintln!("written to {}", folder.display());
+    }
+    Ok(())
+}
+
+fn write(report: &Report, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("results.md"), report.markdown())?;
+    fs::write(folder.join("results.json"), report.json()? + "\n")?;
+    let caption = format!("{}, {}", report.machine, report.date);
+    fs::write(folder.join("results.svg"), picture::svg(&report.figures(), &caption))?;
+    Ok(())
+}
+
+fn workspace() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn machine() -> Result<String> {
+    let processors = fs::read_to_string("/proc/cpuinfo")?;
+    let model =
+        processors.lines().find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
+    let cpus = processors.lines().filter(|line| line.starts_with("processor")).count();
+    let kernel = command("uname", &["-srm"])?;
+    Ok(format!("{cpus} × {}, {kernel}", model.unwrap_or("an unnamed processor").trim()))
+}
+
+fn command(name: &str, arguments: &[&str]) -> Result<String> {
+    let done = Command::new(name).args(arguments).output().with_context(|| name.to_owned())?;
+    Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
+}
