@@ -11,6 +11,8 @@
 pub mod apply;
 pub mod diff;
 mod error;
+#[cfg(feature = "debug-object")]
+mod frame_log;
 pub mod maps;
 pub mod multicast;
 pub mod neighbours;

@@ -136,6 +136,8 @@ impl Object {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = loader.load(OBJECT)?;
+        #[cfg(feature = "debug-object")]
+        super::frame_log::follow(&mut ebpf);
         xdp(&mut ebpf, INGRESS)?.load().map_err(program_error(INGRESS))?;
         classifier(&mut ebpf)?.load().map_err(program_error(EGRESS))?;
         Ok(Self { ebpf, pins, mode: options.xdp_mode, fresh, _lock: lock })
