@@ -59,17 +59,13 @@ pub(crate) fn become_agent(
 }
 
 /// Builds, then becomes the demo.
-pub(crate) fn become_demo(kubernetes: bool, keep: bool, args: &[OsString]) -> Result<bool> {
+pub(crate) fn become_demo(
+    kubernetes: bool,
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<bool> {
     project::require_root("the demo")?;
     setup::for_laboratory(kubernetes)?;
-    let mut demo = laboratory_program("demo", false)?;
-    if kubernetes {
-        demo.arg("--kubernetes");
-    }
-    if keep {
-        demo.arg("--keep");
-    }
-    become_program(demo.args(args))
+    become_program(laboratory_program("demo", false)?.args(args))
 }
 
 /// Becomes the bench, built with optimisation.

@@ -61,6 +61,9 @@ enum Command {
         /// Leave everything up at the end, and say how to look around
         #[arg(long)]
         keep: bool,
+        /// Remove what an earlier `--keep` left
+        #[arg(long)]
+        remove: bool,
         /// Further arguments for the demo
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -104,7 +107,11 @@ fn run(command: Command) -> Result<bool> {
             agent::become_agent(flavour, "load", Some(&interface), &args)
         }
         Command::Unload { flavour, args } => agent::become_agent(flavour, "unload", None, &args),
-        Command::Demo { kubernetes, keep, args } => agent::become_demo(kubernetes, keep, &args),
+        Command::Demo { kubernetes, keep, remove, args } => {
+            let flags = [("--kubernetes", kubernetes), ("--keep", keep), ("--remove", remove)];
+            let given = flags.iter().filter(|(_, given)| *given).map(|(flag, _)| flag.into());
+            agent::become_demo(kubernetes, given.chain(args))
+        }
         Command::Test(options) => test::run(&options),
         Command::Bench { args } => agent::become_bench(&args),
         Command::Lint => lint::run(),
