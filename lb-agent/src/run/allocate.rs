@@ -66,6 +66,7 @@ async fn decide<S: Source>(
 ) -> bool {
     forget_seen(in_flight, snapshot);
     let allocation = ipam::allocate(snapshot, in_flight);
+    source.report_usage(&allocation.usage);
     let (done, standing_now): (Vec<_>, Vec<_>) =
         allocation.notices.into_iter().partition(|notice| DONE.contains(&notice.reason));
     for notice in standing.update(standing_now) {

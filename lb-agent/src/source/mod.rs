@@ -11,10 +11,11 @@ pub mod notices;
 pub use crate::ipam::{Assignment, pools::ALLOCATED_FROM};
 
 use crate::{
+    ipam::PoolUsage,
     plan::Notice,
     snapshot::{ObjectName, Snapshot},
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
 /// The component that Events name as their origin, and the manager of what it writes.
@@ -59,6 +60,10 @@ pub trait Source: Send + Sync + 'static {
         &self,
         assignment: &Assignment,
     ) -> impl Future<Output = Result<(), AssignError>> + Send;
+
+    /// Shows how full each pool is, by name. Called by the allocator after each pass; never
+    /// waits for the API.
+    fn report_usage(&self, usage: &BTreeMap<String, PoolUsage>);
 
     /// Tells users something. Notices are meant for when something has changed: see
     /// [`notices::Standing`] for what is computed anew each time. The same notice again

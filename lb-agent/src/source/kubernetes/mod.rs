@@ -9,20 +9,23 @@ mod assign;
 mod client;
 pub mod election;
 mod events;
+mod follow;
 mod health;
 mod lease;
 mod pace;
+mod usage;
 mod view;
-mod watch;
 
 pub use client::ClientError;
 
 use self::{
-    election::Timing, events::Events, health::Health, lease::Holder, view::View, watch::Follow,
+    election::Timing, events::Events, follow::Follow, health::Health, lease::Holder, usage::Usage,
+    view::View,
 };
 use super::{AssignError, Assignment, Source, convert::SERVICE_NAME, index::Scope};
 use crate::{
     api::{IPAddressPool, L2Advertisement},
+    ipam::PoolUsage,
     plan::Notice,
     snapshot::Snapshot,
 };
@@ -35,11 +38,15 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{sync::watch::Receiver, time::timeout_at};
+use tokio::{
+    sync::watch::{self, Receiver},
+    time::timeout_at,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The Lease of the agent that allocates.
@@ -68,6 +75,7 @@ pub struct Kubernetes {
     client: Client,
     view: Arc<View>,
     health: Arc<Health>,
+    usage: watch::Sender<Usage>,
     tasks: TaskTracker,
 }
 
@@ -85,9 +93,14 @@ impl Kubernetes {
         let (events, writer) = Events::new(&scope.namespace);
         let health = Arc::new(Health::new(server));
         let view = Arc::new(View::new(events));
-        let source = Self { client, view, health, tasks: TaskTracker::new() };
+        let usage = watch::Sender::default();
+        let source = Self { client, view, health, usage, tasks: TaskTracker::new() };
         source.follow(&scope, &stop);
         source.hold_leases(&scope.namespace, &node, &stop);
+        let pools = Api::namespaced(source.client.clone(), &scope.namespace);
+        let (counters, may) = (source.usage.subscribe(), source.view.may_allocate());
+        let health = Arc::clone(&source.health);
+        source.spawn(&stop, async move { usage::write(pools, counters, may, &health).await });
         let publishing = Arc::clone(&source.view);
         source.spawn(&stop, async move { publishing.publish().await });
         source.spawn(&stop, writer.run(source.client.clone(), node));
@@ -199,6 +212,16 @@ impl Source for Kubernetes {
             Err(_) => "the Kubernetes API gives no answer".to_owned(),
         };
         Err(AssignError::Failed { service: service.clone(), reason })
+    }
+
+    fn report_usage(&self, usage: &BTreeMap<String, PoolUsage>) {
+        self.usage.send_if_modified(|last| {
+            let changed = *last != *usage;
+            if changed {
+                last.clone_from(usage);
+            }
+            changed
+        });
     }
 
     async fn notify(&self, notice: &Notice) {

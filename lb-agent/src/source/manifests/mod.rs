@@ -24,11 +24,12 @@ use super::{
     notices::{Telling, Told},
 };
 use crate::{
+    ipam::PoolUsage,
     plan::Notice,
     snapshot::{Service, Snapshot},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -326,6 +327,9 @@ impl Source for Manifests {
             Err(AssignError::Failed { service, reason: e.to_string() })
         })
     }
+
+    /// A manifest has no status to show it in; the metrics do.
+    fn report_usage(&self, _: &BTreeMap<String, PoolUsage>) {}
 
     async fn notify(&self, notice: &Notice) {
         let telling = lock(&self.told).judge(Instant::now(), notice);

@@ -266,7 +266,10 @@ impl Reader<'_> {
             Ok(object) => object,
             Err(e) => return parsed.faults.push(place.syntax(&e)),
         };
-        let namespace = &mut object.meta_mut().namespace;
+        // What a dump of a cluster's objects has of these means nothing here.
+        let meta = object.meta_mut();
+        (meta.uid, meta.resource_version) = (None, None);
+        let namespace = &mut meta.namespace;
         match K::KIND {
             "Node" | "Namespace" => *namespace = None,
             "Service" | "EndpointSlice" => {

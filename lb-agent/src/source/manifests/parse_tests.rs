@@ -134,6 +134,16 @@ items:
 }
 
 #[test]
+fn a_cluster_s_versions_mean_nothing() {
+    let parsed = read(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a, uid: u, resourceVersion: '7'}\n\
+         spec: {type: LoadBalancer}",
+    );
+    let [Object::Service(service, _)] = &parsed.objects[..] else { panic!("{parsed:?}") };
+    assert_eq!((service.uid.as_str(), service.resource_version.as_str()), ("", ""));
+}
+
+#[test]
 fn what_has_no_effect_is_said() {
     for (text, expected) in [
         (
