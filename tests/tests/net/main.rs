@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         case("pins::other_namespace", pins::other_namespace),
         case("pins::interface_made_anew", pins::interface_made_anew),
         case("pins::generic_mode", pins::generic_mode),
+        case("pins::what_outlives_the_agent", pins::what_outlives_the_agent),
     ];
     suite::run(&request, None, cases)
 }

@@ -1,6 +1,10 @@
 //! `lb-agent load` and `unload`, and what becomes of pins in all kinds of circumstances.
-use anyhow::{Result, ensure};
-use herald_tests::lab::{Host, Lab, Shape, command};
+use anyhow::{Context as _, Result, ensure};
+use herald_tests::lab::{
+    Host, Lab, Shape, command,
+    probe::Connection,
+    scenario::{self, Cluster, WEB_PORT},
+};
 use std::{path::PathBuf, process::Command};
 
 /// This machine cannot run it.
@@ -197,4 +201,48 @@ pub(crate) fn generic_mode() -> Result<()> {
     let link = bench.link("eth0")?;
     ensure!(link.contains("herald_ingress") && !link.contains("xdpgeneric"), "{link}");
     bench.agent(&["unload"])?.ok(&["removed 4 links"]).map(drop)
+}
+
+/// Without the agent the kernel keeps other nodes resolved and stays in the groups of the VIPs
+/// that it announces; `unload` takes both away, and nothing that is not Herald's.
+pub(crate) fn what_outlives_the_agent() -> Result<()> {
+    let mut cluster = Cluster::on_manifests(&[])?;
+    let outcome = outlives(&mut cluster);
+    outcome.map_err(|error| cluster.failed(error))
+}
+
+fn outlives(cluster: &mut Cluster) -> Result<()> {
+    let vip = cluster.vips[1];
+    let owner = scenario::owner(&cluster.lab, vip)?.context("nobody answers")?.clone();
+    let others = scenario::others(&cluster.lab, &owner).len();
+    let entries = || -> Result<Vec<String>> {
+        let all = owner.namespace.output("ip", &["-d", "neigh", "show", "dev", "eth0"])?;
+        Ok(all.lines().filter(|line| line.contains("proto 72")).map(str::to_owned).collect())
+    };
+    let addresses = || owner.namespace.output("ip", &["-6", "address", "show", "dev", "eth0"]);
+    let position = cluster.position(&owner.name)?;
+    cluster.agents.remove(position).kill()?;
+
+    let kept = entries()?;
+    let managed = |line: &&String| line.contains("managed") && line.contains("lladdr");
+    ensure!(kept.iter().filter(managed).count() == 2 * others, "{kept:#?}");
+    // The group of fd77::200 (RFC 4291 section 2.7.1).
+    let group = "ff02::1:ff00:200/128";
+    let joined = addresses()?;
+    ensure!(joined.contains(group) && joined.contains("autojoin"), "{joined}");
+    let mut connection = Connection::open(&cluster.lab.client.namespace, vip, WEB_PORT)?;
+    connection.request()?;
+
+    // Somebody else's entry.
+    owner.namespace.ip("neigh add 10.77.0.250 lladdr 02:00:00:00:00:01 dev eth0\n")?;
+    let pins = cluster.lab.pin_directory(&owner);
+    let agent = command::sibling("lb-agent")?;
+    command::run(owner.namespace.command(agent).arg("unload").arg("--pin-dir").arg(pins))?;
+    let left = entries()?;
+    ensure!(left.is_empty(), "{left:#?}");
+    let addresses = addresses()?;
+    ensure!(!addresses.contains("ff02:") && addresses.contains("fd77::"), "{addresses}");
+    let neighbours = owner.namespace.output("ip", &["neigh", "show", "10.77.0.250"])?;
+    ensure!(neighbours.contains("02:00:00:00:00:01"), "somebody else's entry is gone");
+    Ok(())
 }
