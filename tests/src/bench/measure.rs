@@ -60,6 +60,9 @@ pub struct Effort {
     pub packets: u32,
 }
 
+/// Whether a case is wanted, by its name.
+pub type Wanted<'a> = &'a dyn Fn(&str) -> bool;
+
 /// The floors, by name.
 pub const FLOORS: [(&str, Floor); 3] = [
     ("floor: return XDP_TX", Floor::Tx),
@@ -78,23 +81,27 @@ pub fn all(
     path: &DataPath,
     engine: &mut Engine,
     effort: Effort,
+    wanted: Wanted<'_>,
     progress: impl Fn(u32),
 ) -> Result<Results> {
     let cases = cases::all();
     let mut results = Results::new();
     for round in 0..effort.rounds {
         progress(round);
-        for case in &cases {
+        for case in cases.iter().filter(|case| wanted(case.name)) {
             let figures = results.entry(case.name).or_default();
             one(path, engine, case, effort.packets, figures).context(case.name)?;
         }
-        for (name, floor) in FLOORS {
+        for (name, floor) in FLOORS.into_iter().filter(|(name, _)| wanted(name)) {
             let traffic = floor_traffic();
             let packets = effort.packets;
             let (_, null) = engine.run_floor(Floor::Null, Direction::Ingress, &traffic, packets)?;
             let (_, full) = engine.run_floor(floor, Direction::Ingress, &traffic, packets)?;
             let figures = results.entry(name).or_default();
             figures.rounds.push(nanoseconds(full) - nanoseconds(null));
+        }
+        if !wanted(ONE_BY_ONE) {
+            continue;
         }
         let forward = cases.iter().find(|case| case.name == "forward, IPv4, 1 flow");
         let forward = forward.context("no forwarding case")?;

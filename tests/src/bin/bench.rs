@@ -33,7 +33,10 @@ struct Arguments {
     /// Fewer packets and rounds: for a look, not for the record
     #[arg(long)]
     quick: bool,
-    /// Where the results go [default: docs/bench, or nowhere with --quick]
+    /// Only the cases that have this in their name, and nothing on the wire
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Where the results go [default: docs/bench, or nowhere with --quick or --only]
     #[arg(long)]
     output: Option<PathBuf>,
 }
@@ -42,7 +45,7 @@ struct Arguments {
 const LOOPBACK: u32 = 1;
 
 fn main() -> Result<()> {
-    let Arguments { rounds, quick, output } = Arguments::parse();
+    let Arguments { rounds, quick, only, output } = Arguments::parse();
     ensure!(system::is_root(), "the bench loads kernel programs: run it as root");
     let rounds = rounds.unwrap_or(if quick { 3 } else { 9 });
     ensure!(rounds > 0, "--rounds 0 measures nothing: name 1 or more");
@@ -56,12 +59,17 @@ fn main() -> Result<()> {
     let path = scale::load(LOOPBACK)?;
     let mut engine = Engine::load(LOOPBACK)?;
     let effort = Effort { rounds, packets: if quick { 1 << 17 } else { 1 << 20 } };
-    let results = measure::all(&path, &mut engine, effort, |round| {
+    let wanted = |name: &str| only.as_ref().is_none_or(|text| name.contains(text.as_str()));
+    let results = measure::all(&path, &mut engine, effort, &wanted, |round| {
         eprintln!("round {} of {rounds}", round + 1);
     })?;
-    eprintln!("ARP on the wire");
-    let (single, flood) = if quick { (2_000, 20_000) } else { (10_000, 100_000) };
-    let wire = wire::measure(wire::Effort { rounds, single, flood })?;
+    let wire = if only.is_none() {
+        eprintln!("ARP on the wire");
+        let (single, flood) = if quick { (2_000, 20_000) } else { (10_000, 100_000) };
+        Some(wire::measure(wire::Effort { rounds, single, flood })?)
+    } else {
+        None
+    };
 
     let mut sizes = Vec::new();
     for name in [program::INGRESS, program::EGRESS] {
@@ -69,9 +77,10 @@ fn main() -> Result<()> {
         sizes.push((name, verified, jited));
     }
     let machine = machine()?;
-    let report = Report { date, machine, effort, load, sizes, results, wire: Some(wire) };
+    let report = Report { date, machine, effort, load, sizes, results, wire };
     print!("{}", report.markdown());
-    let output = output.or_else(|| (!quick).then(|| workspace().join("docs/bench")));
+    let output =
+        output.or_else(|| (!quick && only.is_none()).then(|| workspace().join("docs/bench")));
     if let Some(folder) = output {
         write(&report, &folder).with_context(|| format!("writing to {}", folder.display()))?;
         eprintln!("written to {}", folder.display());
