@@ -233,23 +233,3 @@ fn services_of_the_same_pods_share_rows() {
     assert!(plan.vips.values().any(|v| v.services.contains(&name("s7"))));
 }
 
-/// Reports times when run in release with `--nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn thousand_services() {
-    for (services, endpoints) in [(1_000, 3), (10_000, 1)] {
-        let mut snapshot = many(services, endpoints);
-        let alive = all_alive(&snapshot);
-        let options = PlanOptions::default();
-        let mut cache = RowCache::default();
-        let start = Instant::now();
-        let kept = plan_with(&snapshot, "n1", &alive, &options, &mut cache);
-        let first = start.elapsed();
-        snapshot.endpoint_slices.values_mut().next().unwrap().endpoints[0].ready = false;
-        let start = Instant::now();
-        plan_with(&snapshot, "n1", &alive, &options, &mut cache);
-        let next = start.elapsed();
-        println!("{services} Services of {endpoints}: first {first:?}, next {next:?}");
-        drop(kept);
-    }
-}
