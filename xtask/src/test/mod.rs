@@ -35,7 +35,7 @@ const ORDER: [&str; 3] = ["kernel", "net", CLUSTER];
 const LABORATORY: &str = "tests";
 
 /// A suite that takes longer hangs: it is stopped, and the test that ran is named.
-const LIMIT: Duration = Duration::from_mins(20);
+const LIMIT: Duration = Duration::from_mins(30);
 const FULL_LIMIT: Duration = Duration::from_hours(4);
 
 /// Runs the suites; true if something was tested and nothing failed.
