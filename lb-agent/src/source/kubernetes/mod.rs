@@ -83,6 +83,7 @@ impl Kubernetes {
     /// Starts to follow the API. Whether it answers shows only later: it is tried for ever.
     ///
     /// After `stop`, [`Kubernetes::stopped`] waits until the allocator's Lease is given up.
+    /// It is cancelled from here, too, if a task fails by a fault of its own.
     ///
     /// # Errors
     /// Where nothing tells how to reach an API.
@@ -116,6 +117,9 @@ impl Kubernetes {
     fn spawn(&self, stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
         let stop = stop.clone();
         self.tasks.spawn(async move {
+            // Should it end by a panic, nothing would follow the API any more: a new agent
+            // adopts what stands in the kernel, so it is better to stop.
+            let _stop = stop.clone().drop_guard();
             stop.run_until_cancelled(task).await;
         });
     }
@@ -147,6 +151,7 @@ impl Kubernetes {
         let (view, health) = (Arc::clone(&self.view), Arc::clone(&self.health));
         let (api, me, until) = (leases.clone(), node.to_owned(), stop.clone());
         self.tasks.spawn(async move {
+            let _stop = until.clone().drop_guard();
             let holder = Holder {
                 api,
                 name: ALLOCATOR_LEASE.to_owned(),
@@ -161,6 +166,7 @@ impl Kubernetes {
         let (health, me, until) = (Arc::clone(&self.health), node.to_owned(), stop.clone());
         let nodes = Api::<Node>::all(self.client.clone());
         self.tasks.spawn(async move {
+            let _stop = until.clone().drop_guard();
             let owner = until.run_until_cancelled(lease::owner(&nodes, &me)).await.flatten();
             let holder = Holder {
                 api: leases,
