@@ -22,7 +22,7 @@ pub(crate) fn api_server_away(cluster: &mut Cluster) -> Result<()> {
     while std::time::Instant::now() < until {
         for vip in cluster.vips {
             let nodes = scenario::node_names(&cluster.lab);
-            scenario::check_spread(&cluster.lab, Over::Tcp, vip, &nodes, 120)?;
+            scenario::check_spread(&cluster.lab, Over::Tcp, vip, &nodes, 600)?;
         }
         for agent in &mut cluster.agents {
             agent.check()?;

@@ -13,16 +13,39 @@ use kube::{
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
-        watcher::{self, Event, watcher},
+        utils::Backoff,
+        watcher::{self, DefaultBackoff, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
-use std::{fmt::Debug, pin::pin};
+use std::{fmt::Debug, pin::pin, time::Duration};
 use tracing::debug;
 
 /// A watch is opened anew after so many seconds: within them (and five more), a connection
 /// that has silently died is noticed.
 const REOPEN: u32 = 60;
+
+/// The longest pause between two attempts. The kinds come back each for itself: with pauses of
+/// half a minute, kube's longest, Services would be served by endpoints as old as that after
+/// the API was away for half a minute.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// kube's own pauses, growing and jittered, up to [`LONGEST_PAUSE`].
+struct Pauses(DefaultBackoff);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|pause| pause.min(LONGEST_PAUSE))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
 
 /// What following a kind needs.
 pub(super) struct Follow<'a> {
@@ -63,7 +86,8 @@ impl Follow<'_> {
     where
         K: Kind + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
     {
-        let mut events = pin!(watcher(api.clone(), config).default_backoff());
+        let mut events =
+            pin!(watcher(api.clone(), config).backoff(Pauses(DefaultBackoff::default())));
         let mut listing = Listing::<K>::default();
         while let Some(event) = events.next().await {
             let event = match event {
