@@ -3,6 +3,8 @@
 //! Needs root. `HERALD_FULL=1` runs the large counts; `HERALD_SEED=<n>` repeats a
 //! random run.
 
+#[path = "kernel/affinity.rs"]
+mod affinity;
 #[path = "kernel/budget.rs"]
 mod budget;
 #[path = "kernel/collisions.rs"]

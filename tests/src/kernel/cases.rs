@@ -91,6 +91,7 @@ fn destination(to: &str, family: Family) -> Result<(IpAddr, u16)> {
         "empty" => port::EMPTY,
         "gone" => port::GONE,
         "draining" => port::DRAINING,
+        "affinity" => port::AFFINITY,
         "none" => port::NONE,
         _ => bail!("no destination {to}"),
     };

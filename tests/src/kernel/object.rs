@@ -17,8 +17,8 @@ use lb_common::{
     filter,
     maps::{
         Announced, AnnouncedKey, ENDPOINT_PRESENT, EchoBudget, Endpoint, FLOW_CLOSING, MacKey,
-        MacOwner, NO_ENDPOINT, NO_NODE, Node, Row, SERVICE_KERNEL, Service, ServiceKey,
-        ServiceStats, Settings, TO_CLIENT, TO_ENDPOINT, Uplink, Vip, VipKey,
+        MacOwner, NO_ENDPOINT, NO_NODE, Node, Row, SERVICE_CLIENT_IP, SERVICE_KERNEL, Service,
+        ServiceKey, ServiceStats, Settings, TO_CLIENT, TO_ENDPOINT, Uplink, Vip, VipKey,
     },
     outcome::Counters,
 };
@@ -199,7 +199,8 @@ impl DataPath {
                 rows_start: start,
                 rows: rows.len() as u32,
                 stats: service.stats,
-                flags: if service.kernel { SERVICE_KERNEL } else { 0 },
+                flags: if service.kernel { SERVICE_KERNEL } else { 0 }
+                    | if service.client_ip { SERVICE_CLIENT_IP } else { 0 },
             };
             self.hash("SERVICES")?.insert(service_key(at, proto), value, 0)?;
         }

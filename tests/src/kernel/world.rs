@@ -61,6 +61,8 @@ pub mod port {
     pub const GONE: u16 = 88;
     /// The row's node is the second one; this node drains and stands before it.
     pub const DRAINING: u16 = 89;
+    /// Rows of all kinds, but one for all flows of a client.
+    pub const AFFINITY: u16 = 90;
     /// No Service has it.
     pub const NONE: u16 = 4444;
     /// The endpoints'.
@@ -88,6 +90,8 @@ pub struct Service {
     pub rows: Vec<Row>,
     /// Mode `kernel`.
     pub kernel: bool,
+    /// All flows of a client go by one row.
+    pub client_ip: bool,
     /// Index of its statistics.
     pub stats: u32,
 }
@@ -290,14 +294,16 @@ fn add_services(services: &mut BTreeMap<(SocketAddr, u8), Service>, vip: IpAddr,
         6 => row(&[0, NODE_4, NODE_2, NODE_3], None, 1),
         _ => row(&[0], Some(GONE_ENDPOINT), 0),
     });
-    let kinds: [(u16, Vec<Row>, bool); 10] = [
+    let mixed: Vec<Row> = mixed.collect();
+    let kinds: [(u16, Vec<Row>, bool); 11] = [
         (port::DELIVER, vec![row(&[0, NODE_2], Some(here), 0)], false),
         (port::FORWARD, vec![row(&[NODE_2, 0], Some(here), 0)], false),
         (port::UNRESOLVED, vec![row(&[NODE_3], None, 0)], false),
         (port::REDIRECT, vec![row(&[NODE_4], None, 0)], false),
         (port::KERNEL, vec![row(&[0, NODE_2], Some(here), 0)], true),
         (port::EMPTY, vec![], false),
-        (port::MIXED, mixed.collect(), false),
+        (port::MIXED, mixed.clone(), false),
+        (port::AFFINITY, mixed, false),
         (port::KERNEL_FORWARD, vec![row(&[NODE_2, 0], None, 0)], true),
         (port::GONE, vec![row(&[0], Some(GONE_ENDPOINT), 0)], false),
         (port::DRAINING, vec![row(&[0, NODE_2], None, 1)], false),
@@ -305,7 +311,8 @@ fn add_services(services: &mut BTreeMap<(SocketAddr, u8), Service>, vip: IpAddr,
     for (port, rows, kernel) in kinds {
         for protocol in PROTOCOLS {
             let stats = services.len() as u32;
-            let service = Service { rows: rows.clone(), kernel, stats };
+            let client_ip = port == port::AFFINITY;
+            let service = Service { rows: rows.clone(), kernel, client_ip, stats };
             services.insert((SocketAddr::new(vip, port), protocol), service);
         }
     }

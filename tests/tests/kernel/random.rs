@@ -15,7 +15,7 @@ use herald_tests::kernel::{
 /// Values at which length and protocol checks turn.
 const TURNS: [u8; 16] = [0, 1, 4, 5, 6, 17, 20, 40, 44, 58, 60, 64, 128, 135, 136, 255];
 
-const PORTS: [u16; 11] = [
+const PORTS: [u16; 12] = [
     port::DELIVER,
     port::FORWARD,
     port::UNRESOLVED,
@@ -26,6 +26,7 @@ const PORTS: [u16; 11] = [
     port::KERNEL_FORWARD,
     port::GONE,
     port::DRAINING,
+    port::AFFINITY,
     port::NONE,
 ];
 
@@ -136,7 +137,13 @@ impl Conversation {
     fn packet(&self, random: &mut Random) -> Vec<u8> {
         use tcp_flags::{ACK, FIN, PSH, RST, SYN};
         let vip = random.pick(&[world::vip(self.family), world::vip_elsewhere(self.family)]);
-        let port = random.pick(&[port::DELIVER, port::DELIVER, port::FORWARD, port::MIXED]);
+        let port = random.pick(&[
+            port::DELIVER,
+            port::DELIVER,
+            port::FORWARD,
+            port::MIXED,
+            port::AFFINITY,
+        ]);
         let from = random.pick(&[world::ROUTER_MAC, world::NODE_2_MAC]);
         let link = Link { from, to: world::MY_MAC };
         let (client, vip) = (random.pick(&self.clients), SocketAddr::new(vip, port));

@@ -122,7 +122,13 @@ fn transport(
     if service.rows.is_empty() {
         return Err("drop_no_endpoint");
     }
-    let hash = flow_hash(client, vip, ip.protocol) as usize;
+    // sessionAffinity ClientIP: nothing but the two addresses counts.
+    let hash = if service.client_ip {
+        let address = |at: SocketAddr| SocketAddr::new(at.ip(), 0);
+        flow_hash(address(client), address(vip), 0) as usize
+    } else {
+        flow_hash(client, vip, ip.protocol) as usize
+    };
     let row = &service.rows[hash % service.rows.len()];
     let node = row.nodes.get(usize::from(row.first)).copied();
     let from_agent = world.node_macs.iter().any(|mac| frame[6..12] == mac[..]);
