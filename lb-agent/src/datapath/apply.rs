@@ -9,7 +9,7 @@ use super::{
     uplinks::Uplink,
 };
 use crate::{plan::Plan, system};
-use lb_common::maps::MAX_UPLINKS;
+use lb_common::maps::{MAX_UPLINKS, NO_NODE, THIS_NODE};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
@@ -189,6 +189,25 @@ impl Datapath {
     /// [`Error::Map`]
     pub fn stop_announcing(&mut self) -> Result<(), Error> {
         self.maps.change_settings(|settings| settings.announce_until_ns = 0)
+    }
+
+    /// The addresses of the nodes that rows in force name, this node's left out.
+    pub fn nodes_in_rows(&self) -> BTreeSet<IpAddr> {
+        let contents = self.contents();
+        let ranges: BTreeSet<_> =
+            contents.services.values().map(|s| (s.rows_start, s.rows)).collect();
+        let rows = ranges.into_iter().flat_map(|(start, rows)| start..start.saturating_add(rows));
+        let named: BTreeSet<u32> = rows
+            .filter_map(|index| self.maps().rows().get(index))
+            .flat_map(|row| row.nodes)
+            .filter(|node| ![THIS_NODE, NO_NODE].contains(node))
+            .map(u32::from)
+            .collect();
+        named
+            .iter()
+            .filter_map(|node| contents.nodes.get(node))
+            .map(|node| super::address_from_bytes(node.address))
+            .collect()
     }
 
     /// The IPv6 VIPs that are announced, by interface: their solicited-node groups have to

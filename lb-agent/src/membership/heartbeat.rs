@@ -3,8 +3,9 @@
 //! Every interval (200 ms) a message goes to all InternalIPs of all nodes. An agent that
 //! has not been heard for three intervals is dead and owns nothing any more. From half
 //! way on its node is asked for ICMP echo: while that is answered the kernel lives, serves
-//! its pods without an agent, and keeps its rows. Only what was once heard counts: a node
-//! that never had an agent has no programs in its kernel either.
+//! its pods without an agent, and keeps its rows. Only what was once heard counts, by this
+//! agent or by the one before it (whose rows name the node): a node that never had an
+//! agent has no programs in its kernel either.
 //!
 //! Views that are more likely wrong than true change nothing:
 //! * **Start.** Every known node counts as alive for the first three intervals, so that
@@ -112,9 +113,9 @@ impl Peer {
 
     /// The last sign of its kernel.
     fn seen(&self) -> Option<Instant> {
-        match (self.departure, self.heard) {
-            (Some(Departure::Unloading), _) | (_, None) => None,
-            (_, Some(heard)) => Some(self.answered.map_or(heard, |a| a.max(heard))),
+        match self.departure {
+            Some(Departure::Unloading) => None,
+            _ => self.heard.max(self.answered),
         }
     }
 
@@ -199,6 +200,17 @@ impl Heartbeats {
                 ..Peer::default()
             });
             peer.addresses.clone_from(addresses);
+        }
+    }
+
+    /// Says which nodes the rows name that an earlier agent left in the kernel: they had
+    /// an agent then, so their kernels have programs. Each is asked for a sign of life,
+    /// rather than forgotten because its agent, too, is just being started again.
+    pub fn remember(&mut self, nodes: &BTreeSet<String>, now: Instant) {
+        for (_, peer) in self.peers.iter_mut().filter(|(name, _)| nodes.contains(*name)) {
+            if peer.heard.is_none() {
+                peer.answered = Some(now);
+            }
         }
     }
 
@@ -307,7 +319,8 @@ impl Heartbeats {
         let timeout = self.timing.timeout();
         let silent = |peer: &&Peer| {
             let overdue = |heard| now > heard + self.timing.interval * 3 / 2;
-            (peer.departure.is_some() || peer.heard.is_some_and(overdue))
+            let remembered = peer.heard.is_none() && peer.answered.is_some();
+            (peer.departure.is_some() || remembered || peer.heard.is_some_and(overdue))
                 && peer.kernel_until(timeout).is_some_and(|until| now < until)
         };
         Output {

@@ -71,7 +71,15 @@ pub struct UdpLiveness {
 impl UdpLiveness {
     /// Starts the heartbeat of node `me` on `port` of its InternalIPs, or of all its
     /// addresses while those are not known (or not there).
-    pub fn start(me: &str, port: u16, timing: Timing, nodes: KnownNodes) -> Result<Self, Error> {
+    ///
+    /// `remembered` are the nodes that rows name which an earlier agent left in the kernel.
+    pub fn start(
+        me: &str,
+        port: u16,
+        timing: Timing,
+        nodes: KnownNodes,
+        remembered: &BTreeSet<String>,
+    ) -> Result<Self, Error> {
         // So that a port that is taken is an error of the start, and not of the log.
         let first = bind(&own_addresses(&nodes, me), port)?;
         let incarnation = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -79,6 +87,7 @@ impl UdpLiveness {
         let now = Instant::now();
         let mut core = Heartbeats::new(me, incarnation, timing, now);
         core.set_nodes(&nodes, now);
+        core.remember(remembered, now);
         core.poll(now);
         let (publish, alive) = watch::channel(core.alive().clone());
         let (inputs, changes) = watch::channel(Inputs { nodes, ..Inputs::default() });
@@ -411,8 +420,10 @@ mod tests {
         let nodes: KnownNodes =
             addresses.iter().zip(1..).map(|(a, i)| (format!("n{i}"), vec![ip(a)])).collect();
         let port = free_port(addresses[0]);
-        let start =
-            |me: &str| UdpLiveness::start(me, port, Timing::default(), nodes.clone()).unwrap();
+        let start = |me: &str| {
+            UdpLiveness::start(me, port, Timing::default(), nodes.clone(), &BTreeSet::new())
+                .unwrap()
+        };
         let (one, two, three) = (start("n1"), start("n2"), start("n3"));
         two.set_interfaces(["eth7".to_owned()].into());
         three.set_interfaces(["eth7".to_owned()].into());
@@ -445,9 +456,11 @@ mod tests {
         };
         let port = free_port("127.83.1.1");
         let all = nodes("127.83.1.1", "127.83.1.2");
-        let two = UdpLiveness::start("n2", port, Timing::default(), all.clone()).unwrap();
+        let two = UdpLiveness::start("n2", port, Timing::default(), all.clone(), &BTreeSet::new())
+            .unwrap();
         let elsewhere = nodes("127.83.1.9", "127.83.1.2");
-        let one = UdpLiveness::start("n1", port, Timing::default(), elsewhere).unwrap();
+        let one =
+            UdpLiveness::start("n1", port, Timing::default(), elsewhere, &BTreeSet::new()).unwrap();
         let (mut first, mut second) = (one.alive(), two.alive());
         until(&mut second, |a| a.len() == 1).await;
         one.set_nodes(all);
@@ -460,7 +473,8 @@ mod tests {
         let taken = StdUdpSocket::bind(("127.83.2.1", 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
         let nodes: KnownNodes = [("n1".to_owned(), vec![ip("127.83.2.1")])].into();
-        let error = UdpLiveness::start("n1", port, Timing::default(), nodes).unwrap_err();
+        let error =
+            UdpLiveness::start("n1", port, Timing::default(), nodes, &BTreeSet::new()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(&format!("127.83.2.1:{port}/udp")) && !text.contains('\n'), "{text}");
     }

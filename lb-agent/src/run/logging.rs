@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 /// What the libraries log about each failed request is said by
 /// [`crate::source::kubernetes`] once per reason, in words that say what to do.
-const QUIET: &str = "kube_client::client::builder=off,kube_runtime::watcher=off";
+const QUIET: &str = "kube_client=off,kube_runtime::watcher=off";
 
 /// Starts logging to standard error.
 pub(super) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {

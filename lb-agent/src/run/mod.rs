@@ -26,7 +26,10 @@ use crate::{
 };
 use anyhow::{Context as _, anyhow};
 use rtnetlink::Handle;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -94,8 +97,14 @@ async fn serve<S: Source>(
     let mut snapshots = source.snapshots();
     let Some(first) = first_snapshot(&mut snapshots, &node, &stop).await else { return Ok(()) };
     let nodes = known_nodes(&first);
+    let in_rows = datapath.lock().unwrap_or_else(PoisonError::into_inner).nodes_in_rows();
+    let remembered: BTreeSet<String> = (nodes.iter())
+        .filter(|(_, addresses)| addresses.iter().any(|address| in_rows.contains(address)))
+        .map(|(name, _)| name.clone())
+        .collect();
+    let (port, timing) = (options.heartbeat_port, Timing::default());
     let liveness =
-        UdpLiveness::start(&node, options.heartbeat_port, Timing::default(), nodes.clone())
+        UdpLiveness::start(&node, port, timing, nodes.clone(), &remembered)
             .with_context(|| {
                 format!(
                     "UDP port {} for heartbeats cannot be opened: free it, or choose another with --heartbeat-port on all nodes",

@@ -157,6 +157,27 @@ fn a_dead_node_is_gone_within_three_intervals() {
 }
 
 #[test]
+fn nodes_that_the_rows_name_are_asked_before_they_are_forgotten() {
+    let mut lab = Lab::new(4);
+    lab.kill_agent("n2");
+    lab.kill_node("n4");
+    lab.kill_agent("n3");
+    lab.start("n3");
+    let now = lab.now;
+    let rows = ["n1", "n2", "n4"].map(str::to_owned).into();
+    lab.agents.get_mut("n3").unwrap().remember(&rows, now);
+    lab.run(500);
+    assert_eq!(lab.view("n3"), "n1 n2 n3 n4", "still assumed");
+    lab.run(500);
+    assert_eq!(lab.view("n3"), "n1 (n2) n3", "of two silent agents' nodes one answers");
+    lab.run(60_000);
+    assert_eq!(lab.view("n3"), "n1 (n2) n3");
+    lab.kernels.remove("n2");
+    lab.run(1000);
+    assert_eq!(lab.view("n3"), "n1 n3");
+}
+
+#[test]
 fn an_agent_that_dies_alone_leaves_its_kernel_in_place() {
     let mut lab = Lab::new(3);
     lab.kill_agent("n2");

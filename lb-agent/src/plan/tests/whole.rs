@@ -232,4 +232,3 @@ fn services_of_the_same_pods_share_rows() {
     assert!(plan.services.values().all(|s| Arc::ptr_eq(&s.rows, first)));
     assert!(plan.vips.values().any(|v| v.services.contains(&name("s7"))));
 }
-
