@@ -52,7 +52,7 @@ pub(crate) fn run() -> Result<bool> {
 pub(crate) fn checks() -> Result<Checks> {
     let mut checks = Checks::default();
     checks.check("formatting", || {
-        step("cargo fmt", project::cargo().args(["fmt", "--all", "--check"]))
+        step("cargo fmt", project::cargo().args(["fmt", "--all", "--check", "--", "--color=never"]))
             .context("cargo fmt --all mends it")
     });
     checks.check("lengths of files", lengths);
