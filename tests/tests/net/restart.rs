@@ -7,6 +7,7 @@ use herald_tests::{
     },
     suite, wait,
 };
+use lb_common::maps::SCHEMA_VERSION;
 use std::{
     fs,
     time::{Duration, Instant},
@@ -64,7 +65,7 @@ fn await_adopted(cluster: &mut Cluster, position: usize) -> Result<()> {
         Ok(herald_tests::lab::maps::announce_until(&directory)? > start)
     })?;
     // Links are pinned once, and adopted after that: never a second one.
-    let links = fs::read_dir(directory.join("v1/links"))?.count();
+    let links = fs::read_dir(directory.join(format!("v{SCHEMA_VERSION}/links")))?.count();
     ensure!(links == 2, "{links} links are pinned, not one each for ingress and egress");
     Ok(())
 }
