@@ -112,7 +112,8 @@ pub struct Lab {
     captures: RefCell<Vec<Capture>>,
 }
 
-const BRIDGE: &str = "br0";
+/// The switch's bridge. Recording on it shows the frames of all ports.
+pub const BRIDGE: &str = "br0";
 const XDP_PASS: i32 = 2;
 /// The port a pod serves on.
 pub const POD_PORT: u16 = 8080;

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         case("service::client_ip_affinity", || cluster.with(|c| service::client_ip_affinity(c))),
         case("service::other_class", || cluster.with(|c| service::other_class(c))),
         case("service::deleted", || cluster.with(|c| service::deleted(c))),
+        case("service::delivery_by_the_kernel", service::delivery_by_the_kernel),
         case("allocation::requested", || cluster.with(|c| allocation::requested(c))),
         case("allocation::pool_exhausted", || cluster.with(|c| allocation::pool_exhausted(c))),
         case("allocation::survives_restarts", || cluster.with(allocation::survives_restarts)),

@@ -66,6 +66,34 @@ pub(crate) fn client_ip_affinity(cluster: &Cluster) -> Result<()> {
     service.delete(cluster)
 }
 
+/// With `--delivery kernel` kube-proxy does the last step for all Services; under policy Local it
+/// hands packets to the node's own pods and keeps the client's address.
+pub(crate) fn delivery_by_the_kernel() -> Result<()> {
+    let cluster = Cluster::on_kubernetes(&["--delivery", "kernel"])?;
+    let result = (|| {
+        let lab = &cluster.lab;
+        let patch = r#"{"spec": {"externalTrafficPolicy": "Local"}}"#;
+        cluster.control()?.kubectl(&["patch", "service", "web", "-p", patch])?;
+        let client = std::collections::BTreeSet::from([lab.client.ipv4.into()]);
+        wait::until_true(LIMIT, "kube-proxy keeps the client's address", || {
+            let to = (cluster.vips[0], WEB_PORT).into();
+            let spread = probe::try_spread(&lab.client.namespace, Over::Tcp, to, 120)?;
+            Ok(spread.failed == 0 && spread.clients == client)
+        })?;
+        for node in &lab.nodes {
+            // A UDP port that is used again within half a minute is still masqueraded.
+            node.namespace.output("conntrack", &["-F"])?;
+        }
+        for over in [Over::Tcp, Over::Udp] {
+            for vip in cluster.vips {
+                scenario::check_spread(lab, over, vip, &scenario::node_names(lab), 300)?;
+            }
+        }
+        Ok(())
+    })();
+    result.map_err(|error| cluster.failed(error))
+}
+
 /// A Service of another class is not ours.
 pub(crate) fn other_class(cluster: &Cluster) -> Result<()> {
     let other = Service {

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     let cluster = Shared::new(|| Cluster::on_manifests(&[]), Cluster::failed);
     let cases = vec![
         case("ground::laboratory", ground::laboratory),
+        case("ground::nothing_stays", ground::nothing_stays),
         case("announce::arp", || cluster.with(|c| announce::arp(c))),
         case("announce::arp_unicast", || cluster.with(|c| announce::arp_unicast(c))),
         case("announce::ndp", || cluster.with(|c| announce::ndp(c))),

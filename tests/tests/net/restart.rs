@@ -7,7 +7,14 @@ use herald_tests::{
     },
     suite, wait,
 };
-use std::{fs, time::Duration};
+use lb_common::maps::SCHEMA_VERSION;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+/// Between two heartbeats of an agent.
+const HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// Agents are killed and started again, on one node after another, under running flows of both
 /// families (500 datagrams/s each) and ever new ones (another 100/s): not one is lost, and a
@@ -21,11 +28,16 @@ pub(crate) fn killed_agents_lose_nothing(cluster: &mut Cluster) -> Result<()> {
     let gaps = probe::watch_gaps(client, (vips[0], WEB_PORT).into(), Duration::from_millis(10));
     let mut connection = Connection::open(client, vips[0], WEB_PORT)?;
     let pod = connection.request()?.pod;
-    for restart in 0..restarts {
-        let position = restart % cluster.agents.len();
-        cluster.restart_agent(position)?;
-        await_adopted(cluster, position)?;
-        ensure!(connection.request()?.pod == pod, "the connection moved to another pod");
+    let nodes = cluster.agents.len();
+    for position in 0..nodes {
+        for _ in (position..restarts).step_by(nodes) {
+            cluster.restart_agent(position)?;
+            await_adopted(cluster, position)?;
+            ensure!(connection.request()?.pod == pod, "the connection moved to another pod");
+        }
+        // An agent that has just started must have heard of the others once: only then can it
+        // tell a dead agent from a dead node.
+        wait::sleep_until(Instant::now() + 2 * HEARTBEAT);
     }
     for (vip, flow) in vips.into_iter().zip(flows) {
         let flow = flow.stop()?;
@@ -53,7 +65,7 @@ fn await_adopted(cluster: &mut Cluster, position: usize) -> Result<()> {
         Ok(herald_tests::lab::maps::announce_until(&directory)? > start)
     })?;
     // Links are pinned once, and adopted after that: never a second one.
-    let links = fs::read_dir(directory.join("v1/links"))?.count();
+    let links = fs::read_dir(directory.join(format!("v{SCHEMA_VERSION}/links")))?.count();
     ensure!(links == 2, "{links} links are pinned, not one each for ingress and egress");
     Ok(())
 }
