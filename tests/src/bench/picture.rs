@@ -5,15 +5,18 @@ use std::fmt::Write as _;
 use super::report::Judged;
 
 const ROW: usize = 24;
+const TOP: usize = 44;
 const LEFT: usize = 350;
 const RIGHT: usize = 90;
 const WIDTH: usize = 960;
 /// The end of the scale, ns; what is longer is cut and says so by its figure.
 const SCALE: f64 = 300.0;
+const MET: &str = "#2a7f62";
+const MISSED: &str = "#b3413b";
 
 /// An SVG file of the figures, which are ns.
 pub fn svg(figures: &[Judged], caption: &str) -> String {
-    let height = figures.len() * ROW + 76;
+    let height = TOP + figures.len() * ROW + 72;
     let bars = (WIDTH - LEFT - RIGHT) as f64;
     let x = |ns: f64| LEFT as f64 + bars * (ns.clamp(0.0, SCALE) / SCALE);
     let mut svg = String::new();
@@ -24,7 +27,9 @@ pub fn svg(figures: &[Judged], caption: &str) -> String {
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
          <text x=\"16\" y=\"26\" font-size=\"16\" fill=\"#1a1a1a\">\
          ns per packet, the program's own</text>\n\
-         <text x=\"16\" y=\"{}\" font-size=\"11\" fill=\"#666666\">{}</text>",
+         <text x=\"16\" y=\"{}\" font-size=\"11\" fill=\"#666666\">{}. Thin lines: least to most of \
+         the rounds. <tspan fill=\"{MET}\">Target met</tspan>, \
+         <tspan fill=\"{MISSED}\">target missed</tspan>, no target.</text>",
         height - 14,
         escape(caption)
     );
@@ -34,13 +39,13 @@ pub fn svg(figures: &[Judged], caption: &str) -> String {
             "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"40\" y2=\"{1}\" stroke=\"#e4e4e4\"/>\
              <text x=\"{0:.1}\" y=\"{2}\" font-size=\"11\" text-anchor=\"middle\" fill=\"#666666\">{3:.0}</text>",
             x(tick),
-            height - 44,
-            height - 30,
+            height - 62,
+            height - 46,
             tick
         );
     }
     for (number, judged) in figures.iter().enumerate() {
-        bar(&mut svg, judged, 44 + number * ROW, &x);
+        bar(&mut svg, judged, TOP + number * ROW, &x);
     }
     svg.push_str("</svg>\n");
     svg
@@ -48,8 +53,8 @@ pub fn svg(figures: &[Judged], caption: &str) -> String {
 
 fn bar(svg: &mut String, judged: &Judged, y: usize, x: &impl Fn(f64) -> f64) {
     let colour = match judged.met {
-        Some(true) => "#2a7f62",
-        Some(false) => "#b3413b",
+        Some(true) => MET,
+        Some(false) => MISSED,
         None => "#7a8794",
     };
     let (start, end) = (x(0.0), x(judged.figure));
@@ -58,7 +63,7 @@ fn bar(svg: &mut String, judged: &Judged, y: usize, x: &impl Fn(f64) -> f64) {
         svg,
         "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#1a1a1a\">{}</text>\
          <rect x=\"{start:.1}\" y=\"{}\" width=\"{:.1}\" height=\"{}\" fill=\"{colour}\"/>\
-         <text x=\"{:.1}\" y=\"{}\" fill=\"#1a1a1a\">{:.0}</text>",
+         <text x=\"{:.1}\" y=\"{}\" fill=\"#1a1a1a\">{}{:.0}</text>",
         LEFT - 8,
         middle + 4,
         escape(&judged.name),
@@ -67,6 +72,7 @@ fn bar(svg: &mut String, judged: &Judged, y: usize, x: &impl Fn(f64) -> f64) {
         ROW - 8,
         x(judged.figure.max(judged.between.map_or(0.0, |(_, most)| most))) + 6.0,
         middle + 4,
+        if judged.figure > SCALE { "… " } else { "" },
         judged.figure
     );
     if let Some((least, most)) = judged.between {
