@@ -59,9 +59,10 @@ pub(crate) fn handle(ctx: &XdpContext) -> Outcome {
         if !asks || operation != REQUEST {
             return Outcome::Passed;
         }
-        // What is announced is a VIP: an answer costs one lookup.
-        let Some(mac) = answer::mac_for(mapped(target), ctx.ingress_ifindex() as u32) else {
-            return if is_vip(mapped(target)) { Outcome::ArpNotAnnounced } else { Outcome::Passed };
+        // What is answered is found first: it costs one lookup, as few as can be.
+        let vip = mapped(target);
+        let Some(mac) = answer::mac_for(vip, ctx.ingress_ifindex() as u32) else {
+            return if is_vip(vip) { Outcome::ArpNotAnnounced } else { Outcome::Passed };
         };
         // A request goes to everybody or, to check a cache entry, to one host
         // (RFC 1122 section 2.3.2.1); what a switch floods to us by mistake does neither.
