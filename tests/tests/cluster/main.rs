@@ -29,10 +29,11 @@ fn main() -> ExitCode {
         case("allocation::pool_exhausted", || cluster.with(|c| allocation::pool_exhausted(c))),
         case("allocation::survives_restarts", || cluster.with(allocation::survives_restarts)),
         case("allocation::leader_killed", || cluster.with(allocation::leader_killed)),
-        case("control_plane::api_server_away", || cluster.with(control_plane::api_server_away)),
         case("control_plane::nothing_was_forbidden", || {
             cluster.with(|c| control_plane::nothing_was_forbidden(c))
         }),
+        // Last: an API server that has just started forbids what it has not read yet.
+        case("control_plane::api_server_away", || cluster.with(control_plane::api_server_away)),
     ];
     suite::run(&request, obstacle, cases)
 }
