@@ -60,7 +60,12 @@ pub(crate) fn arp_unicast(cluster: &Cluster) -> Result<()> {
             socket.send(&request)?;
             let deadline = Instant::now() + LISTEN;
             while let Some(frame) = socket.receive(deadline)? {
-                if frame.len() >= 42 && frame[12..14] == [8, 6] && frame[28..32] == vip.octets() {
+                // What is not for the client alone is the owner's announcement.
+                let answer = frame.len() >= 42
+                    && frame[..6] == client.mac
+                    && frame[12..14] == [8, 6]
+                    && frame[28..32] == vip.octets();
+                if answer {
                     return Ok(true);
                 }
             }
@@ -84,7 +89,12 @@ pub(crate) fn ndp(cluster: &Cluster) -> Result<()> {
         } else {
             (Ipv6Addr::UNSPECIFIED, OVERRIDE, [0x33, 0x33, 0, 0, 0, 1])
         };
-        let answers = frames::ndp(&client.namespace, client.mac, sender, vip, LISTEN)?;
+        let mut answers = frames::ndp(&client.namespace, client.mac, sender, vip, LISTEN)?;
+        if sender.is_unspecified() {
+            // The owner may announce itself to all nodes meanwhile, which looks alike; whether it
+            // answered show its counters.
+            answers.dedup_by_key(|a| (a.mac, a.frame_source, a.flags));
+        }
         by(owner, &answers).with_context(|| format!("asked by {sender}"))?;
         ensure!(answers[0].flags == flags, "asked by {sender}: {answers:?}");
         ensure!(answers[0].frame_destination == destination, "asked by {sender}: {answers:?}");
