@@ -1,10 +1,11 @@
 //! Two bitmaps of 65,536 bits that answer "certainly not ours" with one memory access.
 //!
-//! `VIP_FILTER` has a bit for each VIP: a frame to any other address leaves the
-//! ingress program after it, but for the few whose bit collides with a VIP's (0.2 %
-//! of all addresses with 100 VIPs). `REPLY_FILTER` has a bit for each endpoint of
-//! the node (address, port and protocol), for the egress program. A collision costs
-//! a hash lookup and nothing else.
+//! `INGRESS_FILTER` has a bit for each VIP: a frame to any other address leaves the
+//! ingress program after it, but for the few whose bit collides with one that is set
+//! (0.2 % of all addresses with 100 VIPs). It also has a bit for each link-layer address
+//! of another agent's node, so that a client's frame is known to be none of theirs.
+//! `EGRESS_FILTER` has a bit for each endpoint of the node (address, port and protocol),
+//! for the egress program. A collision costs a hash lookup and nothing else.
 
 /// 64-bit words in a filter: 8 KiB, which stays in the first-level cache.
 pub const WORDS: u32 = 1024;
@@ -39,6 +40,22 @@ pub const fn reply_bit_v4(address: u32, port: u16, protocol: u8) -> u32 {
 pub const fn reply_bit_v6(a: [u32; 4], port: u16, protocol: u8) -> u32 {
     let folded = a[0].rotate_left(7) ^ a[1].rotate_left(13) ^ a[2].rotate_left(22) ^ a[3];
     reply_bit_v4(folded, port, protocol)
+}
+
+/// The bit of a link-layer address, as headers hold it.
+#[inline(always)]
+pub const fn mac_bit_words(mac: [u16; 3]) -> u32 {
+    let high = mac[0] as u32 | (mac[1] as u32) << 16;
+    bit(high.rotate_left(11) ^ (mac[2] as u32).wrapping_mul(K))
+}
+
+/// The bit of a link-layer address given as the maps hold it.
+pub const fn mac_bit(mac: &[u8; 6]) -> u32 {
+    mac_bit_words([
+        u16::from_ne_bytes([mac[0], mac[1]]),
+        u16::from_ne_bytes([mac[2], mac[3]]),
+        u16::from_ne_bytes([mac[4], mac[5]]),
+    ])
 }
 
 /// The four words of an address as the maps hold it.
@@ -102,6 +119,16 @@ mod tests {
         seen.clear();
         for port in 0..1024u16 {
             seen.insert(reply_bit(&mapped([10, 0, 0, 1]), port.to_be_bytes(), 6));
+        }
+        assert!(seen.len() > 990, "{}", seen.len());
+    }
+
+    #[test]
+    fn link_layer_addresses_of_one_maker_get_bits_of_their_own() {
+        let mut seen = std::collections::HashSet::new();
+        for n in 0..1024u16 {
+            let [high, low] = n.to_be_bytes();
+            seen.insert(mac_bit(&[0x52, 0x54, 0, 0x12, high, low]));
         }
         assert!(seen.len() > 990, "{}", seen.len());
     }

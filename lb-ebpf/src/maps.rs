@@ -42,9 +42,9 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { DEFAULT_FLOWS as usize }> =
 pub(crate) static PENDING: LruHashMap<FlowKey, Flow, { PENDING_FLOWS as usize }> =
     LruHashMap::new();
 #[btf_map]
-pub(crate) static VIP_FILTER: Array<u64, { filter::WORDS as usize }> = Array::new();
+pub(crate) static INGRESS_FILTER: Array<u64, { filter::WORDS as usize }> = Array::new();
 #[btf_map]
-pub(crate) static REPLY_FILTER: Array<u64, { filter::WORDS as usize }> = Array::new();
+pub(crate) static EGRESS_FILTER: Array<u64, { filter::WORDS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
@@ -76,13 +76,13 @@ fn bit_is_set(word: Option<&u64>, bit: u32) -> bool {
 /// Whether an address may be a VIP, by its bit; false is certain.
 #[inline(always)]
 pub(crate) fn may_be_vip(bit: u32) -> bool {
-    bit_is_set(VIP_FILTER.get(bit >> 6), bit)
+    bit_is_set(INGRESS_FILTER.get(bit >> 6), bit)
 }
 
 /// Whether an address and port may be an endpoint of this node, by their bit; false is certain.
 #[inline(always)]
 pub(crate) fn may_be_endpoint(bit: u32) -> bool {
-    bit_is_set(REPLY_FILTER.get(bit >> 6), bit)
+    bit_is_set(EGRESS_FILTER.get(bit >> 6), bit)
 }
 
 /// Whether an address is a VIP of the cluster.
@@ -95,6 +95,10 @@ pub(crate) fn is_vip(vip: [u8; 16]) -> bool {
 /// Whether a frame comes from the link-layer address of another node with an agent.
 #[inline(always)]
 pub(crate) fn is_agent(mac: [u16; 3]) -> bool {
+    let bit = filter::mac_bit_words(mac);
+    if !bit_is_set(INGRESS_FILTER.get(bit >> 6), bit) {
+        return false;
+    }
     let key = MacKey { mac: mac_bytes(mac), pad: [0; 2] };
     // SAFETY: only the entry's presence is used.
     unsafe { NODE_MACS.get(key).is_some() }

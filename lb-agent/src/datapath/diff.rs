@@ -22,7 +22,7 @@ use crate::{
     snapshot::ObjectName,
 };
 use lb_common::{
-    filter::{reply_bit, vip_bit},
+    filter::{mac_bit, reply_bit, vip_bit},
     maps::{
         Announced, AnnouncedKey, ENDPOINT_PRESENT, Endpoint, MAX_ANNOUNCED, MAX_ENDPOINTS,
         MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, NO_ENDPOINT, NO_NODE, Row, SERVICE_CLIENT_IP,
@@ -138,17 +138,25 @@ pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now:
     let wanted_endpoints = write_endpoints(state, inputs.plan, &mut changes, now);
     let mut positions = write_nodes(state, inputs, &mut changes, now);
     write_node_macs(state, inputs, &positions, &mut changes);
+    // Their bits at once, so that frames of new nodes are known before rows name them.
+    let mut macs = empty_filter();
+    for key in state.contents.node_macs.keys() {
+        set_bit(&mut macs, mac_bit(&key.mac));
+    }
+    let both = union(&macs, &state.contents.ingress_filter);
+    let filter = &mut state.contents.ingress_filter;
+    write_filter(filter, &both, &mut changes.writes, Write::IngressFilter);
 
     let services = write_services(state, inputs.plan, &positions, rows, &mut changes, now);
     let vips = write_vips(state, inputs.plan, &mut changes);
     let announced = write_announced(state, inputs, &mut changes);
 
-    let mut vip_filter = empty_filter();
+    let mut ingress_filter = macs;
     for key in vips.keys() {
-        set_bit(&mut vip_filter, vip_bit(&key.vip));
+        set_bit(&mut ingress_filter, vip_bit(&key.vip));
     }
     let writes = &mut changes.writes;
-    write_filter(&mut state.contents.vip_filter, &vip_filter, writes, Write::VipFilter);
+    write_filter(&mut state.contents.ingress_filter, &ingress_filter, writes, Write::IngressFilter);
 
     prune(&mut state.contents.announced, &announced, writes, |k| Write::Announced(k, None));
     prune(&mut state.contents.vips, &vips, writes, |k| Write::Vip(k, None));
@@ -166,6 +174,14 @@ pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now:
 
 fn set_bit(filter: &mut Filter, bit: u32) {
     filter[(bit >> 6) as usize] |= 1 << (bit & 63);
+}
+
+fn union(one: &Filter, other: &Filter) -> Filter {
+    let mut both = one.clone();
+    for (word, other) in both.iter_mut().zip(other.iter()) {
+        *word |= other;
+    }
+    both
 }
 
 fn write_uplinks(state: &mut State, uplinks: &[Uplink], changes: &mut Changes) {
@@ -215,12 +231,9 @@ fn write_endpoints(
         // Rows that lack it now may have it next time.
         state.placed.forget();
     }
-    let mut both = wanted.clone();
-    for (word, old) in both.iter_mut().zip(state.contents.reply_filter.iter()) {
-        *word |= old;
-    }
-    let filter = &mut state.contents.reply_filter;
-    write_filter(filter, &both, &mut changes.writes, Write::ReplyFilter);
+    let both = union(&wanted, &state.contents.egress_filter);
+    let filter = &mut state.contents.egress_filter;
+    write_filter(filter, &both, &mut changes.writes, Write::EgressFilter);
     (wanted, keys)
 }
 
@@ -461,7 +474,7 @@ fn remove_endpoints(
     now: u64,
 ) {
     let State { contents, endpoint_slots, placed, .. } = state;
-    write_filter(&mut contents.reply_filter, filter, &mut changes.writes, Write::ReplyFilter);
+    write_filter(&mut contents.egress_filter, filter, &mut changes.writes, Write::EgressFilter);
     // An endpoint that is gone takes nothing, whoever points to it; but its element must
     // not become another's.
     if endpoint_slots.retain(now, |key, index| keys.contains(key) || retained.contains(&index)) > 0

@@ -27,8 +27,8 @@ pub struct Maps {
     nodes: Array<MapData, Node>,
     node_macs: HashMap<MapData, MacKey, MacOwner>,
     endpoints: Array<MapData, Endpoint>,
-    vip_filter: Array<MapData, u64>,
-    reply_filter: Array<MapData, u64>,
+    ingress_filter: Array<MapData, u64>,
+    egress_filter: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counters>,
     service_stats: PerCpuArray<MapData, ServiceStats>,
@@ -66,8 +66,8 @@ impl Maps {
             nodes: take(object, "NODES")?,
             node_macs: take(object, "NODE_MACS")?,
             endpoints: take(object, "ENDPOINTS")?,
-            vip_filter: take(object, "VIP_FILTER")?,
-            reply_filter: take(object, "REPLY_FILTER")?,
+            ingress_filter: take(object, "INGRESS_FILTER")?,
+            egress_filter: take(object, "EGRESS_FILTER")?,
             settings: take(object, "SETTINGS")?,
             counters: take(object, "COUNTERS")?,
             service_stats: take(object, "SERVICE_STATS")?,
@@ -102,8 +102,8 @@ impl Maps {
             nodes: elements(&self.nodes, "NODES")?,
             node_macs: entries(&self.node_macs, "NODE_MACS")?,
             endpoints: elements(&self.endpoints, "ENDPOINTS")?,
-            vip_filter: words(&self.vip_filter, "VIP_FILTER")?,
-            reply_filter: words(&self.reply_filter, "REPLY_FILTER")?,
+            ingress_filter: words(&self.ingress_filter, "INGRESS_FILTER")?,
+            egress_filter: words(&self.egress_filter, "EGRESS_FILTER")?,
         })
     }
 
@@ -145,8 +145,8 @@ impl Maps {
             }
             Write::Node(index, value) => self.nodes.set(*index, value, 0).map_err(failed("NODES")),
             Write::NodeMac(key, value) => put(&mut self.node_macs, key, *value, "NODE_MACS"),
-            Write::ReplyFilter(position, word) => {
-                self.reply_filter.set(*position, word, 0).map_err(failed("REPLY_FILTER"))
+            Write::EgressFilter(position, word) => {
+                self.egress_filter.set(*position, word, 0).map_err(failed("EGRESS_FILTER"))
             }
             Write::Rows(start, rows) => {
                 if self.rows.write(*start, rows) {
@@ -163,8 +163,8 @@ impl Maps {
             Write::Service(key, value) => put(&mut self.services, key, *value, "SERVICES"),
             Write::Vip(key, value) => put(&mut self.vips, key, *value, "VIPS"),
             Write::Announced(key, value) => put(&mut self.announced, key, *value, "ANNOUNCED"),
-            Write::VipFilter(position, word) => {
-                self.vip_filter.set(*position, word, 0).map_err(failed("VIP_FILTER"))
+            Write::IngressFilter(position, word) => {
+                self.ingress_filter.set(*position, word, 0).map_err(failed("INGRESS_FILTER"))
             }
         }
     }

@@ -37,8 +37,8 @@ pub enum Write {
     Node(u32, Node),
     /// An entry of `NODE_MACS`; none removes it.
     NodeMac(MacKey, Option<MacOwner>),
-    /// A word of `REPLY_FILTER`.
-    ReplyFilter(u32, u64),
+    /// A word of `EGRESS_FILTER`.
+    EgressFilter(u32, u64),
     /// Rows of `ROWS` that nothing points to yet.
     Rows(u32, Vec<Row>),
     /// An element of `SERVICE_STATS` back to zero.
@@ -49,8 +49,8 @@ pub enum Write {
     Vip(VipKey, Option<Vip>),
     /// An entry of `ANNOUNCED`; none removes it.
     Announced(AnnouncedKey, Option<Announced>),
-    /// A word of `VIP_FILTER`.
-    VipFilter(u32, u64),
+    /// A word of `INGRESS_FILTER`.
+    IngressFilter(u32, u64),
 }
 
 /// Reads `ROWS`.
@@ -84,10 +84,10 @@ pub struct Contents {
     pub node_macs: BTreeMap<MacKey, MacOwner>,
     /// `ENDPOINTS`
     pub endpoints: BTreeMap<u32, Endpoint>,
-    /// `VIP_FILTER`
-    pub vip_filter: Filter,
-    /// `REPLY_FILTER`
-    pub reply_filter: Filter,
+    /// `INGRESS_FILTER`
+    pub ingress_filter: Filter,
+    /// `EGRESS_FILTER`
+    pub egress_filter: Filter,
 }
 
 impl Contents {
@@ -102,8 +102,8 @@ impl Contents {
             nodes: BTreeMap::new(),
             node_macs: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            vip_filter: empty_filter(),
-            reply_filter: empty_filter(),
+            ingress_filter: empty_filter(),
+            egress_filter: empty_filter(),
         }
     }
 }

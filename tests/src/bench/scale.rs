@@ -68,7 +68,7 @@ fn node_mac(node: u16) -> Mac {
 pub fn load(ifindex: u32) -> Result<DataPath> {
     let mut path = DataPath::load(Capacity::PRODUCTION)?;
     rows(&mut path)?;
-    let mut vip_bits = vec![0u64; filter::WORDS as usize];
+    let mut bits = vec![0u64; filter::WORDS as usize];
     let mut stats = 0;
     for family in [Family::V4, Family::V6] {
         for number in 0..VIPS {
@@ -76,7 +76,7 @@ pub fn load(ifindex: u32) -> Result<DataPath> {
             let key = VipKey { vip: octets(vip) };
             path.hash("VIPS")?.insert(key, Vip { flags: 0, ports: PORTS.into() }, 0)?;
             let bit = filter::vip_bit(&key.vip);
-            vip_bits[bit as usize / 64] |= 1 << (bit % 64);
+            bits[bit as usize / 64] |= 1 << (bit % 64);
             let key = AnnouncedKey { vip: octets(vip), ifindex, pad: 0 };
             path.hash("ANNOUNCED")?.insert(key, Announced { mac: MY_MAC, pad: [0; 2] }, 0)?;
             for port in FIRST_PORT..FIRST_PORT + PORTS {
@@ -92,14 +92,16 @@ pub fn load(ifindex: u32) -> Result<DataPath> {
             }
         }
     }
-    path.write_filter("VIP_FILTER", &vip_bits)?;
     for node in 1..NODES {
         let mac = node_mac(node);
         let value = Node { address: [0; 16], mac, source_mac: MY_MAC, ifindex };
         path.array("NODES")?.set(node.into(), value, 0)?;
         let owner = MacOwner { node: node.into() };
         path.hash("NODE_MACS")?.insert(MacKey { mac, pad: [0; 2] }, owner, 0)?;
+        let bit = filter::mac_bit(&mac);
+        bits[bit as usize / 64] |= 1 << (bit % 64);
     }
+    path.write_filter("INGRESS_FILTER", &bits)?;
     endpoints(&mut path)?;
     let mut settings =
         Settings { announce_until_ns: u64::MAX, echo_interval_ns: 0, ..Settings::default() };
@@ -155,5 +157,5 @@ fn endpoints(path: &mut DataPath) -> Result<()> {
             bits[bit as usize / 64] |= 1 << (bit % 64);
         }
     }
-    path.write_filter("REPLY_FILTER", &bits)
+    path.write_filter("EGRESS_FILTER", &bits)
 }

@@ -173,13 +173,13 @@ impl DataPath {
     /// # Errors
     /// The kernel refuses an entry.
     pub fn install(&mut self, world: &World) -> Result<()> {
-        let mut vip_filter = vec![0u64; filter::WORDS as usize];
-        let mut reply_filter = vip_filter.clone();
+        let mut ingress_filter = vec![0u64; filter::WORDS as usize];
+        let mut egress_filter = ingress_filter.clone();
         for &vip in &world.vips {
             let key = VipKey { vip: octets(vip) };
             let ports = world.services.keys().filter(|(at, _)| at.ip() == vip).count() as u32;
             self.hash("VIPS")?.insert(key, Vip { flags: 0, ports }, 0)?;
-            set_bit(&mut vip_filter, filter::vip_bit(&key.vip));
+            set_bit(&mut ingress_filter, filter::vip_bit(&key.vip));
         }
         for (&(vip, ifindex), &mac) in &world.announced {
             let key = AnnouncedKey { vip: octets(vip), ifindex, pad: 0 };
@@ -212,6 +212,7 @@ impl DataPath {
         for &mac in &world.node_macs {
             let node = world.nodes.iter().position(|n| n.mac == mac).unwrap_or(0) as u32;
             self.hash("NODE_MACS")?.insert(MacKey { mac, pad: [0; 2] }, MacOwner { node }, 0)?;
+            set_bit(&mut ingress_filter, filter::mac_bit(&mac));
         }
         for (index, endpoint) in (0..).zip(&world.endpoints) {
             let value = endpoint.map_or_else(Endpoint::default, |at| Endpoint {
@@ -224,12 +225,12 @@ impl DataPath {
             if let Some(at) = endpoint {
                 for proto in world::PROTOCOLS {
                     let bit = filter::reply_bit(&value.address, at.port().to_be_bytes(), proto);
-                    set_bit(&mut reply_filter, bit);
+                    set_bit(&mut egress_filter, bit);
                 }
             }
         }
-        self.write_filter("VIP_FILTER", &vip_filter)?;
-        self.write_filter("REPLY_FILTER", &reply_filter)?;
+        self.write_filter("INGRESS_FILTER", &ingress_filter)?;
+        self.write_filter("EGRESS_FILTER", &egress_filter)?;
         self.configure(world)?;
         self.set_flows(world)
     }
