@@ -3,8 +3,7 @@
 use crate::{
     flows::{self, Target},
     maps::address_words,
-    packet::at,
-    steer::transport_at,
+    packet::{at, transport_at},
 };
 use aya_ebpf::programs::XdpContext;
 use lb_common::{

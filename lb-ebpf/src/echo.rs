@@ -1,8 +1,7 @@
 //! Echo requests to a VIP, answered in place (RFC 792, RFC 4443 section 4.2).
 use crate::{
-    ip::{Packet, is_for_us},
     maps::{ECHO_BUDGET, SETTINGS, address_bytes, is_vip},
-    packet::at,
+    packet::{Packet, at, is_for_us},
 };
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
 use lb_common::{

@@ -1,9 +1,9 @@
 //! From an IP header to what handles it.
 use crate::{
     echo,
-    maps::{address_bytes, is_vip, mapped, may_be_vip, uplink_mac},
+    maps::{address_bytes, is_vip, mapped, may_be_vip},
     ndp,
-    packet::{at, length},
+    packet::{Packet, at, is_for_us, length},
     steer,
 };
 use aya_ebpf::programs::XdpContext;
@@ -12,23 +12,11 @@ use lb_common::{
     maps::VipKey,
     outcome::Outcome,
     wire::{
-        Ethernet, IPV4_FRAGMENT_MASK, Ipv4, Ipv6,
+        IPV4_FRAGMENT_MASK, Ipv4, Ipv6,
         length::{ETHERNET, IPV4, IPV6},
         protocol,
     },
 };
-
-/// A packet to what may be a VIP, with sound headers.
-pub(crate) struct Packet {
-    /// Source address, IPv4 as `::ffff:a.b.c.d`.
-    pub(crate) source: [u32; 4],
-    /// Destination address, likewise.
-    pub(crate) destination: [u32; 4],
-    /// What the IP header says.
-    pub(crate) protocol: u8,
-    /// Length of what follows the IP header.
-    pub(crate) payload: usize,
-}
 
 /// An IPv4 packet.
 #[inline(always)]
@@ -131,15 +119,6 @@ fn parse_v6(ctx: &XdpContext, ip: *const Ipv6) -> Result<Packet, Outcome> {
             payload,
         })
     }
-}
-
-/// Whether the frame was sent to this node, and not flooded to it by a switch.
-#[inline(always)]
-pub(crate) fn is_for_us(ctx: &XdpContext) -> bool {
-    let Some(ethernet) = at::<Ethernet>(ctx, 0) else { return false };
-    // SAFETY: `at` has checked the bounds.
-    let destination = unsafe { (*ethernet).destination };
-    uplink_mac(ctx.ingress_ifindex() as u32) == Some(destination)
 }
 
 /// Drops for a reason what is sent to a VIP, and lets through what merely looked so.

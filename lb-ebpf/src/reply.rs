@@ -78,16 +78,8 @@ fn v4(ctx: &TcContext) -> Option<Outcome> {
     {
         return None;
     }
-    let key = FlowKey {
-        client: mapped(destination),
-        peer: mapped(source),
-        client_port: port_bytes(destination_port),
-        peer_port: port_bytes(source_port),
-        proto,
-        direction: TO_CLIENT,
-        pad: [0; 2],
-    };
-    let flow = find(&key)?;
+    let ports = Ports { source: source_port, destination: destination_port };
+    let flow = find(mapped(source), mapped(destination), ports, proto)?;
     let vip = address_words(flow.peer)[3];
     let change = || {
         let check = ETHERNET + IPV4 + check_offset(proto);
@@ -112,16 +104,8 @@ fn v6(ctx: &TcContext) -> Option<Outcome> {
     if !is_transport(proto) || !may_be_endpoint(reply_bit_v6(source, source_port, proto)) {
         return None;
     }
-    let key = FlowKey {
-        client: address_bytes(destination),
-        peer: address_bytes(source),
-        client_port: port_bytes(destination_port),
-        peer_port: port_bytes(source_port),
-        proto,
-        direction: TO_CLIENT,
-        pad: [0; 2],
-    };
-    let flow = find(&key)?;
+    let ports = Ports { source: source_port, destination: destination_port };
+    let flow = find(address_bytes(source), address_bytes(destination), ports, proto)?;
     let mut vip = address_words(flow.peer);
     // SAFETY: both are 16 bytes on the stack.
     let difference = unsafe { bpf_csum_diff(source.as_mut_ptr(), 16, vip.as_mut_ptr(), 16, 0) };
@@ -153,8 +137,18 @@ fn check_flags(proto: u8) -> u64 {
     if proto == protocol::TCP { 0 } else { u64::from(BPF_F_MARK_MANGLED_0) }
 }
 
+/// The flow that a packet from `endpoint` to `client` belongs to.
 #[inline(always)]
-fn find(key: &FlowKey) -> Option<Flow> {
+fn find(endpoint: [u8; 16], client: [u8; 16], ports: Ports, proto: u8) -> Option<Flow> {
+    let key = &FlowKey {
+        client,
+        peer: endpoint,
+        client_port: port_bytes(ports.destination),
+        peer_port: port_bytes(ports.source),
+        proto,
+        direction: TO_CLIENT,
+        pad: [0; 2],
+    };
     // SAFETY: copied at once; an entry of an LRU map that is reused at that moment
     // gives one packet a wrong source, which its client refuses.
     unsafe { FLOWS.get(key).or_else(|| PENDING.get(key)).copied() }

@@ -1,9 +1,8 @@
 //! From a packet to a VIP:port to the node of its row.
 use crate::{
     deliver, forward,
-    ip::{Packet, is_for_us},
     maps::{ROWS, SERVICE_STATS, SERVICES, address_bytes, is_agent, port_bytes},
-    packet::{at, length},
+    packet::{Packet, at, is_for_us, length, transport_at},
 };
 use aya_ebpf::programs::XdpContext;
 use lb_common::{
@@ -12,17 +11,8 @@ use lb_common::{
         FlowKey, NO_ENDPOINT, Row, SERVICE_CLIENT_IP, Service, ServiceKey, THIS_NODE, TO_ENDPOINT,
     },
     outcome::Outcome,
-    wire::{
-        Ethernet, Ports, Tcp, Udp,
-        length::{ETHERNET, IPV4, IPV6},
-        protocol,
-    },
+    wire::{Ethernet, Ports, Tcp, Udp, protocol},
 };
-
-/// Offset of the transport header.
-pub(crate) const fn transport_at(v6: bool) -> usize {
-    if v6 { ETHERNET + IPV6 } else { ETHERNET + IPV4 }
-}
 
 /// A TCP segment or UDP datagram to what may be a VIP.
 #[inline(always)]
