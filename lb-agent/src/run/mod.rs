@@ -8,7 +8,7 @@ mod steer;
 use self::{
     network::{Network, known_nodes},
     options::Run,
-    steer::{Inputs, Parts, Steering},
+    steer::{Inputs, Parts, Steering, lock},
 };
 use crate::{
     datapath::{apply::Datapath, neighbours, netlink, uplinks},
@@ -28,7 +28,7 @@ use anyhow::{Context as _, anyhow};
 use rtnetlink::Handle;
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -97,7 +97,7 @@ async fn serve<S: Source>(
     let mut snapshots = source.snapshots();
     let Some(first) = first_snapshot(&mut snapshots, &node, &stop).await else { return Ok(()) };
     let nodes = known_nodes(&first);
-    let in_rows = datapath.lock().unwrap_or_else(PoisonError::into_inner).nodes_in_rows();
+    let in_rows = lock(&datapath).nodes_in_rows();
     let remembered: BTreeSet<String> = (nodes.iter())
         .filter(|(_, addresses)| addresses.iter().any(|address| in_rows.contains(address)))
         .map(|(name, _)| name.clone())
@@ -162,7 +162,7 @@ fn view(node: String, datapath: &Arc<Mutex<Datapath>>) -> View {
     View::new(
         node,
         Box::new(move || {
-            let datapath = datapath.lock().unwrap_or_else(PoisonError::into_inner);
+            let datapath = lock(&datapath);
             Some(KernelStats {
                 frames: datapath.counters().ok()?,
                 services: datapath.service_stats().ok()?,

@@ -264,7 +264,8 @@ impl<S: Source> Steering<S> {
     }
 }
 
-fn lock(datapath: &Mutex<Datapath>) -> MutexGuard<'_, Datapath> {
+/// The data path, whoever held it last.
+pub(super) fn lock(datapath: &Mutex<Datapath>) -> MutexGuard<'_, Datapath> {
     // Nothing in it is left half done by a panic: what it knows of the maps is written
     // before them, and read anew when a write fails.
     datapath.lock().unwrap_or_else(PoisonError::into_inner)
