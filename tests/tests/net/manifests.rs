@@ -2,13 +2,17 @@
 use anyhow::{Context, Result, ensure};
 use herald_tests::{
     lab::{
+        Host,
         agent::Source,
+        maps,
         probe::{self, Over},
         scenario::{self, Cluster, START_LIMIT},
     },
     wait,
 };
+use lb_common::maps::{Service, ServiceKey};
 use std::{
+    collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
@@ -45,7 +49,19 @@ pub(crate) fn endpoints_change(cluster: &mut Cluster) -> Result<()> {
             skip -= 1;
         }
     }
+    let ranges = |node: &Host| -> Result<BTreeSet<u32>> {
+        let services = maps::entries::<ServiceKey, Service>(&lab.pin_directory(node), "SERVICES")?;
+        Ok(services.into_iter().map(|(_, service)| service.rows_start).collect())
+    };
+    let before = lab.nodes.iter().map(ranges).collect::<Result<Vec<_>>>()?;
     fs::write(&file, rest)?;
+    // Each agent looks at the folder by itself, and which of them the client's packets
+    // come to may change in between (a gratuitous ARP that its cache takes up late).
+    for (node, before) in lab.nodes.iter().zip(&before) {
+        wait::until_true(CHANGE_LIMIT, &format!("{} has new rows", node.name), || {
+            Ok(ranges(node)?.is_disjoint(before))
+        })?;
+    }
     for vip in cluster.vips {
         scenario::await_serving(lab, vip, &["node1", "node2"], CHANGE_LIMIT)?;
         scenario::check_spread(lab, Over::Tcp, vip, &["node1", "node2"], 200)?;
