@@ -155,8 +155,9 @@ mod tests {
         for n in 0..50 {
             let digest = endpoint_digest(crate::maps::mapped([10, 244, 7, n]));
             for block in 0..3 {
-                let mut levels: Vec<_> =
-                    (0..256).map(|row| (row_score(digest, block * 256 + row) >> 56) as u8).collect();
+                let mut levels: Vec<_> = (0..256)
+                    .map(|row| (row_score(digest, block * 256 + row) >> 56) as u8)
+                    .collect();
                 levels.sort_unstable();
                 assert!(levels.iter().enumerate().all(|(i, level)| i == usize::from(*level)));
             }

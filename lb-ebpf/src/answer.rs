@@ -9,7 +9,7 @@ use lb_common::maps::AnnouncedKey;
 /// good, and another node may have taken the VIP over.
 #[inline(always)]
 pub(crate) fn mac_for(vip: [u8; 16], ifindex: u32) -> Option<[u16; 3]> {
-    let key = AnnouncedKey { vip, ifindex, pad: 0 };
+    let key = AnnouncedKey { vip, ifindex, vlan: 0, pad: 0 };
     // SAFETY: the agent replaces an entry's value as a whole and never frees one that
     // is being read before the end of the RCU section that this program runs in.
     let announced = unsafe { ANNOUNCED.get(key) }?;

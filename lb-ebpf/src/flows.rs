@@ -131,8 +131,9 @@ fn store<const SIZE: usize>(
         peer_port: key.peer_port,
         client_port: key.client_port,
         endpoint,
+        seen_s: 0,
         state: 0,
-        pad: [0; 7],
+        pad: [0; 3],
     };
     // The way back first: a reply must not find a flow that it cannot leave.
     if flows.insert(reply_key(key, target), flow, ANY).is_err() {

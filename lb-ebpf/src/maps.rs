@@ -3,16 +3,18 @@
 //! All are BTF maps, so that `bpftool map dump` names the fields. Capacities of
 //! `ROWS` and `FLOWS` are only defaults: the agent sets them when it loads.
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use lb_common::{
     filter,
     maps::{
-        Announced, AnnouncedKey, DEFAULT_FLOWS, DEFAULT_ROWS, EchoBudget, Endpoint, Flow, FlowKey,
-        MAX_ANNOUNCED, MAX_ENDPOINTS, MAX_NODES, MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, MacKey,
-        MacOwner, Node, PENDING_FLOWS, Row, Service, ServiceKey, ServiceStats, Settings, Vip,
-        VipKey,
+        Affinity, AffinityKey, Announced, AnnouncedKey, Budget, DEFAULT_FLOWS,
+        DEFAULT_ROW_ENDPOINTS, DEFAULT_ROWS, EVENTS_BYTES, Elsewhere, Endpoint, Event, Flow,
+        FlowKey, FragmentKey, Fragmented, MAX_AFFINITIES, MAX_ANNOUNCED, MAX_ELSEWHERE,
+        MAX_ENDPOINTS, MAX_FRAGMENTED, MAX_NODES, MAX_SERVICES, MAX_SOURCE_RANGES, MAX_UPLINKS,
+        MAX_VIPS, MacKey, MacOwner, Node, PENDING_FLOWS, RangeKey, Row, SAMPLES_BYTES, Sample,
+        Service, ServiceKey, ServiceStats, Settings, Vip, VipKey,
     },
     outcome::{Counters, Outcome},
 };
@@ -30,6 +32,9 @@ pub(crate) static SERVICES: HashMap<ServiceKey, Service, { MAX_SERVICES as usize
     HashMap::new();
 #[btf_map]
 pub(crate) static ROWS: Array<Row, { DEFAULT_ROWS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static ROW_ENDPOINTS: Array<u32, { DEFAULT_ROW_ENDPOINTS as usize }, MMAPABLE> =
+    Array::new();
 #[btf_map]
 pub(crate) static NODES: Array<Node, { MAX_NODES as usize }> = Array::new();
 #[btf_map]
@@ -53,7 +58,25 @@ pub(crate) static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 pub(crate) static SERVICE_STATS: PerCpuArray<ServiceStats, { MAX_SERVICES as usize }> =
     PerCpuArray::new();
 #[btf_map]
-pub(crate) static ECHO_BUDGET: PerCpuArray<EchoBudget, 1> = PerCpuArray::new();
+pub(crate) static ECHO_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static REFUSE_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static ELSEWHERE: LruHashMap<FlowKey, Elsewhere, { MAX_ELSEWHERE as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static FRAGMENTED: LruHashMap<FragmentKey, Fragmented, { MAX_FRAGMENTED as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static SOURCE_RANGES: LpmTrie<RangeKey, u32, { MAX_SOURCE_RANGES as usize }> =
+    LpmTrie::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub(crate) static SAMPLES: RingBuf<Sample, { SAMPLES_BYTES as usize }> = RingBuf::new();
 
 /// Counts an outcome.
 #[inline(always)]
@@ -99,7 +122,7 @@ pub(crate) fn is_agent(mac: [u16; 3]) -> bool {
     if !bit_is_set(INGRESS_FILTER.get(bit >> 6), bit) {
         return false;
     }
-    let key = MacKey { mac: mac_bytes(mac), pad: [0; 2] };
+    let key = MacKey { mac: mac_bytes(mac), vlan: 0 };
     // SAFETY: only the entry's presence is used.
     unsafe { NODE_MACS.get(key).is_some() }
 }
@@ -111,7 +134,7 @@ pub(crate) fn uplink_mac(ifindex: u32) -> Option<[u16; 3]> {
     let mut i = 0;
     while i < MAX_UPLINKS {
         let uplink = &settings.uplinks[i];
-        if uplink.ifindex == ifindex {
+        if uplink.ifindex == ifindex && uplink.vlan == 0 {
             return Some(mac_words(uplink.mac));
         }
         if uplink.ifindex == 0 {

@@ -1,14 +1,15 @@
 //! From a packet to a VIP:port to the node of its row.
 use crate::{
     deliver, forward,
-    maps::{ROWS, SERVICE_STATS, SERVICES, address_bytes, is_agent, port_bytes},
+    maps::{ROW_ENDPOINTS, ROWS, SERVICE_STATS, SERVICES, address_bytes, is_agent, port_bytes},
     packet::{Packet, at, is_for_us, length, transport_at},
 };
 use aya_ebpf::programs::XdpContext;
 use lb_common::{
-    hash::{flow_hash_v4, flow_hash_v6},
+    hash::{flow_hash_v4, flow_hash_v6, row_index},
     maps::{
-        FlowKey, NO_ENDPOINT, Row, SERVICE_CLIENT_IP, Service, ServiceKey, THIS_NODE, TO_ENDPOINT,
+        FlowKey, NO_ENDPOINT, NO_RANGE, SERVICE_CLIENT_IP, Service, ServiceKey, THIS_NODE,
+        TO_ENDPOINT,
     },
     outcome::Outcome,
     wire::{Ethernet, Ports, Tcp, Udp, protocol},
@@ -74,15 +75,22 @@ fn steer<const V6: bool>(
     } else {
         flow_hash_v4(packet.source[3], packet.destination[3], both, protocol)
     };
-    let index = service.rows_start.wrapping_add(hash & (service.rows - 1));
-    let Some(row) = ROWS.get(index) else { return Err(Outcome::DropNoEndpoint) };
-    let row = *row;
-    let node = row_node(&row);
+    let position = row_index(hash, service.rows, service.mask);
+    let Some(row) = ROWS.get(service.rows_start.wrapping_add(position)) else {
+        return Err(Outcome::DropNoEndpoint);
+    };
+    let node = row.nodes[0];
+    let mut endpoint = service.endpoint;
+    if service.endpoints_start != NO_RANGE
+        && let Some(found) = ROW_ENDPOINTS.get(service.endpoints_start.wrapping_add(position))
+    {
+        endpoint = *found;
+    }
     let outcome = if node == THIS_NODE || came_from_agent(ctx) {
         // A frame that another agent sent on is never sent on again, so that tables
         // that disagree for a moment cannot make a loop.
-        if node != THIS_NODE && row.endpoint == NO_ENDPOINT {
-            Outcome::DropSecondHop
+        if node != THIS_NODE && endpoint == NO_ENDPOINT {
+            Outcome::DropHops
         } else {
             let key = FlowKey {
                 client: address_bytes(packet.source),
@@ -93,22 +101,13 @@ fn steer<const V6: bool>(
                 direction: TO_ENDPOINT,
                 pad: [0; 2],
             };
-            deliver::deliver::<V6>(ctx, &key, flags, &service, row.endpoint)
+            deliver::deliver::<V6>(ctx, &key, flags, &service, endpoint)
         }
     } else {
         forward::forward::<V6>(ctx, node)
     };
     tally(ctx, &service, outcome);
     Ok(outcome)
-}
-
-/// The row's node.
-#[inline(always)]
-fn row_node(row: &Row) -> u16 {
-    // SAFETY: same size, and every byte pattern is valid for both. A shift costs less
-    // here than an index that the verifier must follow into the stack.
-    let nodes: u64 = unsafe { core::mem::transmute(row.nodes) };
-    (nodes >> (u32::from(row.first & 3) * 16)) as u16
 }
 
 #[inline(always)]

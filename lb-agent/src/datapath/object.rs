@@ -23,7 +23,7 @@ const EGRESS: &str = "herald_egress";
 const PASS: &str = "herald_pass";
 
 /// The maps that are pinned: all but those of a flavour that logs.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 22] = [
     "VIPS",
     "ANNOUNCED",
     "SERVICES",
@@ -39,6 +39,13 @@ pub const MAPS: [&str; 15] = [
     "COUNTERS",
     "SERVICE_STATS",
     "ECHO_BUDGET",
+    "REFUSE_BUDGET",
+    "ROW_ENDPOINTS",
+    "AFFINITY",
+    "ELSEWHERE",
+    "FRAGMENTED",
+    "SOURCE_RANGES",
+    "EVENTS",
 ];
 
 /// The maps whose capacity is the operator's choice. One that is pinned keeps its own.

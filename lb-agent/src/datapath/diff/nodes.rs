@@ -7,7 +7,7 @@ use super::{
     Changes, Inputs,
 };
 use crate::plan::PlannedNode;
-use lb_common::maps::{MAX_NODES, MacKey, MacOwner, NO_NODE, Node, THIS_NODE};
+use lb_common::maps::{MAX_NODES, MacKey, MacOwner, NO_NODE, NODE_LINK, Node, THIS_NODE};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Which index of `NODES` each node of the plan has.
@@ -77,6 +77,9 @@ fn node_value(node: &PlannedNode, inputs: Inputs<'_>, before: Option<&Node>) -> 
             mac: neighbour.mac,
             source_mac: mac_of(neighbour.ifindex)?,
             ifindex: neighbour.ifindex,
+            flags: NODE_LINK,
+            mtu: 1500,
+            ..Node::default()
         })
     });
     let last_known = || {
@@ -114,9 +117,7 @@ pub(super) fn write_node_macs(
             .filter(|node| node.ifindex != 0)
             .map(|node| node.mac);
         for mac in resolved.chain(sent_to) {
-            wanted
-                .entry(MacKey { mac, pad: [0; 2] })
-                .or_insert(MacOwner { node: u32::from(index) });
+            wanted.entry(MacKey { mac, vlan: 0 }).or_insert(MacOwner { node: u32::from(index) });
         }
     }
     let mut left_out = wanted.len().saturating_sub(MAX_NODES as usize);
