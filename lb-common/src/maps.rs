@@ -449,8 +449,6 @@ pub struct Settings {
     pub udp_window_s: u32,
     /// For how many seconds after a change nothing is refused.
     pub settle_s: u32,
-    /// One in so many frames is sampled into `SAMPLES`; 0 is none.
-    pub sample_one_in: u32,
     /// Index in `ROWS` of the rows by which fragments find their node.
     pub fragment_rows_start: u32,
     /// Their number, a power of two; 0 serves no fragments.
@@ -462,7 +460,7 @@ pub struct Settings {
     /// UDP port of the tunnels, network order.
     pub tunnel_port: [u8; 2],
     /// Always 0.
-    pub pad: u16,
+    pub pad: [u8; 6],
     /// The interfaces on which VIP traffic arrives.
     pub uplinks: [Uplink; MAX_UPLINKS],
 }
@@ -495,6 +493,17 @@ pub struct Event {
     pub mac: [u8; 6],
     /// Always 0.
     pub pad: u32,
+}
+
+/// The one element of `SAMPLING`: whether frames are sampled. Whoever reads `SAMPLES` keeps moving
+/// the deadline, so that sampling ends with its reader, however that ends.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sampling {
+    /// One in so many frames is sampled; 0 is none.
+    pub one_in: u32,
+    /// Until when: seconds of `CLOCK_MONOTONIC`.
+    pub until_s: u32,
 }
 
 /// Bytes of a frame that a sample holds.
@@ -582,7 +591,8 @@ no_padding! {
     Fragmented { 2, 2, 4 },
     RangeKey { 4, 16 },
     Uplink { 4, 2, 6 },
-    Settings { 4 * 8, 2 * 8, 6 * 4, 4 * 2, MAX_UPLINKS * 12 },
+    Settings { 4 * 8, 2 * 8, 5 * 4, 3 * 2 + 6, MAX_UPLINKS * 12 },
+    Sampling { 4, 4 },
     Event { 40, 4, 4, 4, 2, 6, 4 },
     Sample { 8, 6 * 4, SAMPLE_BYTES },
     Budget { 8 },

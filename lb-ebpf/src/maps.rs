@@ -13,7 +13,7 @@ use lb_common::{
         DEFAULT_ROW_ENDPOINTS, DEFAULT_ROWS, EVENTS_BYTES, Elsewhere, Endpoint, Event, Flow,
         FlowKey, FragmentKey, Fragmented, MAX_AFFINITIES, MAX_ANNOUNCED, MAX_ELSEWHERE,
         MAX_ENDPOINTS, MAX_FRAGMENTED, MAX_NODES, MAX_SERVICES, MAX_SOURCE_RANGES, MAX_UPLINKS,
-        MAX_VIPS, MacKey, MacOwner, Node, PENDING_FLOWS, RangeKey, Row, SAMPLES_BYTES, Sample,
+        MAX_VIPS, MacKey, MacOwner, Node, PENDING_FLOWS, RangeKey, Row, SAMPLES_BYTES, Sample, Sampling,
         Service, ServiceKey, ServiceStats, Settings, Vip, VipKey,
     },
     outcome::{Counters, Outcome},
@@ -75,6 +75,8 @@ pub(crate) static SOURCE_RANGES: LpmTrie<RangeKey, u32, { MAX_SOURCE_RANGES as u
     LpmTrie::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub(crate) static SAMPLING: Array<Sampling, 1> = Array::new();
 #[btf_map]
 pub(crate) static SAMPLES: RingBuf<Sample, { SAMPLES_BYTES as usize }> = RingBuf::new();
 

@@ -23,7 +23,7 @@ const EGRESS: &str = "herald_egress";
 const PASS: &str = "herald_pass";
 
 /// The maps that are pinned: all but those of a flavour that logs.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 24] = [
     "VIPS",
     "ANNOUNCED",
     "SERVICES",
@@ -46,6 +46,8 @@ pub const MAPS: [&str; 22] = [
     "FRAGMENTED",
     "SOURCE_RANGES",
     "EVENTS",
+    "SAMPLES",
+    "SAMPLING",
 ];
 
 /// The maps whose capacity is the operator's choice. One that is pinned keeps its own.
