@@ -5,6 +5,7 @@ pub mod cli;
 pub mod datapath;
 pub mod exit;
 pub mod http;
+pub mod inspect;
 pub mod ipam;
 pub mod l2;
 pub mod membership;

@@ -1,6 +1,10 @@
 //! `lb-agent`: the command line.
 use clap::{Parser, Subcommand};
-use lb_agent::{cli, exit, run};
+use lb_agent::{
+    cli, exit,
+    inspect::commands::{Explain, Watch},
+    run,
+};
 use std::process::ExitCode;
 
 /// Herald: a load balancer for bare-metal Kubernetes
@@ -20,6 +24,8 @@ enum Command {
     Run(Box<run::options::Run>),
     Load(cli::Load),
     Unload(cli::Unload),
+    Explain(Explain),
+    Watch(Watch),
     /// Print the custom resource definitions as YAML
     Crds,
 }
@@ -42,6 +48,8 @@ async fn start(command: Command) -> anyhow::Result<()> {
         Command::Run(options) => run::run(*options).await?,
         Command::Load(options) => print!("{}", cli::load(&options).await?),
         Command::Unload(options) => print!("{}", cli::unload(&options).await?),
+        Command::Explain(options) => print!("{}", options.run()?),
+        Command::Watch(options) => options.run().await?,
         Command::Crds => print!("{}", lb_agent::api::crds_yaml()?),
     }
     Ok(())

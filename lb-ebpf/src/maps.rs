@@ -13,8 +13,8 @@ use lb_common::{
         DEFAULT_ROW_ENDPOINTS, DEFAULT_ROWS, EVENTS_BYTES, Elsewhere, Endpoint, Event, Flow,
         FlowKey, FragmentKey, Fragmented, MAX_AFFINITIES, MAX_ANNOUNCED, MAX_ELSEWHERE,
         MAX_ENDPOINTS, MAX_FRAGMENTED, MAX_NODES, MAX_SERVICES, MAX_SOURCE_RANGES, MAX_UPLINKS,
-        MAX_VIPS, MacKey, MacOwner, Node, PENDING_FLOWS, RangeKey, Row, SAMPLES_BYTES, Sample, Sampling,
-        Service, ServiceKey, ServiceStats, Settings, Vip, VipKey,
+        MAX_VIPS, MacKey, MacOwner, Node, PENDING_FLOWS, RangeKey, Row, SAMPLES_BYTES, Sample,
+        Sampling, Service, ServiceKey, ServiceStats, Settings, Vip, VipKey,
     },
     outcome::{Counters, Outcome},
 };

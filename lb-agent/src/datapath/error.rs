@@ -83,6 +83,22 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// There is nothing to look at.
+    #[error(
+        "nothing of this version of Herald is pinned at {path}: start lb-agent, or give its --pin-dir"
+    )]
+    NothingPinned {
+        /// The pin that is missing.
+        path: PathBuf,
+    },
+
+    /// Another process reads the samples.
+    #[error("{path} is being watched already: a ring has one reader, so end that one first")]
+    Watched {
+        /// The directory of the maps.
+        path: PathBuf,
+    },
+
     /// A pinned map does not look like the object's.
     #[error(
         "the map pinned at {path} is {found}, but this lb-agent's {map} is {expected}: run `lb-agent unload --pin-dir {pin_dir}`, which interrupts traffic, or give it another --pin-dir"
@@ -217,6 +233,8 @@ impl Error {
             | Self::NotBpffs { .. }
             | Self::Pin { .. }
             | Self::InUse { .. }
+            | Self::NothingPinned { .. }
+            | Self::Watched { .. }
             | Self::MapMismatch { .. }
             | Self::Incomplete { .. }
             | Self::Load(_)
