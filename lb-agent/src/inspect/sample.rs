@@ -96,7 +96,7 @@ fn packet(text: &mut String, headers: &LaxPacketHeaders<'_>, tunnel_port: u16, d
             let _ =
                 write!(text, "ICMPv6 {source} → {destination} type {}", icmp.icmp_type.type_u8());
         }
-        None => {
+        _ => {
             let _ = write!(text, "IP {source} → {destination}");
         }
     }
