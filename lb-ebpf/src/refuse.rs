@@ -8,9 +8,9 @@ use lb_common::outcome::Outcome;
 pub(crate) fn refuse<F: Frame, const V6: bool>(
     _frame: &F,
     _packet: &Packet,
-    otherwise: Outcome,
+    otherwise: Verdict,
 ) -> Verdict {
-    otherwise.into()
+    otherwise
 }
 
 /// Answers a packet that is larger than `mtu`, which is what a tunnel has room for.
