@@ -1,9 +1,9 @@
 //! Echo requests to a VIP, answered in place (RFC 792, RFC 4443 section 4.2).
 use crate::{
-    maps::{ECHO_BUDGET, SETTINGS, address_bytes, is_vip},
+    frame::Frame,
+    maps::{ECHO_BUDGET, SETTINGS, is_vip, now_ns},
     packet::{Packet, at, is_for_us},
 };
-use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
 use lb_common::{
     checksum::Difference,
     outcome::Outcome,
@@ -27,13 +27,13 @@ const BURST_NS: u64 = 100_000_000;
 
 /// An ICMP message to a VIP.
 #[inline(always)]
-pub(crate) fn v4(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> {
+pub(crate) fn v4<F: Frame>(frame: &F, packet: &Packet) -> Result<Outcome, Outcome> {
     let (Some(ethernet), Some(ip), Some(icmp)) =
-        (at::<Ethernet>(ctx, 0), at::<Ipv4>(ctx, ETHERNET), at::<Icmp>(ctx, ETHERNET + IPV4))
+        (at::<_, Ethernet>(frame, 0), at::<_, Ipv4>(frame, ETHERNET), at::<_, Icmp>(frame, ETHERNET + IPV4))
     else {
         return Err(Outcome::DropMalformed);
     };
-    permit(ctx, packet, icmp, V4_REQUEST)?;
+    permit(frame, packet, icmp, V4_REQUEST)?;
     // SAFETY: `at` has checked the bounds.
     unsafe {
         turn_around(ethernet);
@@ -49,13 +49,13 @@ pub(crate) fn v4(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> 
 
 /// An ICMPv6 message to a VIP.
 #[inline(always)]
-pub(crate) fn v6(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> {
+pub(crate) fn v6<F: Frame>(frame: &F, packet: &Packet) -> Result<Outcome, Outcome> {
     let (Some(ethernet), Some(ip), Some(icmp)) =
-        (at::<Ethernet>(ctx, 0), at::<Ipv6>(ctx, ETHERNET), at::<Icmp>(ctx, ETHERNET + IPV6))
+        (at::<_, Ethernet>(frame, 0), at::<_, Ipv6>(frame, ETHERNET), at::<_, Icmp>(frame, ETHERNET + IPV6))
     else {
         return Err(Outcome::DropMalformed);
     };
-    permit(ctx, packet, icmp, V6_REQUEST)?;
+    permit(frame, packet, icmp, V6_REQUEST)?;
     // SAFETY: `at` has checked the bounds.
     unsafe {
         turn_around(ethernet);
@@ -69,13 +69,13 @@ pub(crate) fn v6(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> 
 
 /// Whether this is an echo request to a VIP, sent to us, within the rate limit.
 #[inline(always)]
-fn permit(
-    ctx: &XdpContext,
+fn permit<F: Frame>(
+    frame: &F,
     packet: &Packet,
     icmp: *const Icmp,
     request: u8,
 ) -> Result<(), Outcome> {
-    if packet.payload < ECHO_LENGTH {
+    if (packet.payload as usize) < ECHO_LENGTH {
         return Err(Outcome::DropMalformed);
     }
     // SAFETY: the caller has checked the bounds.
@@ -83,7 +83,7 @@ fn permit(
         return Err(Outcome::DropIcmp);
     }
     // What is not so falls to `refuse`, which tells the reasons apart.
-    if !is_vip(address_bytes(packet.destination)) || !is_for_us(ctx) || !within_budget() {
+    if !is_vip(packet.flow.peer) || !is_for_us(frame, packet.vlan()) || !within_budget() {
         return Err(Outcome::EchoLimited);
     }
     Ok(())
@@ -95,8 +95,7 @@ fn within_budget() -> bool {
     let (Some(settings), Some(budget)) = (SETTINGS.get(0), ECHO_BUDGET.get_ptr_mut(0)) else {
         return false;
     };
-    // SAFETY: plain helper.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = now_ns();
     // SAFETY: the slot is this CPU's, and a program is not preempted by another on its CPU.
     unsafe {
         let next = if (*budget).next_ns > now { (*budget).next_ns } else { now };
