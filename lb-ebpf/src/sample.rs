@@ -1,7 +1,7 @@
 //! Frames for `lb-agent watch` (docs/data-path.md, section 8).
 use crate::{
     frame::Frame,
-    maps::{SAMPLES, SETTINGS, now_ns},
+    maps::{SAMPLES, SAMPLING, now_ns, now_s},
     packet::linear_length,
     verdict::Verdict,
 };
@@ -23,9 +23,9 @@ pub(crate) fn take<F: Frame>(frame: &F, program: u32, verdict: Verdict) {
     if verdict.is(Outcome::Passed) || verdict.is(Outcome::EgressPassed) {
         return;
     }
-    let Some(settings) = SETTINGS.get(0) else { return };
-    if settings.sample_one_in != 0 {
-        write(frame, program, verdict, settings.sample_one_in);
+    let Some(sampling) = SAMPLING.get(0) else { return };
+    if sampling.one_in != 0 && now_s() < sampling.until_s {
+        write(frame, program, verdict, sampling.one_in);
     }
 }
 
