@@ -2,7 +2,8 @@
 //!
 //! * [`herald_ingress`] (XDP, on each uplink) answers ARP, neighbour solicitations and
 //!   echo requests for VIPs and steers their TCP and UDP traffic;
-//! * [`herald_egress`] (TCX, on each uplink) writes the VIP back into replies;
+//! * [`herald_egress`] (TCX, on each interface that replies leave by) writes the VIP back into
+//!   them; [`herald_egress_l3`] is the same for interfaces without link-layer header;
 //! * [`herald_pass`] (XDP) passes everything: veth devices take frames from XDP_TX
 //!   only where their peer has an XDP program too.
 //!
@@ -32,7 +33,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     outcome::{Action, Outcome},
-    wire::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet},
+    wire::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, length::ETHERNET},
 };
 
 /// The ingress program.
@@ -66,10 +67,21 @@ fn ingress(ctx: &XdpContext) -> Outcome {
 /// The egress program. It never ends the chain of TCX programs but by dropping.
 #[classifier]
 pub fn herald_egress(ctx: TcContext) -> i32 {
-    let outcome = reply::egress(&ctx);
+    egress::<ETHERNET>(&ctx)
+}
+
+/// The egress program for interfaces where the IP header comes first.
+#[classifier]
+pub fn herald_egress_l3(ctx: TcContext) -> i32 {
+    egress::<0>(&ctx)
+}
+
+#[inline(always)]
+fn egress<const LINK: usize>(ctx: &TcContext) -> i32 {
+    let outcome = reply::egress::<LINK>(ctx);
     maps::count(outcome);
     #[cfg(feature = "log")]
-    aya_log_ebpf::debug!(&ctx, "egress of {} bytes: outcome {}", ctx.len(), outcome as u32);
+    aya_log_ebpf::debug!(ctx, "egress of {} bytes: outcome {}", ctx.len(), outcome as u32);
     match outcome.action() {
         Action::Drop => TC_ACT_SHOT,
         Action::Pass | Action::Tx | Action::Redirect => TC_ACT_UNSPEC,
