@@ -120,11 +120,7 @@ pub(crate) fn deliver<F: Frame, const V6: bool>(
 }
 
 #[inline(always)]
-fn translate<F: Frame, const V6: bool>(
-    frame: &F,
-    packet: &Packet,
-    target: &Target,
-) -> Option<()> {
+fn translate<F: Frame, const V6: bool>(frame: &F, packet: &Packet, target: &Target) -> Option<()> {
     let message = packet.transport_at();
     let quoted = message + ERROR;
     let vip = address_words(packet.flow.peer);
@@ -184,9 +180,8 @@ fn transport<F: Frame, const V6: bool>(
     let ports = at::<F, Ports>(frame, quoted)?;
     // SAFETY: `at` has checked the bounds.
     let old = unsafe { *ports };
-    let written = Difference::new()
-        .word(old.source, new.source)
-        .word(old.destination, new.destination);
+    let written =
+        Difference::new().word(old.source, new.source).word(old.destination, new.destination);
     // SAFETY: `at` has checked the bounds.
     unsafe { *ports = new };
     let change = address.and(written);

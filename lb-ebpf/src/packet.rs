@@ -1,8 +1,8 @@
 //! A packet: what its headers say, and how it arrived.
 use crate::{frame::Frame, maps::uplink_mac};
 use lb_common::{
-    maps::FlowKey,
-    wire::{Ethernet, VLAN_MASK},
+    maps::{FlowKey, TO_ENDPOINT},
+    wire::{Ethernet, VLAN_MASK, length::ETHERNET},
 };
 
 /// [`Packet::arrived`]: in a frame from anybody; below it, the position that a tunnel named.
@@ -16,6 +16,9 @@ pub(crate) const WHOLE: u8 = 0;
 pub(crate) const FIRST: u8 = 1;
 /// [`Packet::fragment`]: one without; only addresses can be rewritten in it.
 pub(crate) const LATER: u8 = 2;
+
+/// [`Packet::stats`]: of no Service.
+pub(crate) const NO_STATS: u32 = u32::MAX;
 
 /// [`Packet::tag`]: the frame came with a tag.
 const TAGGED: u32 = 1 << 16;
@@ -31,7 +34,7 @@ pub(crate) struct Packet {
     pub(crate) flow: FlowKey,
     /// Of addresses, ports and protocol.
     pub(crate) hash: u32,
-    /// The VLAN tag that was taken off, see [`set_tag`](Self::set_tag).
+    /// The VLAN tag that was taken off, as [`tag_of`] has it; 0 is none.
     pub(crate) tag: u32,
     /// Offset of the transport header in the frame.
     pub(crate) transport: u32,
@@ -39,6 +42,10 @@ pub(crate) struct Packet {
     pub(crate) payload: u32,
     /// Bytes of the frame.
     pub(crate) length: u32,
+    /// The identification of a fragment, network order; IPv4's is 16 bits.
+    pub(crate) fragment_id: u32,
+    /// Index in `SERVICE_STATS`, or [`NO_STATS`].
+    pub(crate) stats: u32,
     /// [`BY_FRAME`], [`BY_AGENT`] or the position in a tunnel's header.
     pub(crate) arrived: u8,
     /// [`WHOLE`], [`FIRST`] or [`LATER`].
@@ -49,26 +56,52 @@ pub(crate) struct Packet {
     pub(crate) begins: bool,
     /// Whether it is an ICMP error about `flow`.
     pub(crate) is_error: bool,
-    pub(crate) pad: [u8; 3],
+    /// Whether IPv4 options or IPv6 extension headers have been skipped.
+    pub(crate) has_options: bool,
+    pub(crate) pad: [u8; 2],
 }
 
 impl Packet {
-    /// Remembers the control field of the tag that was taken off.
+    /// A packet of which nothing is known yet but how it arrived.
     #[inline(always)]
-    pub(crate) const fn set_tag(&mut self, control: u16) {
-        self.tag = TAGGED | control as u32;
-    }
-
-    /// The control field (network order) of the tag that was taken off.
-    #[inline(always)]
-    pub(crate) const fn tag_control(&self) -> Option<u16> {
-        if self.tag == 0 { None } else { Some(self.tag as u16) }
+    pub(crate) const fn new(tag: u32, arrived: u8) -> Self {
+        Self {
+            flow: FlowKey {
+                client: [0; 16],
+                peer: [0; 16],
+                client_port: [0; 2],
+                peer_port: [0; 2],
+                proto: 0,
+                direction: TO_ENDPOINT,
+                pad: [0; 2],
+            },
+            hash: 0,
+            tag,
+            transport: 0,
+            payload: 0,
+            length: 0,
+            fragment_id: 0,
+            stats: NO_STATS,
+            arrived,
+            fragment: WHOLE,
+            flags: 0,
+            begins: false,
+            is_error: false,
+            has_options: false,
+            pad: [0; 2],
+        }
     }
 
     /// The VLAN that the frame came in; 0 is none.
     #[inline(always)]
     pub(crate) const fn vlan(&self) -> u16 {
-        u16::from_be(self.tag as u16) & VLAN_MASK
+        vlan_of(self.tag)
+    }
+
+    /// Bytes of the whole IP packet.
+    #[inline(always)]
+    pub(crate) const fn ip_length(&self) -> u32 {
+        self.transport + self.payload - ETHERNET as u32
     }
 
     /// Whether it was taken out of a tunnel.
@@ -82,6 +115,18 @@ impl Packet {
     pub(crate) const fn transport_at(&self) -> usize {
         (self.transport & TRANSPORT_MASK) as usize
     }
+}
+
+/// A VLAN tag, given its control field in network order, as [`Packet::tag`] remembers it.
+#[inline(always)]
+pub(crate) const fn tag_of(control: u16) -> u32 {
+    TAGGED | control as u32
+}
+
+/// The VLAN in [`Packet::tag`]; 0 is none.
+#[inline(always)]
+pub(crate) const fn vlan_of(tag: u32) -> u16 {
+    u16::from_be(tag as u16) & VLAN_MASK
 }
 
 /// A header at an offset, if all of it lies inside the linear part of the frame.

@@ -55,16 +55,16 @@ type QuoteTcpV6 = [u32; (IPV6 + size_of::<Tcp>()) / 4];
 pub(crate) fn refuse<F: Frame, const V6: bool>(
     frame: &F,
     packet: &Packet,
-    otherwise: Outcome,
+    otherwise: Verdict,
 ) -> Verdict {
-    let Some(settings) = SETTINGS.get(0) else { return otherwise.into() };
+    let Some(settings) = SETTINGS.get(0) else { return otherwise };
     if now_ns() >= settings.fresh_until_ns || !may_be_answered::<V6>(packet) {
-        return otherwise.into();
+        return otherwise;
     }
     if packet.flow.proto == protocol::TCP {
         // RFC 9293 section 3.10.7.1.
         if packet.flags & TCP_RST != 0 {
-            return otherwise.into();
+            return otherwise;
         }
         if !is_within_budget(settings) {
             return Outcome::RefuseLimited.into();
@@ -72,7 +72,7 @@ pub(crate) fn refuse<F: Frame, const V6: bool>(
         return outcome(reset::<F, V6>(frame, packet), Outcome::RefusedReset, otherwise);
     }
     if !is_quotable::<V6>(packet) {
-        return otherwise.into();
+        return otherwise;
     }
     if !is_within_budget(settings) {
         return Outcome::RefuseLimited.into();
@@ -83,23 +83,19 @@ pub(crate) fn refuse<F: Frame, const V6: bool>(
 
 /// Answers a packet that is larger than `mtu`, which is what a tunnel has room for.
 #[inline(never)]
-pub(crate) fn too_big<F: Frame, const V6: bool>(
-    frame: &F,
-    packet: &Packet,
-    mtu: u32,
-) -> Verdict {
-    let drop = Outcome::DropTooBig;
+pub(crate) fn too_big<F: Frame, const V6: bool>(frame: &F, packet: &Packet, mtu: u32) -> Verdict {
+    let drop = Verdict::new(Outcome::DropTooBig);
     if !may_be_answered::<V6>(packet) || !is_quotable::<V6>(packet) {
-        return drop.into();
+        return drop;
     }
     if !V6 {
-        let Some(ip) = at::<F, Ipv4>(frame, ETHERNET) else { return drop.into() };
+        let Some(ip) = at::<F, Ipv4>(frame, ETHERNET) else { return drop };
         // SAFETY: `at` has checked the bounds.
         if unsafe { (*ip).fragment } & IPV4_DONT_FRAGMENT == 0 {
-            return drop.into();
+            return drop;
         }
     }
-    let Some(settings) = SETTINGS.get(0) else { return drop.into() };
+    let Some(settings) = SETTINGS.get(0) else { return drop };
     if !is_within_budget(settings) {
         return Outcome::RefuseLimited.into();
     }
@@ -110,8 +106,8 @@ pub(crate) fn too_big<F: Frame, const V6: bool>(
 }
 
 #[inline(always)]
-fn outcome(answered: bool, with: Outcome, otherwise: Outcome) -> Verdict {
-    if answered { with.into() } else { otherwise.into() }
+fn outcome(answered: bool, with: Outcome, otherwise: Verdict) -> Verdict {
+    if answered { with.into() } else { otherwise }
 }
 
 #[inline(always)]
@@ -127,8 +123,8 @@ fn may_be_answered<const V6: bool>(packet: &Packet) -> bool {
     let source = address_words(packet.flow.client);
     let is_one_host = if V6 {
         let multicast = source[0].to_be() >> 24 == 0xff;
-        let none_or_loopback = source[0] | source[1] | source[2] == 0
-            && (source[3] == 0 || source[3] == LOOPBACK_V6);
+        let none_or_loopback =
+            source[0] | source[1] | source[2] == 0 && (source[3] == 0 || source[3] == LOOPBACK_V6);
         !multicast && !none_or_loopback
     } else {
         let source = source[3].to_be();
@@ -159,9 +155,8 @@ fn reset<F: Frame, const V6: bool>(frame: &F, packet: &Packet) -> bool {
     let transport = ETHERNET + if V6 { IPV6 } else { IPV4 };
     let Some(tcp) = at::<F, Tcp>(frame, packet.transport_at()) else { return false };
     // SAFETY: `at` has checked the bounds.
-    let (sequence, acknowledgment, header) = unsafe {
-        ((*tcp).sequence, (*tcp).acknowledgment, u32::from((*tcp).data_offset >> 4) * 4)
-    };
+    let (sequence, acknowledgment, header) =
+        unsafe { ((*tcp).sequence, (*tcp).acknowledgment, u32::from((*tcp).data_offset >> 4) * 4) };
     let (sequence, acknowledgment, flags) = if packet.flags & TCP_ACK != 0 {
         (acknowledgment, 0, TCP_RST)
     } else {

@@ -19,6 +19,12 @@ impl Verdict {
         Self(outcome as u32)
     }
 
+    /// What [`number`](Self::number) gave.
+    #[inline(always)]
+    pub(crate) const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
     /// Whether it is this outcome.
     #[inline(always)]
     pub(crate) const fn is(self, outcome: Outcome) -> bool {
@@ -35,6 +41,12 @@ impl Verdict {
     #[inline(always)]
     pub(crate) const fn number(self) -> u32 {
         self.0
+    }
+
+    /// Whether the frame is sent on to another node.
+    #[inline(always)]
+    pub(crate) const fn is_sent_on(self) -> bool {
+        self.0 >= Outcome::Forwarded as u32 && self.0 <= Outcome::ElsewhereRedirected as u32
     }
 
     /// What the kernel is told to do.

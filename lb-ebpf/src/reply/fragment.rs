@@ -4,8 +4,10 @@ use super::{
     at, find, is_transport, ports_of, pull, rewrite_v4, rewrite_v6, write_source_v4,
     write_source_v6,
 };
-use crate::maps::{FRAGMENTED, address_bytes, address_words, mapped, may_be_endpoint, port_bytes};
-use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
+use crate::maps::{
+    FRAGMENTED, address_bytes, address_words, mapped, may_be_endpoint, now_s, port_bytes,
+};
+use aya_ebpf::programs::TcContext;
 use lb_common::{
     filter::{reply_bit_v4, reply_bit_v6},
     maps::{FragmentKey, Fragmented, TO_CLIENT},
@@ -105,13 +107,6 @@ fn handle_v6<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
         write_source_v6::<LINK>(ctx, address_words(flow.peer))
     };
     Some(if written.is_some() { Outcome::Replied } else { Outcome::DropReply })
-}
-
-/// Seconds of the clock that `FRAGMENTED` goes by.
-#[inline(always)]
-fn now_s() -> u32 {
-    // SAFETY: plain helper.
-    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
 }
 
 /// Tells the later fragments what the first one said.
