@@ -20,11 +20,7 @@ use lb_common::{
 /// Sends the packet on. TTL or hop limit goes down by one, as at any hop (RFC 1812
 /// section 5.3.1, RFC 8200 section 3).
 #[inline(always)]
-pub(crate) fn forward<F: Frame, const V6: bool>(
-    frame: &F,
-    packet: &Packet,
-    step: Step,
-) -> Verdict {
+pub(crate) fn forward<F: Frame, const V6: bool>(frame: &F, packet: &Packet, step: Step) -> Verdict {
     let Some(node) = NODES.get(u32::from(step.node())) else {
         return Outcome::DropNoNextHop.into();
     };

@@ -44,6 +44,10 @@ pub(crate) trait Frame {
     /// `to` has room for `length` bytes.
     unsafe fn copy_out(&self, offset: u32, to: *mut u8, length: u32) -> bool;
 
+    /// Whether the kernel is still to write the checksum of 16 bits at this offset: what stands
+    /// there is the sum of the pseudo-header only.
+    fn is_checksum_partial(&self, at: usize) -> bool;
+
     /// Tells the kernel where the frame goes if the verdict is to redirect it.
     #[inline(always)]
     fn redirect(&self, ifindex: u32) {
@@ -75,6 +79,11 @@ impl Frame for XdpContext {
     fn whole_length(&self) -> usize {
         // SAFETY: the context is the program's own.
         unsafe { bpf_xdp_get_buff_len(self.ctx) as usize }
+    }
+
+    #[inline(always)]
+    fn is_checksum_partial(&self, _: usize) -> bool {
+        false
     }
 
     #[inline(always)]
@@ -136,6 +145,18 @@ impl Frame for TcContext {
     #[inline(always)]
     fn whole_length(&self) -> usize {
         self.len() as usize
+    }
+
+    #[inline(always)]
+    fn is_checksum_partial(&self, at: usize) -> bool {
+        // The helper leaves such a checksum alone where it is told of a change behind the
+        // pseudo-header, and changes every other.
+        let read = || self.load::<u16>(at).ok();
+        let Some(before) = read() else { return false };
+        if self.skb.l4_csum_replace(at, 0, 1, 0).is_err() {
+            return false;
+        }
+        read() == Some(before) || self.skb.store(at, &before, 0).is_err()
     }
 
     #[inline(always)]

@@ -2,7 +2,8 @@
 //!
 //! * [`herald_ingress`] (XDP, on each uplink) answers ARP, neighbour solicitations and
 //!   echo requests for VIPs and steers their TCP, UDP and SCTP traffic;
-//! * [`herald_egress`] (TCX, on each uplink) writes the VIP back into replies;
+//! * [`herald_egress`] (TCX, on each interface that replies leave by) writes the VIP back into
+//!   them; [`herald_egress_l3`] is the same for interfaces without link-layer header;
 //! * [`herald_pass`] (XDP) passes everything: veth devices take frames from XDP_TX
 //!   only where their peer has an XDP program too.
 //!
@@ -15,6 +16,7 @@
 mod affinity;
 mod answer;
 mod arp;
+mod budget;
 mod chain;
 mod deliver;
 mod echo;
@@ -48,7 +50,9 @@ use aya_ebpf::{
 use frame::Frame;
 use lb_common::{
     outcome::{Action, Outcome},
-    wire::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet},
+    wire::{
+        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet, length::ETHERNET,
+    },
 };
 use verdict::Verdict;
 
@@ -126,11 +130,22 @@ fn dispatch<F: Frame>(frame: &F, kind: u16, tag: u32) -> Verdict {
 /// The egress program. It never ends the chain of TCX programs but by dropping.
 #[classifier]
 pub fn herald_egress(ctx: TcContext) -> i32 {
-    let outcome = reply::egress(&ctx);
+    egress::<ETHERNET>(&ctx)
+}
+
+/// The egress program for interfaces where the IP header comes first.
+#[classifier]
+pub fn herald_egress_l3(ctx: TcContext) -> i32 {
+    egress::<0>(&ctx)
+}
+
+#[inline(always)]
+fn egress<const LINK: usize>(ctx: &TcContext) -> i32 {
+    let outcome = reply::egress::<LINK>(ctx);
     maps::count(outcome.into());
-    sample::take(&ctx, sample::EGRESS, outcome.into());
+    sample::take(ctx, sample::EGRESS, outcome.into());
     #[cfg(feature = "log")]
-    aya_log_ebpf::debug!(&ctx, "egress of {} bytes: outcome {}", ctx.len(), outcome as u32);
+    aya_log_ebpf::debug!(ctx, "egress of {} bytes: outcome {}", ctx.len(), outcome as u32);
     match outcome.action() {
         Action::Drop => TC_ACT_SHOT,
         Action::Pass | Action::Tx | Action::Redirect => TC_ACT_UNSPEC,
