@@ -1,7 +1,7 @@
 //! IPv6 extension headers (RFC 8200 section 4).
 use crate::{
     frame::Frame,
-    packet::{FIRST, LATER, Packet, at},
+    packet::{FIRST, LATER, Packet, at_anew},
     verdict::Verdict,
 };
 use lb_common::{
@@ -45,7 +45,7 @@ pub(crate) const fn is_extension(next_header: u8) -> bool {
 /// is found there. Behind a fragment header that has to be a transport protocol, since
 /// fragments without the first must be known to belong to it. A fragment that is the whole
 /// packet is none (RFC 6946).
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn skip<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
     let start = packet.transport;
     let mut skipped = 0;
@@ -65,7 +65,7 @@ pub(crate) fn skip<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
         let offset = (start + (skipped & 0x1ff)) as usize & 0x1ff;
         let size = match proto {
             protocol::FRAGMENT => {
-                let Some(header) = at::<_, Fragment>(frame, offset) else {
+                let Some(header) = at_anew::<_, Fragment>(frame, offset) else {
                     return Outcome::DropMalformed.into();
                 };
                 // SAFETY: `at` has checked the bounds.
@@ -83,7 +83,7 @@ pub(crate) fn skip<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
                 size_of::<Fragment>() as u32
             }
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
-                let Some(header) = at::<_, Extension>(frame, offset) else {
+                let Some(header) = at_anew::<_, Extension>(frame, offset) else {
                     return Outcome::DropMalformed.into();
                 };
                 headers += 1;

@@ -9,6 +9,7 @@ use aya_ebpf::{
     },
     programs::{TcContext, XdpContext},
 };
+use core::ptr::addr_of;
 use lb_common::wire::{Ethernet, length::ETHERNET};
 
 /// A frame that begins with an Ethernet header.
@@ -22,6 +23,10 @@ pub(crate) trait Frame {
 
     /// Where the linear part ends.
     fn data_end(&self) -> usize;
+
+    /// The same two, read anew each time: in a loop the compiler would keep the pointers'
+    /// lower halves, which to the verifier are no pointers.
+    fn bounds_anew(&self) -> (usize, usize);
 
     /// Index of the interface that it arrived on.
     fn ifindex(&self) -> u32;
@@ -64,6 +69,15 @@ impl Frame for XdpContext {
     #[inline(always)]
     fn data_end(&self) -> usize {
         Self::data_end(self)
+    }
+
+    #[inline(always)]
+    fn bounds_anew(&self) -> (usize, usize) {
+        // SAFETY: the context is the program's own.
+        unsafe {
+            let start = addr_of!((*self.ctx).data).read_volatile();
+            (start as usize, addr_of!((*self.ctx).data_end).read_volatile() as usize)
+        }
     }
 
     #[inline(always)]
@@ -125,6 +139,15 @@ impl Frame for TcContext {
     #[inline(always)]
     fn data_end(&self) -> usize {
         Self::data_end(self)
+    }
+
+    #[inline(always)]
+    fn bounds_anew(&self) -> (usize, usize) {
+        // SAFETY: the context is the program's own.
+        unsafe {
+            let start = addr_of!((*self.skb.skb).data).read_volatile();
+            (start as usize, addr_of!((*self.skb.skb).data_end).read_volatile() as usize)
+        }
     }
 
     #[inline(always)]
