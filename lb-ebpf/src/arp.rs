@@ -29,7 +29,8 @@ const fn address(halves: [u16; 2]) -> u32 {
 /// interface (kube-ipvs0, say); notes who else claims a VIP.
 #[inline(always)]
 pub(crate) fn handle<F: Frame>(frame: &F, vlan: u16) -> Outcome {
-    let (Some(ethernet), Some(arp)) = (at::<_, Ethernet>(frame, 0), at::<_, Arp>(frame, ETHERNET)) else {
+    let (Some(ethernet), Some(arp)) = (at::<_, Ethernet>(frame, 0), at::<_, Arp>(frame, ETHERNET))
+    else {
         return Outcome::Passed;
     };
     // SAFETY: `at` has checked the bounds, and nothing moves the frame here.

@@ -9,8 +9,8 @@ use crate::{
 use lb_common::{
     hash::row_index,
     maps::{
-        NO_ENDPOINT, NO_NODE, NO_RANGE, ROW_NODES, Row, SERVICE_CLIENT_IP, SERVICE_KERNEL,
-        Service, THIS_NODE,
+        NO_ENDPOINT, NO_NODE, NO_RANGE, ROW_NODES, Row, SERVICE_CLIENT_IP, SERVICE_KERNEL, Service,
+        THIS_NODE,
     },
     outcome::Outcome,
     tunnel::LAST,

@@ -1,7 +1,8 @@
 //! Echo requests to a VIP, answered in place (RFC 792, RFC 4443 section 4.2).
 use crate::{
+    budget,
     frame::Frame,
-    maps::{ECHO_BUDGET, SETTINGS, is_vip, now_ns},
+    maps::{ECHO_BUDGET, SETTINGS, is_vip},
     packet::{Packet, at, is_for_us},
 };
 use lb_common::{
@@ -21,16 +22,15 @@ const V6_REPLY: u8 = 129;
 const ECHO_LENGTH: usize = 8;
 /// RFC 1700 "IP time to live".
 const TTL: u8 = 64;
-/// How far a CPU may run ahead of its rate: longer than the coarse clock's step (4 ms at
-/// 250 Hz), short enough to keep a flood small.
-const BURST_NS: u64 = 100_000_000;
 
 /// An ICMP message to a VIP.
 #[inline(always)]
 pub(crate) fn v4<F: Frame>(frame: &F, packet: &Packet) -> Result<Outcome, Outcome> {
-    let (Some(ethernet), Some(ip), Some(icmp)) =
-        (at::<_, Ethernet>(frame, 0), at::<_, Ipv4>(frame, ETHERNET), at::<_, Icmp>(frame, ETHERNET + IPV4))
-    else {
+    let (Some(ethernet), Some(ip), Some(icmp)) = (
+        at::<_, Ethernet>(frame, 0),
+        at::<_, Ipv4>(frame, ETHERNET),
+        at::<_, Icmp>(frame, ETHERNET + IPV4),
+    ) else {
         return Err(Outcome::DropMalformed);
     };
     permit(frame, packet, icmp, V4_REQUEST)?;
@@ -50,9 +50,11 @@ pub(crate) fn v4<F: Frame>(frame: &F, packet: &Packet) -> Result<Outcome, Outcom
 /// An ICMPv6 message to a VIP.
 #[inline(always)]
 pub(crate) fn v6<F: Frame>(frame: &F, packet: &Packet) -> Result<Outcome, Outcome> {
-    let (Some(ethernet), Some(ip), Some(icmp)) =
-        (at::<_, Ethernet>(frame, 0), at::<_, Ipv6>(frame, ETHERNET), at::<_, Icmp>(frame, ETHERNET + IPV6))
-    else {
+    let (Some(ethernet), Some(ip), Some(icmp)) = (
+        at::<_, Ethernet>(frame, 0),
+        at::<_, Ipv6>(frame, ETHERNET),
+        at::<_, Icmp>(frame, ETHERNET + IPV6),
+    ) else {
         return Err(Outcome::DropMalformed);
     };
     permit(frame, packet, icmp, V6_REQUEST)?;
@@ -89,22 +91,10 @@ fn permit<F: Frame>(
     Ok(())
 }
 
-/// The generic cell rate algorithm (ITU-T I.371), per CPU.
+/// Whether this CPU may answer one more echo request now.
 #[inline(always)]
 fn within_budget() -> bool {
-    let (Some(settings), Some(budget)) = (SETTINGS.get(0), ECHO_BUDGET.get_ptr_mut(0)) else {
-        return false;
-    };
-    let now = now_ns();
-    // SAFETY: the slot is this CPU's, and a program is not preempted by another on its CPU.
-    unsafe {
-        let next = if (*budget).next_ns > now { (*budget).next_ns } else { now };
-        if next - now > BURST_NS {
-            return false;
-        }
-        (*budget).next_ns = next + settings.echo_interval_ns;
-    }
-    true
+    SETTINGS.get(0).is_some_and(|settings| budget::allows(&ECHO_BUDGET, settings.echo_interval_ns))
 }
 
 /// # Safety

@@ -1,7 +1,7 @@
 //! IPv6 extension headers (RFC 8200 section 4).
 use crate::{
     frame::Frame,
-    packet::{FIRST, LATER, Packet, at_anew},
+    packet::{FIRST, LATER, Packet, at},
     verdict::Verdict,
 };
 use lb_common::{
@@ -65,7 +65,7 @@ pub(crate) fn skip<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
         let offset = (start + (skipped & 0x1ff)) as usize & 0x1ff;
         let size = match proto {
             protocol::FRAGMENT => {
-                let Some(header) = at_anew::<_, Fragment>(frame, offset) else {
+                let Some(header) = at::<_, Fragment>(frame, offset) else {
                     return Outcome::DropMalformed.into();
                 };
                 // SAFETY: `at` has checked the bounds.
@@ -83,7 +83,7 @@ pub(crate) fn skip<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
                 size_of::<Fragment>() as u32
             }
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
-                let Some(header) = at_anew::<_, Extension>(frame, offset) else {
+                let Some(header) = at::<_, Extension>(frame, offset) else {
                     return Outcome::DropMalformed.into();
                 };
                 headers += 1;

@@ -14,11 +14,17 @@ use crate::{
     verdict::Verdict,
     vlan,
 };
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    programs::{TcContext, XdpContext},
+};
 use core::hint::black_box;
 use lb_common::{
     outcome::Outcome,
-    wire::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet},
+    wire::{
+        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet,
+        length::{ETHERNET, IPV6},
+    },
 };
 
 /// A frame on its way in, and its calls of global functions.
@@ -33,78 +39,104 @@ pub(crate) trait Ingress: Frame {
     fn skip_extensions(&self, packet: &mut Packet) -> Verdict;
 }
 
-impl Ingress for XdpContext {
-    #[inline(always)]
-    fn handle(&self, v6: bool, tag: u32, arrived: u8) -> Verdict {
-        // SAFETY: the context is the program's own.
-        let number = unsafe {
-            if v6 {
-                herald_xdp_v6(self.ctx, tag, u32::from(arrived))
-            } else {
-                herald_xdp_v4(self.ctx, tag, u32::from(arrived))
-            }
-        };
-        opaque(number)
-    }
-
-    #[inline(always)]
-    fn discover(&self, vlan: u16) -> Verdict {
-        // SAFETY: the context is the program's own.
-        opaque(unsafe { herald_xdp_neighbour(self.ctx, u32::from(vlan)) })
-    }
-
-    #[inline(always)]
-    fn skip_extensions(&self, packet: &mut Packet) -> Verdict {
-        // SAFETY: the context is the program's own, and the reference is good.
-        opaque(unsafe { herald_xdp_extensions(self.ctx, packet) })
-    }
-}
-
 /// Keeps the compiler from using what it, and not the verifier, knows of a result.
 #[inline(always)]
 fn opaque(number: u32) -> Verdict {
     Verdict::from_number(black_box(number))
 }
 
-/// # Safety
-/// The context is the program's.
-#[inline(never)]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn herald_xdp_v4(ctx: *mut xdp_md, tag: u32, arrived: u32) -> u32 {
-    ip::handle::<_, false>(&XdpContext::new(ctx), tag, arrived as u8).number()
+macro_rules! global_functions {
+    ($context:ident, $raw:ident, |$this:ident| $pointer:expr,
+     $v4:ident, $v6:ident, $neighbour:ident, $extensions:ident) => {
+        impl Ingress for $context {
+            #[inline(always)]
+            fn handle(&self, v6: bool, tag: u32, arrived: u8) -> Verdict {
+                let $this = self;
+                // SAFETY: the context is the program's own.
+                opaque(unsafe {
+                    if v6 {
+                        $v6($pointer, tag, u32::from(arrived))
+                    } else {
+                        $v4($pointer, tag, u32::from(arrived))
+                    }
+                })
+            }
+
+            #[inline(always)]
+            fn discover(&self, vlan: u16) -> Verdict {
+                let $this = self;
+                // SAFETY: the context is the program's own.
+                opaque(unsafe { $neighbour($pointer, u32::from(vlan)) })
+            }
+
+            #[inline(always)]
+            fn skip_extensions(&self, packet: &mut Packet) -> Verdict {
+                let $this = self;
+                // SAFETY: the context is the program's own, and the reference is good.
+                opaque(unsafe { $extensions($pointer, packet) })
+            }
+        }
+
+        /// # Safety
+        /// The context is the program's.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $v4(ctx: *mut $raw, tag: u32, arrived: u32) -> u32 {
+            ip::handle::<_, false>(&$context::new(ctx), tag, arrived as u8).number()
+        }
+
+        /// # Safety
+        /// The context is the program's.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $v6(ctx: *mut $raw, tag: u32, arrived: u32) -> u32 {
+            ip::handle::<_, true>(&$context::new(ctx), tag, arrived as u8).number()
+        }
+
+        /// # Safety
+        /// The context is the program's.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $neighbour(ctx: *mut $raw, vlan: u32) -> u32 {
+            match ndp::handle(&$context::new(ctx), vlan as u16) {
+                Some(outcome) => outcome as u32,
+                None => Verdict::NONE.number(),
+            }
+        }
+
+        /// # Safety
+        /// The context is the program's; the packet is null (which the verifier wants to be
+        /// looked at) or good.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $extensions(ctx: *mut $raw, packet: *mut Packet) -> u32 {
+            // SAFETY: as the caller promises.
+            match unsafe { packet.as_mut() } {
+                Some(packet) => extension::skip(&$context::new(ctx), packet).number(),
+                None => Outcome::DropMalformed as u32,
+            }
+        }
+    };
 }
 
-/// # Safety
-/// The context is the program's.
-#[inline(never)]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn herald_xdp_v6(ctx: *mut xdp_md, tag: u32, arrived: u32) -> u32 {
-    ip::handle::<_, true>(&XdpContext::new(ctx), tag, arrived as u8).number()
-}
-
-/// # Safety
-/// The context is the program's.
-#[inline(never)]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn herald_xdp_neighbour(ctx: *mut xdp_md, vlan: u32) -> u32 {
-    match ndp::handle(&XdpContext::new(ctx), vlan as u16) {
-        Some(outcome) => outcome as u32,
-        None => Verdict::NONE.number(),
-    }
-}
-
-/// # Safety
-/// The context is the program's; the packet is null (which the verifier wants to be looked
-/// at) or good.
-#[inline(never)]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn herald_xdp_extensions(ctx: *mut xdp_md, packet: *mut Packet) -> u32 {
-    // SAFETY: as the caller promises.
-    match unsafe { packet.as_mut() } {
-        Some(packet) => extension::skip(&XdpContext::new(ctx), packet).number(),
-        None => Outcome::DropMalformed as u32,
-    }
-}
+global_functions!(
+    XdpContext,
+    xdp_md,
+    |frame| frame.ctx,
+    herald_xdp_v4,
+    herald_xdp_v6,
+    herald_xdp_neighbour,
+    herald_xdp_extensions
+);
+global_functions!(
+    TcContext,
+    __sk_buff,
+    |frame| frame.skb.skb,
+    herald_tc_v4,
+    herald_tc_v6,
+    herald_tc_neighbour,
+    herald_tc_extensions
+);
 
 #[inline(always)]
 fn ethertype<F: Frame>(frame: &F) -> Option<u16> {
@@ -115,9 +147,16 @@ fn ethertype<F: Frame>(frame: &F) -> Option<u16> {
 /// Handles a frame.
 #[inline(always)]
 pub(crate) fn ingress<F: Ingress>(frame: &F) -> Verdict {
+    // As much as the first look takes.
+    if !frame.gather(ETHERNET + IPV6) {
+        return Outcome::Passed.into();
+    }
     let Some(mut kind) = ethertype(frame) else { return Outcome::Passed.into() };
-    let mut tag = 0;
+    let mut tag = frame.tag_beside();
     if kind == ETHERTYPE_VLAN {
+        if tag != 0 {
+            return Outcome::Passed.into();
+        }
         tag = vlan::take(frame);
         kind = match ethertype(frame) {
             Some(inner) if tag != 0 => inner,
@@ -125,7 +164,8 @@ pub(crate) fn ingress<F: Ingress>(frame: &F) -> Verdict {
         };
     }
     let verdict = dispatch(frame, kind, tag);
-    if tag == 0 { verdict } else { vlan::put_back(frame, tag, verdict) }
+    // A tag that stands beside the frame has stayed there.
+    if tag == 0 || F::IS_BUFFER { verdict } else { vlan::put_back(frame, tag, verdict) }
 }
 
 /// Handles a frame without a tag, or whose tag has been taken off.

@@ -87,7 +87,11 @@ struct Solicitation {
 
 /// RFC 4861 section 7.1.1.
 #[inline(always)]
-fn validate<F: Frame>(frame: &F, ip: *const Ipv6, message: *const Neighbour) -> Option<Solicitation> {
+fn validate<F: Frame>(
+    frame: &F,
+    ip: *const Ipv6,
+    message: *const Neighbour,
+) -> Option<Solicitation> {
     // SAFETY: the caller has checked the bounds.
     let (source, destination, length, hop_limit, code) = unsafe {
         let length = usize::from(u16::from_be((*ip).payload_length));

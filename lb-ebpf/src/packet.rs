@@ -141,17 +141,6 @@ pub(crate) fn at<F: Frame, T>(frame: &F, offset: usize) -> Option<*mut T> {
     Some(start as *mut T)
 }
 
-/// The same for loops.
-#[inline(always)]
-pub(crate) fn at_anew<F: Frame, T>(frame: &F, offset: usize) -> Option<*mut T> {
-    let (start, end) = frame.bounds_anew();
-    let start = start + offset;
-    if start + size_of::<T>() > end {
-        return None;
-    }
-    Some(start as *mut T)
-}
-
 /// The length of the frame's linear part.
 #[inline(always)]
 pub(crate) fn linear_length<F: Frame>(frame: &F) -> usize {

@@ -7,10 +7,7 @@ use crate::{
 };
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use core::ptr::addr_of_mut;
-use lb_common::{
-    maps::SAMPLE_BYTES,
-    outcome::Outcome,
-};
+use lb_common::{maps::SAMPLE_BYTES, outcome::Outcome};
 
 /// [`Sample::program`](lb_common::maps::Sample::program).
 pub(crate) const INGRESS: u32 = 0;

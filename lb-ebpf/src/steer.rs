@@ -14,7 +14,8 @@ use crate::{
 use lb_common::{
     hash::{flow_hash_v4, flow_hash_v6, row_index},
     maps::{
-        NO_NODE, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES, ServiceKey, THIS_NODE,
+        NO_NODE, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES, ServiceKey,
+        THIS_NODE,
     },
     outcome::Outcome,
 };
@@ -36,8 +37,7 @@ pub(crate) fn steer<F: Frame, const V6: bool>(
     settled: Step,
 ) -> Verdict {
     let mut way = Way { found: flows::UNKNOWN, flags: 0, target: Target::new() };
-    let step =
-        if settled.is_none() { choose::<F, V6>(frame, packet, &mut way) } else { settled };
+    let step = if settled.is_none() { choose::<F, V6>(frame, packet, &mut way) } else { settled };
     let verdict = take::<F, V6>(frame, packet, step, &mut way);
     tally(packet, verdict);
     verdict

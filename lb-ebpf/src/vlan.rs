@@ -49,8 +49,9 @@ fn may_concern<F: Frame>(frame: &F, ethertype: u16) -> bool {
     // SAFETY: `at` has checked the bounds.
     unsafe {
         match ethertype {
-            ETHERTYPE_IPV4 => at::<_, Ipv4>(frame, AT)
-                .is_some_and(|ip| may_be_vip(vip_bit_v4((*ip).destination))),
+            ETHERTYPE_IPV4 => {
+                at::<_, Ipv4>(frame, AT).is_some_and(|ip| may_be_vip(vip_bit_v4((*ip).destination)))
+            }
             ETHERTYPE_IPV6 => at::<_, Ipv6>(frame, AT).is_some_and(|ip| {
                 may_be_vip(vip_bit_v6((*ip).destination))
                     || (*ip).next_header == protocol::ICMPV6
