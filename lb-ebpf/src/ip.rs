@@ -6,7 +6,7 @@ use crate::{
     ingress::Ingress,
     maps::{address_bytes, is_vip, mapped, may_be_vip},
     packet::{FIRST, LATER, Packet, WHOLE, at, is_for_us, linear_length},
-    steer, step,
+    step,
     step::Step,
     tunnel,
     verdict::Verdict,
@@ -113,7 +113,7 @@ pub(crate) fn handle<F: Ingress, const V6: bool>(frame: &F, tag: u32, arrived: u
         };
     }
     if reason.is_none() {
-        return steer::steer::<F, V6>(frame, &mut packet, step);
+        return frame.steer(V6, &mut packet, step);
     }
     if reason.is(Outcome::EchoAnswered) {
         return reason;
