@@ -14,6 +14,7 @@ use crate::{
 use lb_common::{
     filter::{vip_bit_v4, vip_bit_v6},
     outcome::Outcome,
+    tunnel::FRAGMENT,
     wire::{
         IPV4_FRAGMENT_MASK, IPV4_OFFSET_MASK, Icmp, Ipv4, Ipv6, SCTP_INIT, Sctp, SctpChunk,
         TCP_ACK, TCP_SYN, Tcp, Udp,
@@ -79,6 +80,10 @@ pub(crate) fn handle<F: Frame, const V6: bool>(frame: &F, tag: u32, arrived: u8)
     let mut packet = Packet::new(tag, arrived);
     let mut step = Step::NONE;
     let mut reason = if V6 { read_v6(frame, &mut packet) } else { read_v4(frame, &mut packet) };
+    // Nothing else goes to a fragment's node.
+    if reason.is_none() && packet.fragment == WHOLE && arrived == FRAGMENT {
+        reason = Outcome::DropTunnel.into();
+    }
     if reason.is_none() && packet.fragment != WHOLE {
         step = fragment::place::<F, V6>(frame, &mut packet);
         if step.kind() == step::DONE {
