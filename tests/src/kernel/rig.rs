@@ -168,8 +168,10 @@ impl Rig {
             self.path.events()?;
             return Ok(());
         };
-        let settings = |w: &World| (w.announcing, w.fresh, w.echo, w.refuse, w.sample, w.started);
-        if settings(world) != settings(&now) || world.cookies != now.cookies {
+        let switches = |w: &World| (w.announcing, w.fresh, w.echo, w.refuse, w.sample);
+        let numbers = |w: &World| (w.started, w.udp_window, w.settle, w.mss, w.tunnel_port);
+        let same = switches(world) == switches(&now) && numbers(world) == numbers(&now);
+        if !same || world.cookies != now.cookies {
             self.path.configure(world, self.clock)?;
         }
         let learnt = Learnt::of(world);
