@@ -75,6 +75,25 @@ impl Rig {
         &mut self.path
     }
 
+    /// What `FLOWS` and `PENDING` hold.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn flows(&self) -> Result<(BTreeMap<FlowKey, Flow>, BTreeMap<FlowKey, Flow>)> {
+        let learnt = self.path.learnt(self.clock)?;
+        Ok((learnt.flows, learnt.pending))
+    }
+
+    /// The maps were written to by others: the next case writes all of them.
+    ///
+    /// # Errors
+    /// The counters cannot be read.
+    pub fn forget(&mut self) -> Result<()> {
+        self.installed = None;
+        self.counters = self.path.counters()?;
+        Ok(())
+    }
+
     /// What the model makes of a case; `case` then holds what the world has learnt.
     pub fn expect(direction: Direction, case: &mut Case) -> Verdict {
         match direction {
@@ -149,8 +168,10 @@ impl Rig {
             self.path.events()?;
             return Ok(());
         };
-        let settings = |w: &World| (w.announcing, w.fresh, w.echo, w.refuse, w.sample, w.started);
-        if settings(world) != settings(&now) || world.cookies != now.cookies {
+        let switches = |w: &World| (w.announcing, w.fresh, w.echo, w.refuse, w.sample);
+        let numbers = |w: &World| (w.started, w.udp_window, w.settle, w.mss, w.tunnel_port);
+        let same = switches(world) == switches(&now) && numbers(world) == numbers(&now);
+        if !same || world.cookies != now.cookies {
             self.path.configure(world, self.clock)?;
         }
         let learnt = Learnt::of(world);
