@@ -1,7 +1,9 @@
-//! The commands that touch the kernel without any configuration: `load` and `unload`.
+//! The commands that look at or touch the kernel without any configuration: `check`, `load` and
+//! `unload`.
 use crate::datapath::{
     DEFAULT_PIN_DIR, Error, Options, XdpMode,
     attach::{Attached, Carried, Interface, Target},
+    check::{self, Verdict},
     multicast, neighbours, netlink,
     object::{self, Object},
     pins::{LinkKind, Pins},
@@ -68,6 +70,46 @@ pub struct Unload {
     /// The directory that was given to `load` or `run`
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pub pin_dir: PathBuf,
+}
+
+/// Say whether this machine can run Herald, how interfaces would be served, and what is in the way
+///
+/// Changes nothing. Exits with 3 if the machine cannot run it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Check {
+    /// Interfaces to look at, by name or pattern; by default those with a default route
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub interfaces: Vec<String>,
+    /// The directory that `run` will be given
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// How the result is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// `--output`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A table for people
+    #[default]
+    Table,
+    /// One JSON object
+    Json,
+}
+
+/// Runs `check`; returns what to print, and whether the machine can run Herald.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn check(check: &Check) -> anyhow::Result<(String, bool)> {
+    let report = check::report(&check.pin_dir, &check.interfaces).await?;
+    let text = match check.output {
+        Format::Table => report.table(),
+        Format::Json => serde_json::to_string_pretty(&report)? + "\n",
+    };
+    Ok((text, report.verdict() != Verdict::Bad))
 }
 
 /// Runs `load`; returns what to print.

@@ -1,6 +1,10 @@
 //! `lb-agent`: the command line.
 use clap::{Parser, Subcommand};
-use lb_agent::{cli, exit, run};
+use lb_agent::{
+    cli,
+    exit::{self, Exit},
+    run,
+};
 use std::process::ExitCode;
 
 /// Herald: a load balancer for bare-metal Kubernetes
@@ -20,6 +24,7 @@ enum Command {
     Run(Box<run::options::Run>),
     Load(cli::Load),
     Unload(cli::Unload),
+    Check(cli::Check),
     /// Print the custom resource definitions as YAML
     Crds,
 }
@@ -27,7 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match start(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => exit.into(),
         Err(error) => {
             // As clap does, so that every refusal looks alike.
             eprintln!("error: {error:#}");
@@ -37,12 +42,19 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn start(command: Command) -> anyhow::Result<()> {
+async fn start(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run(options) => run::run(*options).await?,
         Command::Load(options) => print!("{}", cli::load(&options).await?),
         Command::Unload(options) => print!("{}", cli::unload(&options).await?),
+        Command::Check(options) => {
+            let (text, usable) = cli::check(&options).await?;
+            print!("{text}");
+            if !usable {
+                return Ok(Exit::Environment);
+            }
+        }
         Command::Crds => print!("{}", lb_agent::api::crds_yaml()?),
     }
-    Ok(())
+    Ok(Exit::Success)
 }

@@ -261,7 +261,7 @@ impl Error {
 
 /// The largest MTU that fits into one page with the room that XDP needs around it: beyond,
 /// drivers refuse XDP unless they can chain buffers (`xdp.frags`).
-const ONE_PAGE: u32 = 3498;
+pub(super) const ONE_PAGE: u32 = 3498;
 
 /// What may be the matter with an interface's MTU.
 fn large(mtu: Option<u32>) -> String {

@@ -8,11 +8,15 @@
 //! * [`uplinks`], [`neighbours`], [`multicast`]: what netlink tells and keeps for us
 //! * [`reach`], [`tunnels`]: by which way packets are sent on, and what that asks of TCP
 //! * [`diff`] (pure), [`state`], [`maps`], [`apply`]: the plan written into the maps
+//! * [`replies`]: whether replies leave where they are seen
 //! * [`stats`]: the counters
+//! * [`check`], [`features`]: what an operator is told before
 pub mod apply;
 pub mod attach;
+pub mod check;
 pub mod diff;
 mod error;
+pub mod features;
 #[cfg(feature = "debug-object")]
 mod frame_log;
 pub mod maps;
@@ -24,6 +28,7 @@ pub mod pins;
 pub mod preflight;
 pub mod ranges;
 pub mod reach;
+pub mod replies;
 mod routes;
 pub mod slots;
 pub mod state;

@@ -391,7 +391,7 @@ fn prefix(message: &AddressMessage) -> Option<(u32, IpNet)> {
 }
 
 /// Reads everything anew.
-async fn read(handle: &Handle) -> Result<Interfaces, Error> {
+pub(super) async fn read(handle: &Handle) -> Result<Interfaces, Error> {
     let mut interfaces = Interfaces::default();
     let mut links = handle.link().get().execute();
     while let Some(link) = links.try_next().await.map_err(netlink::failed("read interfaces"))? {

@@ -11,7 +11,7 @@ use self::{
     steer::{Inputs, Parts, Steering, lock},
 };
 use crate::{
-    datapath::{apply::Datapath, neighbours, netlink, reach::Peers, uplinks},
+    datapath::{apply::Datapath, check, neighbours, netlink, reach::Peers, replies, uplinks},
     exit::{Exit, ExitContext as _},
     http,
     membership::{Liveness as _, heartbeat::Timing, udp::UdpLiveness},
@@ -119,9 +119,13 @@ async fn serve<S: Source>(
     let (wanted, wants) = watch::channel(None);
     let (publish_next_hops, next_hops) = watch::channel(neighbours::NextHops::default());
     let (_tell_peers, peers) = watch::channel(Peers::default());
+    let (question, questions) = watch::channel(None);
+    let (answer, unseen) = watch::channel(replies::Unseen::default());
     let mut followers = JoinSet::new();
     followers.spawn(uplinks::follow(selections, publish_links));
     followers.spawn(neighbours::follow(wants, links.clone(), publish_next_hops));
+    followers.spawn(replies::follow(netlink.clone(), questions, answer));
+    tokio::spawn(warn_of_others(netlink.clone(), links.clone()));
     tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
 
     let network = Network::new(
@@ -136,12 +140,13 @@ async fn serve<S: Source>(
         node,
         options: options.plan_options(),
         forward: options.forward,
+        question,
         datapath,
         network,
         netlink,
         view,
     };
-    let inputs = Inputs { snapshots, alive: alive.clone(), links, next_hops, peers };
+    let inputs = Inputs { snapshots, alive: alive.clone(), links, next_hops, peers, unseen };
     let mut steering = Steering::new(source, parts);
     tokio::select! {
         ended = steering.run(inputs, &stop) => ended?,
@@ -155,6 +160,16 @@ async fn serve<S: Source>(
     let others = alive.borrow().values().filter(|node| node.agent).count();
     steering.leave(others).await;
     Ok(())
+}
+
+/// Says once what `lb-agent check` would find on the uplinks.
+async fn warn_of_others(netlink: Handle, mut links: watch::Receiver<Option<uplinks::Links>>) {
+    let Ok(links) = links.wait_for(Option::is_some).await.map(|links| links.clone()) else {
+        return;
+    };
+    for warning in check::warnings(&netlink, &links.unwrap_or_default().uplinks).await {
+        warn!("{warning}");
+    }
 }
 
 /// An interface that is asked for by its name and is not there is a mistake in the command

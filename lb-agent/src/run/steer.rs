@@ -7,6 +7,7 @@ use crate::{
         multicast,
         neighbours::NextHops,
         reach::{Forward, Peers, Reach},
+        replies::{Question, Silence, Unseen, delivered_by_tcp, fall_back},
         uplinks::{Links, Uplink},
     },
     l2::{Announcement, Announcer},
@@ -48,6 +49,7 @@ pub(super) struct Inputs {
     pub(super) links: watch::Receiver<Option<Links>>,
     pub(super) next_hops: watch::Receiver<NextHops>,
     pub(super) peers: watch::Receiver<Peers>,
+    pub(super) unseen: watch::Receiver<Unseen>,
 }
 
 impl Inputs {
@@ -59,6 +61,7 @@ impl Inputs {
             changed = self.links.changed() => changed,
             changed = self.next_hops.changed() => changed,
             changed = self.peers.changed() => changed,
+            changed = self.unseen.changed() => changed,
         };
         changed.is_ok()
     }
@@ -74,6 +77,7 @@ pub(super) struct Steering<S> {
     standing: Standing,
     announcer: Announcer,
     sockets: BTreeMap<u32, FrameSocket>,
+    silence: Silence,
     /// The plan that is in force.
     plan: Arc<Plan>,
     /// What failed last time, so that it is said once.
@@ -90,6 +94,8 @@ pub(super) struct Parts {
     pub(super) node: String,
     pub(super) options: PlanOptions,
     pub(super) forward: Forward,
+    /// Whose replies shall be looked for.
+    pub(super) question: watch::Sender<Option<Question>>,
     pub(super) datapath: Arc<Mutex<Datapath>>,
     pub(super) network: Network,
     pub(super) netlink: Handle,
@@ -106,6 +112,7 @@ impl<S: Source> Steering<S> {
             standing: Standing::default(),
             announcer: Announcer::new(ANNOUNCEMENTS),
             sockets: BTreeMap::new(),
+            silence: Silence::default(),
             plan: Arc::default(),
             troubles: BTreeSet::new(),
             started: false,
@@ -171,13 +178,15 @@ impl<S: Source> Steering<S> {
         let uplinks = &links.uplinks;
         self.parts.network.tell_interfaces(uplinks);
 
+        let unseen = inputs.unseen.borrow_and_update().clone();
         let started = Instant::now();
         let Parts { node, options, datapath, .. } = &self.parts;
         let cache = &mut self.cache;
-        let (plan, applied) = block_in_place(|| {
-            let plan = plan_with(&snapshot, node, &alive, options, cache);
+        let (plan, notices, applied) = block_in_place(|| {
+            let mut plan = plan_with(&snapshot, node, &alive, options, cache);
+            let notices = fall_back(&mut plan, node, &unseen);
             let applied = lock(datapath).apply(&plan, node, &links, &reach);
-            (plan, applied)
+            (plan, notices, applied)
         });
         let mut troubles = BTreeSet::new();
         let mut retry_at;
@@ -193,7 +202,8 @@ impl<S: Source> Steering<S> {
                 self.started |= !none;
                 debug!(writes = applied.writes, took = ?started.elapsed(), "plan applied");
                 retry_at = retry_of(&applied, &mut troubles);
-                self.in_force(plan, uplinks, alive.len()).await;
+                self.ask_for_replies(&plan, &links);
+                self.in_force(plan, notices, uplinks, alive.len()).await;
             }
             Err(error) => {
                 troubles.insert(error.to_string());
@@ -212,14 +222,20 @@ impl<S: Source> Steering<S> {
     }
 
     /// A plan stands in the kernel: the network is told first, then people.
-    async fn in_force(&mut self, plan: Plan, uplinks: &[Uplink], alive: usize) {
+    async fn in_force(
+        &mut self,
+        plan: Plan,
+        mut notices: Vec<Notice>,
+        uplinks: &[Uplink],
+        alive: usize,
+    ) {
         let plan = Arc::new(plan);
         self.follow_announced(uplinks);
         self.announce();
         log_owners(&self.plan, &plan);
         self.plan = Arc::clone(&plan);
         self.parts.view.applied(Arc::clone(&plan), alive);
-        let mut notices = assigned(&plan, &self.parts.node);
+        notices.extend(assigned(&plan, &self.parts.node));
         // All agents see the same; one of them tells it.
         if *self.reporter.borrow() {
             notices.extend(plan.notices.iter().cloned());
@@ -227,6 +243,20 @@ impl<S: Source> Steering<S> {
         for notice in self.standing.update(notices) {
             self.source.notify(&notice).await;
         }
+    }
+
+    /// Has it found out whose replies are seen.
+    fn ask_for_replies(&self, plan: &Plan, links: &Links) {
+        let endpoints = plan.local_endpoints.iter().map(|endpoint| endpoint.address).collect();
+        let egress = lock(&self.parts.datapath).egress().clone();
+        let question = Question { endpoints, links: links.clone(), egress };
+        self.parts.question.send_if_modified(|asked| {
+            let changed = asked.as_ref() != Some(&question);
+            if changed {
+                *asked = Some(question);
+            }
+            changed
+        });
     }
 
     /// What the kernel now answers for on the link.
@@ -260,9 +290,23 @@ impl<S: Source> Steering<S> {
         multicast::sync(&self.parts.netlink, &announced).await
     }
 
-    fn renew(&self) {
-        if let Err(error) = lock(&self.parts.datapath).renew() {
+    fn renew(&mut self) {
+        let mut datapath = lock(&self.parts.datapath);
+        if let Err(error) = datapath.renew() {
             warn!("{error}");
+        }
+        let now = Instant::now();
+        if !self.silence.is_due(now) {
+            return;
+        }
+        let (Ok(counters), Ok(stats)) = (datapath.counters(), datapath.service_stats()) else {
+            return;
+        };
+        let delivered = delivered_by_tcp(&self.plan, &stats);
+        if let Some(unanswered) = self.silence.observe(now, delivered, counters.replied) {
+            warn!(
+                "{unanswered} packets went to TCP endpoints within a minute, and no reply was seen: do their replies leave by another way? `lb-agent check` lists the interfaces that are looked at; --delivery kernel leaves them to kube-proxy"
+            );
         }
     }
 }
