@@ -27,6 +27,19 @@ pub(crate) const TO_VIP: u32 = 1 << 16;
 /// The same: to the port of the tunnels.
 pub(crate) const TO_TUNNEL: u32 = 1 << 17;
 
+/// As far as headers are read: in a tunnel and with extension headers, or of an ICMP error the
+/// quoted ones.
+const HEADERS: usize = 384;
+
+/// Makes all headers readable in a frame that may concern a VIP; its IP header is there already.
+#[inline(always)]
+fn with_headers<F: Frame, T>(frame: &F, ip: *mut T) -> Option<*mut T> {
+    if !F::IS_BUFFER {
+        return Some(ip);
+    }
+    if frame.gather(HEADERS) { at(frame, ETHERNET) } else { None }
+}
+
 /// What an IPv4 packet is: [`TO_VIP`], perhaps; [`TO_TUNNEL`]; or an outcome.
 #[inline(always)]
 pub(crate) fn look_v4<F: Frame>(frame: &F) -> u32 {
@@ -36,6 +49,7 @@ pub(crate) fn look_v4<F: Frame>(frame: &F) -> u32 {
     if !may_be_vip(vip_bit_v4(destination)) {
         return Outcome::Passed as u32;
     }
+    let Some(ip) = with_headers(frame, ip) else { return Outcome::Passed as u32 };
     // SAFETY: as above.
     unsafe {
         if (*ip).protocol == protocol::UDP
@@ -57,6 +71,10 @@ pub(crate) fn look_v6<F: Frame>(frame: &F, vlan: u16) -> u32 {
     let to_vip = may_be_vip(vip_bit_v6(destination));
     // Solicitations go to a group of the VIP or to itself, advertisements to all nodes.
     let to_group = destination[0].to_be() >> 24 == 0xff;
+    if (to_vip || to_group && next_header == protocol::ICMPV6) && with_headers(frame, ip).is_none()
+    {
+        return Outcome::Passed as u32;
+    }
     // `is_vip` keeps the answer from depending on which addresses share a bit of the filter.
     if next_header == protocol::ICMPV6
         && (to_group || to_vip && is_vip(address_bytes(destination)))

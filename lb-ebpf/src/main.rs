@@ -2,6 +2,7 @@
 //!
 //! * [`herald_ingress`] (XDP, on each uplink) answers ARP, neighbour solicitations and
 //!   echo requests for VIPs and steers their TCP, UDP and SCTP traffic;
+//! * [`herald_ingress_tc`] (TCX) does the same where XDP cannot be;
 //! * [`herald_egress`] (TCX, on each interface that replies leave by) writes the VIP back into
 //!   them; [`herald_egress_l3`] is the same for interfaces without link-layer header;
 //! * [`herald_pass`] (XDP) passes everything: veth devices take frames from XDP_TX
@@ -10,6 +11,7 @@
 //! This file only wires. Each handler returns an [`Outcome`]; the outcome is counted
 //! and turned into the kernel's verdict here and nowhere else.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros emit bare public functions")]
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros pass the context by value")]
 
@@ -43,7 +45,7 @@ mod verdict;
 mod vlan;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -51,7 +53,8 @@ use frame::Frame;
 use lb_common::{
     outcome::{Action, Outcome},
     wire::{
-        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet, length::ETHERNET,
+        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet,
+        length::{ETHERNET, IPV6},
     },
 };
 use verdict::Verdict;
@@ -73,6 +76,26 @@ pub fn herald_ingress(ctx: XdpContext) -> u32 {
     verdict.action() as u32
 }
 
+/// The ingress program where XDP cannot be. Like the egress program it ends the chain of TCX
+/// programs only by dropping or sending on.
+#[classifier]
+pub fn herald_ingress_tc(ctx: TcContext) -> i32 {
+    let verdict = ingress(&ctx);
+    maps::count(verdict);
+    sample::take(&ctx, sample::INGRESS, verdict);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(&ctx, "ingress of {} bytes: outcome {}", ctx.len(), verdict.number());
+    match verdict.action() {
+        Action::Drop => TC_ACT_SHOT,
+        Action::Pass => TC_ACT_UNSPEC,
+        Action::Tx => {
+            ctx.redirect(ctx.ifindex());
+            TC_ACT_REDIRECT
+        }
+        Action::Redirect => TC_ACT_REDIRECT,
+    }
+}
+
 #[inline(always)]
 fn ethertype<F: Frame>(frame: &F) -> Option<u16> {
     // SAFETY: `at` has checked the bounds.
@@ -81,9 +104,16 @@ fn ethertype<F: Frame>(frame: &F) -> Option<u16> {
 
 #[inline(always)]
 fn ingress<F: Frame>(frame: &F) -> Verdict {
+    // As much as the first look takes.
+    if !frame.gather(ETHERNET + IPV6) {
+        return Outcome::Passed.into();
+    }
     let Some(mut kind) = ethertype(frame) else { return Outcome::Passed.into() };
-    let mut tag = 0;
+    let mut tag = frame.tag_beside();
     if kind == ETHERTYPE_VLAN {
+        if tag != 0 {
+            return Outcome::Passed.into();
+        }
         tag = vlan::take(frame);
         kind = match ethertype(frame) {
             Some(inner) if tag != 0 => inner,
@@ -91,7 +121,8 @@ fn ingress<F: Frame>(frame: &F) -> Verdict {
         };
     }
     let verdict = dispatch(frame, kind, tag);
-    if tag == 0 { verdict } else { vlan::put_back(frame, tag, verdict) }
+    // A tag that stands beside the frame has stayed there.
+    if tag == 0 || F::IS_BUFFER { verdict } else { vlan::put_back(frame, tag, verdict) }
 }
 
 /// Handles a frame without a tag, or whose tag has been taken off.
