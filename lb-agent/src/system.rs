@@ -336,14 +336,9 @@ pub struct LinkTarget {
     pub program_id: u32,
 }
 
-/// Asks what a pinned XDP or TCX link is attached to, which aya does not tell.
-///
-/// # Errors
-///
-/// `NotFound` if there is no such pin; `EINVAL` if it is no link.
-pub fn link_target(pin: &Path) -> io::Result<LinkTarget> {
+/// Opens what is pinned at a path.
+fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     const BPF_OBJ_GET: libc::c_long = 7;
-    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
     /// `union bpf_attr` of `BPF_OBJ_GET`, its first fields.
     #[repr(C)]
@@ -352,6 +347,50 @@ pub fn link_target(pin: &Path) -> io::Result<LinkTarget> {
         bpf_fd: u32,
         file_flags: u32,
     }
+
+    let pathname = c_path(pin)?;
+    let mut get = Get { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: a prefix of union bpf_attr with its size, as the kernel allows; the path is a
+    // C string that outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut get, size_of::<Get>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Detaches a pinned link at once. Removing its pin alone detaches it some time later.
+///
+/// # Errors
+///
+/// `NotFound` if there is no such pin; `EINVAL` if it is no link.
+pub fn detach_link(pin: &Path) -> io::Result<()> {
+    const BPF_LINK_DETACH: libc::c_long = 34;
+
+    /// `union bpf_attr` of `BPF_LINK_DETACH`.
+    #[repr(C)]
+    struct Detach {
+        link_fd: u32,
+    }
+
+    let fd = open_pin(pin)?;
+    let mut detach = Detach { link_fd: fd.as_raw_fd() as u32 };
+    // SAFETY: a prefix of union bpf_attr with its size, as the kernel allows.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw mut detach, size_of::<Detach>())
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Asks what a pinned XDP or TCX link is attached to, which aya does not tell.
+///
+/// # Errors
+///
+/// `NotFound` if there is no such pin; `EINVAL` if it is no link.
+pub fn link_target(pin: &Path) -> io::Result<LinkTarget> {
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
     /// `union bpf_attr` of `BPF_OBJ_GET_INFO_BY_FD`.
     #[repr(C)]
     struct GetInfo {
@@ -371,17 +410,7 @@ pub fn link_target(pin: &Path) -> io::Result<LinkTarget> {
         pad2: u32,
     }
 
-    let pathname = c_path(pin)?;
-    let mut get = Get { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    // SAFETY: a prefix of union bpf_attr with its size, as the kernel allows; the path is a
-    // C string that outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut get, size_of::<Get>()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-
+    let fd = open_pin(pin)?;
     let mut info = LinkInfo::default();
     let mut get_info = GetInfo {
         bpf_fd: fd.as_raw_fd() as u32,

@@ -162,16 +162,22 @@ impl Datapath {
                 errors.push(Error::TooManyUplinks { interface: uplink.name.clone() });
                 break;
             }
-            match self.attach_uplink(uplink) {
-                // Where the program sees frames without their tag, the device is what counts.
-                Ok(on) if on == uplink.device => {
-                    usable.push(Uplink { ifindex: on, vlan: 0, ..uplink.clone() });
-                }
-                Ok(_) => usable.push(uplink.clone()),
+            let on = match self.attach_uplink(uplink) {
+                Ok(on) => Some(on),
                 Err(error) => {
                     self.uplinks.remove(&uplink.device);
                     errors.push(error);
+                    // What an earlier agent attached goes on serving.
+                    self.object.carrier(uplink)
                 }
+            };
+            match on {
+                // Where the program sees frames without their tag, the device is what counts.
+                Some(on) if on == uplink.device => {
+                    usable.push(Uplink { ifindex: on, vlan: 0, ..uplink.clone() });
+                }
+                Some(_) => usable.push(uplink.clone()),
+                None => {}
             }
         }
         (usable, errors)

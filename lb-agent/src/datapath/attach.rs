@@ -150,6 +150,20 @@ impl Object {
             .is_ok_and(|target| target.ifindex == ifindex)
     }
 
+    /// The interface that carries both programs of an uplink, whoever attached them.
+    pub fn carrier(&self, uplink: &Uplink) -> Option<u32> {
+        if !self.carries(LinkKind::Egress, uplink.device) {
+            return None;
+        }
+        [
+            (LinkKind::Ingress, uplink.ifindex),
+            (LinkKind::IngressGeneric, uplink.ifindex),
+            (LinkKind::IngressTcx, uplink.device),
+        ]
+        .into_iter()
+        .find_map(|(kind, ifindex)| self.carries(kind, ifindex).then_some(ifindex))
+    }
+
     /// The pinned links of this agent's programs, or of an earlier agent's.
     pub fn links(&self) -> Vec<Pin> {
         let mut links = self.pins.list_links();
@@ -284,6 +298,7 @@ impl Object {
                 "native and generic XDP change places: traffic pauses, since {error}"
             ),
         }
+        system::detach_link(&pin).map_err(|error| Error::Pin { path: pin.clone(), error })?;
         self.pins.remove(&pin)
     }
 

@@ -314,6 +314,11 @@ fn one_line(error: &dyn std::error::Error) -> String {
     text.replace('\n', " ")
 }
 
+/// What the verifier says at the end of any log.
+fn is_statistics(line: &str) -> bool {
+    ["processed ", "stack depth ", "verification time "].iter().any(|words| line.starts_with(words))
+}
+
 /// The verifier's log is hundreds of lines long: the last that says something is enough.
 fn program_error(error: &ProgramError) -> String {
     match error {
@@ -321,7 +326,7 @@ fn program_error(error: &ProgramError) -> String {
             let log = verifier_log.to_string();
             let last = log
                 .lines()
-                .rfind(|line| !line.trim().is_empty() && !line.starts_with("processed "))
+                .rfind(|line| !line.trim().is_empty() && !is_statistics(line))
                 .unwrap_or("no verifier log");
             format!("{io_error}: {last}")
         }

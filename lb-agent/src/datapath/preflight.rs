@@ -66,19 +66,22 @@ pub fn findings(pin_dir: &Path) -> Vec<Finding> {
     };
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let btf = if Path::new(BTF).exists() { Ok(()) } else { Err(Error::NoBtf) };
-    let bpffs = existing(pin_dir).and_then(|place| match is_bpffs(&place)? {
-        true => Ok(()),
-        false if place.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS))? => Err(Error::NoBpffs {
-            path: BPFFS.into(),
-            error: io::Error::other("not tried; lb-agent run tries it"),
-        }),
+    let pins = existing(pin_dir).and_then(|place| match is_bpffs(&place)? {
+        true => Ok(pin_dir.display().to_string()),
+        false if place.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS))? => {
+            Ok(format!("{BPFFS} is not mounted yet: lb-agent run does it"))
+        }
         false => Err(Error::NotBpffs { path: place }),
     });
+    let (place, pins) = match pins {
+        Ok(place) => (place, Ok(())),
+        Err(error) => (String::new(), Err(error)),
+    };
     vec![
         finding("privileges", "all that is needed".into(), capabilities()),
         finding("kernel", format!("Linux {}", release.trim()), kernel()),
         finding("BTF", BTF.into(), btf),
-        finding("pins", pin_dir.display().to_string(), bpffs),
+        finding("pins", place, pins),
     ]
 }
 
