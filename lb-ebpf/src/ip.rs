@@ -3,8 +3,8 @@ use crate::{
     echo, extension, fragment,
     frame::Frame,
     icmp_error,
+    ingress::Ingress,
     maps::{address_bytes, is_vip, mapped, may_be_vip},
-    ndp,
     packet::{FIRST, LATER, Packet, WHOLE, at, is_for_us, linear_length},
     steer, step,
     step::Step,
@@ -64,7 +64,7 @@ pub(crate) fn look_v4<F: Frame>(frame: &F) -> u32 {
 
 /// What an IPv6 packet is: [`TO_VIP`], perhaps; [`TO_TUNNEL`]; or an outcome.
 #[inline(always)]
-pub(crate) fn look_v6<F: Frame>(frame: &F, vlan: u16) -> u32 {
+pub(crate) fn look_v6<F: Ingress>(frame: &F, vlan: u16) -> u32 {
     let Some(ip) = at::<_, Ipv6>(frame, ETHERNET) else { return Outcome::Passed as u32 };
     // SAFETY: `at` has checked the bounds.
     let (destination, next_header) = unsafe { ((*ip).destination, (*ip).next_header) };
@@ -76,11 +76,12 @@ pub(crate) fn look_v6<F: Frame>(frame: &F, vlan: u16) -> u32 {
         return Outcome::Passed as u32;
     }
     // `is_vip` keeps the answer from depending on which addresses share a bit of the filter.
-    if next_header == protocol::ICMPV6
-        && (to_group || to_vip && is_vip(address_bytes(destination)))
-        && let Some(outcome) = ndp::handle(frame, vlan)
+    if next_header == protocol::ICMPV6 && (to_group || to_vip && is_vip(address_bytes(destination)))
     {
-        return outcome as u32;
+        let verdict = frame.discover(vlan);
+        if !verdict.is_none() {
+            return verdict.number();
+        }
     }
     if !to_vip {
         return Outcome::Passed as u32;
@@ -93,7 +94,7 @@ pub(crate) fn look_v6<F: Frame>(frame: &F, vlan: u16) -> u32 {
 
 /// A packet to what may be a VIP.
 #[inline(always)]
-pub(crate) fn handle<F: Frame, const V6: bool>(frame: &F, tag: u32, arrived: u8) -> Verdict {
+pub(crate) fn handle<F: Ingress, const V6: bool>(frame: &F, tag: u32, arrived: u8) -> Verdict {
     let mut packet = Packet::new(tag, arrived);
     let mut step = Step::NONE;
     let mut reason = if V6 { read_v6(frame, &mut packet) } else { read_v4(frame, &mut packet) };
@@ -165,7 +166,7 @@ fn read_v4<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
 }
 
 #[inline(always)]
-fn read_v6<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
+fn read_v6<F: Ingress>(frame: &F, packet: &mut Packet) -> Verdict {
     let Some(ip) = at::<_, Ipv6>(frame, ETHERNET) else { return Outcome::DropMalformed.into() };
     // SAFETY: `at` has checked the bounds, and nothing moves the frame here.
     let version = unsafe {
@@ -181,7 +182,7 @@ fn read_v6<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
     }
     let measured = measure(frame, packet);
     if measured.is_none() && extension::is_extension(packet.flow.proto) {
-        return extension::skip(frame, packet);
+        return frame.skip_extensions(packet);
     }
     measured
 }

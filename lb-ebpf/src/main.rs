@@ -30,6 +30,7 @@ mod forward;
 mod fragment;
 mod frame;
 mod icmp_error;
+mod ingress;
 mod ip;
 mod maps;
 mod ndp;
@@ -50,19 +51,12 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use frame::Frame;
-use lb_common::{
-    outcome::{Action, Outcome},
-    wire::{
-        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet,
-        length::{ETHERNET, IPV6},
-    },
-};
-use verdict::Verdict;
+use lb_common::{outcome::Action, wire::length::ETHERNET};
 
 /// The ingress program.
 #[xdp(frags)]
 pub fn herald_ingress(ctx: XdpContext) -> u32 {
-    let verdict = ingress(&ctx);
+    let verdict = ingress::ingress(&ctx);
     maps::count(verdict);
     sample::take(&ctx, sample::INGRESS, verdict);
     #[cfg(feature = "log")]
@@ -80,7 +74,7 @@ pub fn herald_ingress(ctx: XdpContext) -> u32 {
 /// programs only by dropping or sending on.
 #[classifier]
 pub fn herald_ingress_tc(ctx: TcContext) -> i32 {
-    let verdict = ingress(&ctx);
+    let verdict = ingress::ingress(&ctx);
     maps::count(verdict);
     sample::take(&ctx, sample::INGRESS, verdict);
     #[cfg(feature = "log")]
@@ -93,68 +87,6 @@ pub fn herald_ingress_tc(ctx: TcContext) -> i32 {
             TC_ACT_REDIRECT
         }
         Action::Redirect => TC_ACT_REDIRECT,
-    }
-}
-
-#[inline(always)]
-fn ethertype<F: Frame>(frame: &F) -> Option<u16> {
-    // SAFETY: `at` has checked the bounds.
-    packet::at::<_, Ethernet>(frame, 0).map(|ethernet| unsafe { (*ethernet).ethertype })
-}
-
-#[inline(always)]
-fn ingress<F: Frame>(frame: &F) -> Verdict {
-    // As much as the first look takes.
-    if !frame.gather(ETHERNET + IPV6) {
-        return Outcome::Passed.into();
-    }
-    let Some(mut kind) = ethertype(frame) else { return Outcome::Passed.into() };
-    let mut tag = frame.tag_beside();
-    if kind == ETHERTYPE_VLAN {
-        if tag != 0 {
-            return Outcome::Passed.into();
-        }
-        tag = vlan::take(frame);
-        kind = match ethertype(frame) {
-            Some(inner) if tag != 0 => inner,
-            _ => return Outcome::Passed.into(),
-        };
-    }
-    let verdict = dispatch(frame, kind, tag);
-    // A tag that stands beside the frame has stayed there.
-    if tag == 0 || F::IS_BUFFER { verdict } else { vlan::put_back(frame, tag, verdict) }
-}
-
-/// Handles a frame without a tag, or whose tag has been taken off.
-#[inline(always)]
-fn dispatch<F: Frame>(frame: &F, kind: u16, tag: u32) -> Verdict {
-    let vlan = packet::vlan_of(tag);
-    let mut v6 = kind == ETHERTYPE_IPV6;
-    let mut look = match kind {
-        ETHERTYPE_IPV4 => ip::look_v4(frame),
-        ETHERTYPE_IPV6 => ip::look_v6(frame, vlan),
-        ETHERTYPE_ARP => arp::handle(frame, vlan) as u32,
-        _ => Outcome::Passed as u32,
-    };
-    let mut arrived = packet::BY_FRAME;
-    if look == ip::TO_TUNNEL {
-        look = if v6 {
-            tunnel::receive::<F, true>(frame, vlan)
-        } else {
-            tunnel::receive::<F, false>(frame, vlan)
-        };
-        if look & (tunnel::INNER_V4 | tunnel::INNER_V6) != 0 {
-            v6 = look & tunnel::INNER_V6 != 0;
-            arrived = look as u8;
-        }
-    }
-    if look < ip::TO_VIP {
-        return Verdict::from_number(look);
-    }
-    if v6 {
-        ip::handle::<F, true>(frame, tag, arrived)
-    } else {
-        ip::handle::<F, false>(frame, tag, arrived)
     }
 }
 
