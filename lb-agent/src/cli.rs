@@ -1,7 +1,11 @@
-//! The commands that touch the kernel without any configuration: `load` and `unload`.
+//! The commands that look at or touch the kernel without any configuration: `check`, `load` and
+//! `unload`.
 use crate::datapath::{
-    DEFAULT_PIN_DIR, Error, Options, XdpMode, multicast, neighbours, netlink,
-    object::{self, Attached, Interface, Object},
+    DEFAULT_PIN_DIR, Error, Options, XdpMode,
+    attach::{Attached, Carried, Interface, Target},
+    check::{self, Verdict},
+    multicast, neighbours, netlink,
+    object::{self, Object},
     pins::{LinkKind, Pins},
     preflight,
 };
@@ -14,7 +18,7 @@ pub struct LoadOptions {
     /// Directory on a BPF file system for pinned maps and links; one per network namespace
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pub pin_dir: PathBuf,
-    /// Attach in the driver, or after it (slower) where a driver has no native XDP
+    /// How the ingress program is attached to interfaces
     #[arg(long, value_enum, default_value_t)]
     pub xdp_mode: XdpMode,
     /// Most rows that all Services can use together, at 16 bytes each
@@ -35,6 +39,7 @@ impl From<&LoadOptions> for Options {
             rows: *row_capacity,
             flows: *flow_capacity,
             xdp_mode: *xdp_mode,
+            ..Self::default()
         }
     }
 }
@@ -67,6 +72,46 @@ pub struct Unload {
     pub pin_dir: PathBuf,
 }
 
+/// Say whether this machine can run Herald, how interfaces would be served, and what is in the way
+///
+/// Changes nothing. Exits with 3 if the machine cannot run it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Check {
+    /// Interfaces to look at, by name or pattern; by default those with a default route
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub interfaces: Vec<String>,
+    /// The directory that `run` will be given
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// How the result is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// `--output`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A table for people
+    #[default]
+    Table,
+    /// One JSON object
+    Json,
+}
+
+/// Runs `check`; returns what to print, and whether the machine can run Herald.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn check(check: &Check) -> anyhow::Result<(String, bool)> {
+    let report = check::report(&check.pin_dir, &check.interfaces).await?;
+    let text = match check.output {
+        Format::Table => report.table(),
+        Format::Json => serde_json::to_string_pretty(&report)? + "\n",
+    };
+    Ok((text, report.verdict() != Verdict::Bad))
+}
+
 /// Runs `load`; returns what to print.
 ///
 /// # Errors
@@ -78,14 +123,14 @@ pub async fn load(load: &Load) -> Result<String, Error> {
     preflight::check(&options.pin_dir)?;
     let handle = netlink::connect()?;
     let ifindex = netlink::ifindex(&handle, interface).await?;
-    let interface = Interface { ifindex, name: interface.clone() };
+    let interface = Interface { ifindex, name: interface.clone(), mtu: None };
     if *pass {
         object::attach_pass(&options, &interface)?;
         return Ok(format!("{} passes everything\n", interface.name));
     }
     let mut object = Object::load(&options)?;
-    let attached = match object.attach(&interface) {
-        Ok(attached) => attached,
+    let carried = match object.attach(&Target::from(interface.clone())) {
+        Ok(carried) => carried,
         Err(error) => {
             // What was made for nothing goes again; what was there before stays.
             if object.is_fresh() {
@@ -94,19 +139,22 @@ pub async fn load(load: &Load) -> Result<String, Error> {
             return Err(error);
         }
     };
-    Ok(loaded(&object, &interface, attached))
+    Ok(loaded(&object, &interface, &carried))
 }
 
-fn loaded(object: &Object, interface: &Interface, attached: Attached) -> String {
+fn loaded(object: &Object, interface: &Interface, carried: &Carried) -> String {
     let pins = object.pins();
     let maps = pins.maps();
     let maps = maps.display();
     let name = &interface.name;
     let mut text = String::new();
-    let how = match attached {
+    let how = match carried.attached {
         Attached::Anew => "attached",
         Attached::Replaced => "replaced, without a gap,",
     };
+    if let Some(reason) = &carried.instead_of {
+        let _ = writeln!(text, "by {}, since {reason}", carried.mode.name());
+    }
     let found = if object.is_fresh() { "made" } else { "adopted" };
     let _ = write!(
         text,

@@ -1,7 +1,8 @@
 //! `lb-agent`: the command line.
 use clap::{Parser, Subcommand};
 use lb_agent::{
-    cli, exit,
+    cli,
+    exit::{self, Exit},
     inspect::commands::{Explain, Watch},
     run,
 };
@@ -26,6 +27,7 @@ enum Command {
     Unload(cli::Unload),
     Explain(Explain),
     Watch(Watch),
+    Check(cli::Check),
     /// Print the custom resource definitions as YAML
     Crds,
 }
@@ -33,7 +35,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match start(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => exit.into(),
         Err(error) => {
             // As clap does, so that every refusal looks alike.
             eprintln!("error: {error:#}");
@@ -43,14 +45,21 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn start(command: Command) -> anyhow::Result<()> {
+async fn start(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run(options) => run::run(*options).await?,
         Command::Load(options) => print!("{}", cli::load(&options).await?),
         Command::Unload(options) => print!("{}", cli::unload(&options).await?),
         Command::Explain(options) => print!("{}", options.run()?),
         Command::Watch(options) => options.run().await?,
+        Command::Check(options) => {
+            let (text, usable) = cli::check(&options).await?;
+            print!("{text}");
+            if !usable {
+                return Ok(Exit::Environment);
+            }
+        }
         Command::Crds => print!("{}", lb_agent::api::crds_yaml()?),
     }
-    Ok(())
+    Ok(Exit::Success)
 }

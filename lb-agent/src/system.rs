@@ -114,6 +114,105 @@ impl FrameSocket {
     }
 }
 
+/// What ethtool's flags and its question for the driver have in common.
+fn ethtool<T>(interface: &str, argument: &mut T) -> io::Result<()> {
+    /// `struct ifreq` (netdevice(7)).
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        data: *mut libc::c_void,
+        /// The union is larger than a pointer.
+        rest: [u8; 16],
+    }
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    if interface.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    let mut name = [0; libc::IFNAMSIZ];
+    name[..interface.len()].copy_from_slice(interface.as_bytes());
+    // SAFETY: a plain system call without pointers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut request = Request { name, data: (&raw mut *argument).cast(), rest: [0; 16] };
+    // SAFETY: an ifreq, whose pointer leads to a structure of the size that its command (the
+    // first field) asks for: the two callers below see to that. Both outlive the call.
+    let done =
+        unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as libc::Ioctl, &raw mut request) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `struct ethtool_value`
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SFLAGS: u32 = 0x26;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+
+fn ethtool_flags(interface: &str) -> io::Result<u32> {
+    let mut flags = EthtoolValue { command: ETHTOOL_GFLAGS, data: 0 };
+    ethtool(interface, &mut flags)?;
+    Ok(flags.data)
+}
+
+/// Whether a network card takes VLAN tags off the frames that it receives.
+///
+/// # Errors
+///
+/// `ENODEV` if there is no such interface. One that knows nothing of ethtool takes none off.
+pub fn strips_vlan_tags(interface: &str) -> io::Result<bool> {
+    match ethtool_flags(interface) {
+        Ok(flags) => Ok(flags & ETH_FLAG_RXVLAN != 0),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Has a network card leave VLAN tags in the frames that it receives
+/// (`ethtool -K INTERFACE rx-vlan-offload off`). True if that was not so before.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` or what else the driver says if it cannot; `ENODEV` if there is no such interface.
+pub fn keep_vlan_tags(interface: &str) -> io::Result<bool> {
+    if !strips_vlan_tags(interface)? {
+        return Ok(false);
+    }
+    let data = ethtool_flags(interface)? & !ETH_FLAG_RXVLAN;
+    ethtool(interface, &mut EthtoolValue { command: ETHTOOL_SFLAGS, data })?;
+    // Some drivers say yes and leave it as it is.
+    if strips_vlan_tags(interface)? {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    Ok(true)
+}
+
+/// The name of an interface's driver.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` if it does not say; `ENODEV` if there is no such interface.
+pub fn driver(interface: &str) -> io::Result<String> {
+    /// `struct ethtool_drvinfo`
+    #[repr(C)]
+    struct Info {
+        command: u32,
+        driver: [u8; 32],
+        rest: [u8; 160],
+    }
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    let mut info = Info { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+    ethtool(interface, &mut info)?;
+    let name = info.driver.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
 /// Words of 64 bits in a row.
 const _: () = assert!(size_of::<Row>() == 8);
 
@@ -237,14 +336,9 @@ pub struct LinkTarget {
     pub program_id: u32,
 }
 
-/// Asks what a pinned XDP or TCX link is attached to, which aya does not tell.
-///
-/// # Errors
-///
-/// `NotFound` if there is no such pin; `EINVAL` if it is no link.
-pub fn link_target(pin: &Path) -> io::Result<LinkTarget> {
+/// Opens what is pinned at a path.
+fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     const BPF_OBJ_GET: libc::c_long = 7;
-    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
     /// `union bpf_attr` of `BPF_OBJ_GET`, its first fields.
     #[repr(C)]
@@ -253,6 +347,50 @@ pub fn link_target(pin: &Path) -> io::Result<LinkTarget> {
         bpf_fd: u32,
         file_flags: u32,
     }
+
+    let pathname = c_path(pin)?;
+    let mut get = Get { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: a prefix of union bpf_attr with its size, as the kernel allows; the path is a
+    // C string that outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut get, size_of::<Get>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Detaches a pinned link at once. Removing its pin alone detaches it some time later.
+///
+/// # Errors
+///
+/// `NotFound` if there is no such pin; `EINVAL` if it is no link.
+pub fn detach_link(pin: &Path) -> io::Result<()> {
+    const BPF_LINK_DETACH: libc::c_long = 34;
+
+    /// `union bpf_attr` of `BPF_LINK_DETACH`.
+    #[repr(C)]
+    struct Detach {
+        link_fd: u32,
+    }
+
+    let fd = open_pin(pin)?;
+    let mut detach = Detach { link_fd: fd.as_raw_fd() as u32 };
+    // SAFETY: a prefix of union bpf_attr with its size, as the kernel allows.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw mut detach, size_of::<Detach>())
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Asks what a pinned XDP or TCX link is attached to, which aya does not tell.
+///
+/// # Errors
+///
+/// `NotFound` if there is no such pin; `EINVAL` if it is no link.
+pub fn link_target(pin: &Path) -> io::Result<LinkTarget> {
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
     /// `union bpf_attr` of `BPF_OBJ_GET_INFO_BY_FD`.
     #[repr(C)]
     struct GetInfo {
@@ -272,17 +410,7 @@ pub fn link_target(pin: &Path) -> io::Result<LinkTarget> {
         pad2: u32,
     }
 
-    let pathname = c_path(pin)?;
-    let mut get = Get { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    // SAFETY: a prefix of union bpf_attr with its size, as the kernel allows; the path is a
-    // C string that outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut get, size_of::<Get>()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-
+    let fd = open_pin(pin)?;
     let mut info = LinkInfo::default();
     let mut get_info = GetInfo {
         bpf_fd: fd.as_raw_fd() as u32,

@@ -1,6 +1,7 @@
 //! The kernel's routing socket: what the modules that speak it have in common.
 use super::Error;
 use futures::TryStreamExt as _;
+use netlink_packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, packet_core::ErrorMessage};
 
 /// Marks neighbour entries (`NDA_PROTOCOL`) and addresses (`IFA_PROTO`) as Herald's, so
@@ -43,6 +44,26 @@ pub fn connect() -> Result<Handle, Error> {
         .map_err(|e| Error::Netlink { what: "open a socket".into(), error: e.to_string() })?;
     tokio::spawn(connection);
     Ok(handle)
+}
+
+/// The name of an interface, or its number if it is gone.
+///
+/// # Errors
+///
+/// [`Error::Netlink`]
+pub(crate) async fn name(handle: &Handle, ifindex: u32) -> Result<String, Error> {
+    let mut links = handle.link().get().match_index(ifindex).execute();
+    let link = match links.try_next().await {
+        Ok(link) => link,
+        Err(error) if is_errno(&error, libc::ENODEV) => None,
+        Err(error) => return Err(failed(format!("look up interface {ifindex}"))(error)),
+    };
+    let name =
+        link.into_iter().flat_map(|link| link.attributes).find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        });
+    Ok(name.unwrap_or_else(|| format!("interface {ifindex}")))
 }
 
 /// The index of an interface.

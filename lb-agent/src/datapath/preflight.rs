@@ -1,6 +1,9 @@
 //! Whether this machine can run Herald: asked before anything is touched, so that what is
 //! wrong is named, rather than the system call that would have failed.
-use super::Error;
+use super::{
+    Error,
+    check::{Finding, Verdict},
+};
 use crate::system;
 use std::{
     fmt, fs, io,
@@ -9,6 +12,9 @@ use std::{
 
 /// The oldest kernel: TCX is in 6.6, and verifiers before 6.8 may prune a branch that is taken.
 pub const OLDEST_KERNEL: KernelVersion = KernelVersion { major: 6, minor: 8 };
+
+/// The kernel's own type information.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The usual place of the BPF file system.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -46,10 +52,41 @@ impl KernelVersion {
 pub fn check(pin_dir: &Path) -> Result<(), Error> {
     capabilities()?;
     kernel()?;
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+    if !Path::new(BTF).exists() {
         return Err(Error::NoBtf);
     }
     bpffs(pin_dir)
+}
+
+/// The same, each by itself, and nothing is mounted.
+pub fn findings(pin_dir: &Path) -> Vec<Finding> {
+    let finding = |what, found: String, checked: Result<(), Error>| match checked {
+        Ok(()) => Finding { what, verdict: Verdict::Good, found },
+        Err(error) => Finding { what, verdict: Verdict::Bad, found: error.to_string() },
+    };
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let btf = if Path::new(BTF).exists() { Ok(()) } else { Err(Error::NoBtf) };
+    let pins = existing(pin_dir).and_then(|place| match is_bpffs(&place)? {
+        true => Ok(pin_dir.display().to_string()),
+        false if place.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS))? => {
+            Ok(format!("{BPFFS} is not mounted yet: lb-agent run does it"))
+        }
+        false => Err(Error::NotBpffs { path: place }),
+    });
+    let (place, pins) = match pins {
+        Ok(place) => (place, Ok(())),
+        Err(error) => (String::new(), Err(error)),
+    };
+    vec![
+        finding("privileges", "all that is needed".into(), capabilities()),
+        finding("kernel", format!("Linux {}", release.trim()), kernel()),
+        finding("BTF", BTF.into(), btf),
+        finding("pins", place, pins),
+    ]
+}
+
+fn is_bpffs(path: &Path) -> Result<bool, Error> {
+    system::is_bpffs(path).map_err(|error| Error::Pin { path: path.into(), error })
 }
 
 fn read(path: &'static str) -> Result<String, Error> {
@@ -110,14 +147,11 @@ fn existing(path: &Path) -> Result<PathBuf, Error> {
 
 fn bpffs(pin_dir: &Path) -> Result<(), Error> {
     let place = existing(pin_dir)?;
-    let check = |path: &Path| {
-        system::is_bpffs(path).map_err(|error| Error::Pin { path: path.into(), error })
-    };
-    if check(&place)? {
+    if is_bpffs(&place)? {
         return Ok(());
     }
     let usual = Path::new(BPFFS);
-    if !place.starts_with(usual) || check(usual)? {
+    if !place.starts_with(usual) || is_bpffs(usual)? {
         return Err(Error::NotBpffs { path: place });
     }
     match system::mount_bpffs(usual) {
@@ -126,7 +160,7 @@ fn bpffs(pin_dir: &Path) -> Result<(), Error> {
             Ok(())
         }
         // Another agent was quicker.
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy && check(usual)? => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy && is_bpffs(usual)? => Ok(()),
         Err(error) => Err(Error::NoBpffs { path: usual.into(), error }),
     }
 }

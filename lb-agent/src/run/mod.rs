@@ -11,7 +11,7 @@ use self::{
     steer::{Inputs, Parts, Steering, lock},
 };
 use crate::{
-    datapath::{apply::Datapath, neighbours, netlink, uplinks},
+    datapath::{apply::Datapath, check, neighbours, netlink, reach::Peers, replies, uplinks},
     exit::{Exit, ExitContext as _},
     http,
     membership::{Liveness as _, heartbeat::Timing, udp::UdpLiveness},
@@ -88,7 +88,7 @@ async fn serve<S: Source>(
     source: Arc<S>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let datapath = Arc::new(Mutex::new(Datapath::open(&(&options.load).into())?));
+    let datapath = Arc::new(Mutex::new(Datapath::open(&options.load_options())?));
     let netlink = netlink::connect()?;
     check_interfaces(&netlink, &options.interfaces).await?;
     let view = Arc::new(view(node.clone(), &datapath));
@@ -115,12 +115,17 @@ async fn serve<S: Source>(
     let alive = liveness.alive();
 
     let (selection, selections) = watch::channel(None);
-    let (publish_uplinks, uplinks) = watch::channel(None);
+    let (publish_links, links) = watch::channel(None);
     let (wanted, wants) = watch::channel(None);
-    let (publish_neighbours, neighbours) = watch::channel(neighbours::Neighbours::default());
+    let (publish_next_hops, next_hops) = watch::channel(neighbours::NextHops::default());
+    let (_tell_peers, peers) = watch::channel(Peers::default());
+    let (question, questions) = watch::channel(None);
+    let (answer, unseen) = watch::channel(replies::Unseen::default());
     let mut followers = JoinSet::new();
-    followers.spawn(uplinks::follow(selections, publish_uplinks));
-    followers.spawn(neighbours::follow(wants, uplinks.clone(), publish_neighbours));
+    followers.spawn(uplinks::follow(selections, publish_links));
+    followers.spawn(neighbours::follow(wants, links.clone(), publish_next_hops));
+    followers.spawn(replies::follow(netlink.clone(), questions, answer));
+    tokio::spawn(warn_of_others(netlink.clone(), links.clone()));
     tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
 
     let network = Network::new(
@@ -131,8 +136,17 @@ async fn serve<S: Source>(
         Box::new(liveness),
         nodes,
     );
-    let parts = Parts { node, options: options.plan_options(), datapath, network, netlink, view };
-    let inputs = Inputs { snapshots, alive: alive.clone(), uplinks, neighbours };
+    let parts = Parts {
+        node,
+        options: options.plan_options(),
+        forward: options.forward,
+        question,
+        datapath,
+        network,
+        netlink,
+        view,
+    };
+    let inputs = Inputs { snapshots, alive: alive.clone(), links, next_hops, peers, unseen };
     let mut steering = Steering::new(source, parts);
     tokio::select! {
         ended = steering.run(inputs, &stop) => ended?,
@@ -146,6 +160,16 @@ async fn serve<S: Source>(
     let others = alive.borrow().values().filter(|node| node.agent).count();
     steering.leave(others).await;
     Ok(())
+}
+
+/// Says once what `lb-agent check` would find on the uplinks.
+async fn warn_of_others(netlink: Handle, mut links: watch::Receiver<Option<uplinks::Links>>) {
+    let Ok(links) = links.wait_for(Option::is_some).await.map(|links| links.clone()) else {
+        return;
+    };
+    for warning in check::warnings(&netlink, &links.unwrap_or_default().uplinks).await {
+        warn!("{warning}");
+    }
 }
 
 /// An interface that is asked for by its name and is not there is a mistake in the command
@@ -166,6 +190,7 @@ fn view(node: String, datapath: &Arc<Mutex<Datapath>>) -> View {
             Some(KernelStats {
                 frames: datapath.counters().ok()?,
                 services: datapath.service_stats().ok()?,
+                ingress: datapath.ingress_modes(),
             })
         }),
     )

@@ -2,11 +2,13 @@
 use super::network::Network;
 use crate::{
     datapath::{
-        Error, address_from_bytes,
+        Error,
         apply::{Applied, Datapath},
         multicast,
-        neighbours::Neighbours,
-        uplinks::Uplink,
+        neighbours::NextHops,
+        reach::{Forward, Peers, Reach},
+        replies::{Question, Silence, Unseen, delivered_by_tcp, fall_back},
+        uplinks::{Links, Uplink},
     },
     l2::{Announcement, Announcer},
     membership::{Alive, Departure},
@@ -44,8 +46,10 @@ const ANNOUNCEMENTS: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
 pub(super) struct Inputs {
     pub(super) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     pub(super) alive: watch::Receiver<Arc<Alive>>,
-    pub(super) uplinks: watch::Receiver<Option<Vec<Uplink>>>,
-    pub(super) neighbours: watch::Receiver<Neighbours>,
+    pub(super) links: watch::Receiver<Option<Links>>,
+    pub(super) next_hops: watch::Receiver<NextHops>,
+    pub(super) peers: watch::Receiver<Peers>,
+    pub(super) unseen: watch::Receiver<Unseen>,
 }
 
 impl Inputs {
@@ -54,8 +58,10 @@ impl Inputs {
         let changed = tokio::select! {
             changed = self.snapshots.changed() => changed,
             changed = self.alive.changed() => changed,
-            changed = self.uplinks.changed() => changed,
-            changed = self.neighbours.changed() => changed,
+            changed = self.links.changed() => changed,
+            changed = self.next_hops.changed() => changed,
+            changed = self.peers.changed() => changed,
+            changed = self.unseen.changed() => changed,
         };
         changed.is_ok()
     }
@@ -71,6 +77,7 @@ pub(super) struct Steering<S> {
     standing: Standing,
     announcer: Announcer,
     sockets: BTreeMap<u32, FrameSocket>,
+    silence: Silence,
     /// The plan that is in force.
     plan: Arc<Plan>,
     /// What failed last time, so that it is said once.
@@ -86,6 +93,9 @@ const NO_UPLINK: &str = "no interface has one of this node's InternalIPs or a de
 pub(super) struct Parts {
     pub(super) node: String,
     pub(super) options: PlanOptions,
+    pub(super) forward: Forward,
+    /// Whose replies shall be looked for.
+    pub(super) question: watch::Sender<Option<Question>>,
     pub(super) datapath: Arc<Mutex<Datapath>>,
     pub(super) network: Network,
     pub(super) netlink: Handle,
@@ -102,6 +112,7 @@ impl<S: Source> Steering<S> {
             standing: Standing::default(),
             announcer: Announcer::new(ANNOUNCEMENTS),
             sockets: BTreeMap::new(),
+            silence: Silence::default(),
             plan: Arc::default(),
             troubles: BTreeSet::new(),
             started: false,
@@ -156,19 +167,26 @@ impl<S: Source> Steering<S> {
     async fn update(&mut self, inputs: &mut Inputs) -> Result<Option<Instant>, Error> {
         let Some(snapshot) = inputs.snapshots.borrow_and_update().clone() else { return Ok(None) };
         let alive = Arc::clone(&inputs.alive.borrow_and_update());
-        let neighbours = inputs.neighbours.borrow_and_update().clone();
+        let reach = Reach {
+            next_hops: inputs.next_hops.borrow_and_update().clone(),
+            peers: inputs.peers.borrow_and_update().clone(),
+            forward: self.parts.forward,
+        };
         self.parts.network.update(&snapshot);
         // Without it there would be no uplink, and all would be taken out of the kernel.
-        let Some(uplinks) = inputs.uplinks.borrow_and_update().clone() else { return Ok(None) };
-        self.parts.network.tell_interfaces(&uplinks);
+        let Some(links) = inputs.links.borrow_and_update().clone() else { return Ok(None) };
+        let uplinks = &links.uplinks;
+        self.parts.network.tell_interfaces(uplinks);
 
+        let unseen = inputs.unseen.borrow_and_update().clone();
         let started = Instant::now();
         let Parts { node, options, datapath, .. } = &self.parts;
         let cache = &mut self.cache;
-        let (plan, applied) = block_in_place(|| {
-            let plan = plan_with(&snapshot, node, &alive, options, cache);
-            let applied = lock(datapath).apply(&plan, node, &uplinks, &neighbours);
-            (plan, applied)
+        let (plan, notices, applied) = block_in_place(|| {
+            let mut plan = plan_with(&snapshot, node, &alive, options, cache);
+            let notices = fall_back(&mut plan, node, &unseen);
+            let applied = lock(datapath).apply(&plan, node, &links, &reach);
+            (plan, notices, applied)
         });
         let mut troubles = BTreeSet::new();
         let mut retry_at;
@@ -184,7 +202,8 @@ impl<S: Source> Steering<S> {
                 self.started |= !none;
                 debug!(writes = applied.writes, took = ?started.elapsed(), "plan applied");
                 retry_at = retry_of(&applied, &mut troubles);
-                self.in_force(plan, &uplinks, alive.len()).await;
+                self.ask_for_replies(&plan, &links);
+                self.in_force(plan, notices, uplinks, alive.len()).await;
             }
             Err(error) => {
                 troubles.insert(error.to_string());
@@ -203,14 +222,20 @@ impl<S: Source> Steering<S> {
     }
 
     /// A plan stands in the kernel: the network is told first, then people.
-    async fn in_force(&mut self, plan: Plan, uplinks: &[Uplink], alive: usize) {
+    async fn in_force(
+        &mut self,
+        plan: Plan,
+        mut notices: Vec<Notice>,
+        uplinks: &[Uplink],
+        alive: usize,
+    ) {
         let plan = Arc::new(plan);
         self.follow_announced(uplinks);
         self.announce();
         log_owners(&self.plan, &plan);
         self.plan = Arc::clone(&plan);
         self.parts.view.applied(Arc::clone(&plan), alive);
-        let mut notices = assigned(&plan, &self.parts.node);
+        notices.extend(assigned(&plan, &self.parts.node));
         // All agents see the same; one of them tells it.
         if *self.reporter.borrow() {
             notices.extend(plan.notices.iter().cloned());
@@ -220,19 +245,27 @@ impl<S: Source> Steering<S> {
         }
     }
 
+    /// Has it found out whose replies are seen.
+    fn ask_for_replies(&self, plan: &Plan, links: &Links) {
+        let endpoints = plan.local_endpoints.iter().map(|endpoint| endpoint.address).collect();
+        let egress = lock(&self.parts.datapath).egress().clone();
+        let question = Question { endpoints, links: links.clone(), egress };
+        self.parts.question.send_if_modified(|asked| {
+            let changed = asked.as_ref() != Some(&question);
+            if changed {
+                *asked = Some(question);
+            }
+            changed
+        });
+    }
+
     /// What the kernel now answers for on the link.
     fn follow_announced(&mut self, uplinks: &[Uplink]) {
         let announced = lock(&self.parts.datapath)
-            .contents()
-            .announced
-            .iter()
-            .map(|(key, value)| Announcement {
-                vip: address_from_bytes(key.vip),
-                ifindex: key.ifindex,
-                mac: value.mac,
-            })
+            .announced()
+            .map(|(vip, ifindex, mac)| Announcement { vip, ifindex, mac })
             .collect();
-        self.sockets.retain(|ifindex, _| uplinks.iter().any(|u| u.ifindex == *ifindex));
+        self.sockets.retain(|ifindex, _| uplinks.iter().any(|u| u.device == *ifindex));
         self.announcer.update(Instant::now(), announced);
     }
 
@@ -257,9 +290,23 @@ impl<S: Source> Steering<S> {
         multicast::sync(&self.parts.netlink, &announced).await
     }
 
-    fn renew(&self) {
-        if let Err(error) = lock(&self.parts.datapath).renew() {
+    fn renew(&mut self) {
+        let mut datapath = lock(&self.parts.datapath);
+        if let Err(error) = datapath.renew() {
             warn!("{error}");
+        }
+        let now = Instant::now();
+        if !self.silence.is_due(now) {
+            return;
+        }
+        let (Ok(counters), Ok(stats)) = (datapath.counters(), datapath.service_stats()) else {
+            return;
+        };
+        let delivered = delivered_by_tcp(&self.plan, &stats);
+        if let Some(unanswered) = self.silence.observe(now, delivered, counters.replied) {
+            warn!(
+                "{unanswered} packets went to TCP endpoints within a minute, and no reply was seen: do their replies leave by another way? `lb-agent check` lists the interfaces that are looked at; --delivery kernel leaves them to kube-proxy"
+            );
         }
     }
 }
@@ -279,9 +326,10 @@ async fn until(at: Option<Instant>) {
 }
 
 fn retry_of(applied: &Applied, troubles: &mut BTreeSet<String>) -> Option<Instant> {
-    let Applied { writes: _, newly_announced: _, problems, not_attached, retry_at } = applied;
+    let Applied { writes: _, newly_announced: _, problems, not_attached, no_egress, retry_at } =
+        applied;
     troubles.extend(problems.iter().map(ToString::to_string));
-    troubles.extend(not_attached.iter().map(ToString::to_string));
+    troubles.extend(not_attached.iter().chain(no_egress).map(ToString::to_string));
     if !not_attached.is_empty() {
         return Some(Instant::now() + RETRY_AFTER);
     }

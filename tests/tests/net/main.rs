@@ -3,6 +3,7 @@ mod announce;
 mod bad_input;
 mod ground;
 mod manifests;
+mod modes;
 mod pins;
 mod restart;
 mod takeover;
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
             cluster.with(manifests::service_comes_and_goes)
         }),
         case("manifests::invalid_file", || cluster.with(manifests::invalid_file)),
+        case("modes::tcx_and_back", modes::tcx_and_back),
+        case("modes::bridge_uplink", modes::bridge_uplink),
         case("bad_input::one_line_each", bad_input::one_line_each),
         case("bad_input::pools", bad_input::pools),
         case("pins::load_and_unload", pins::load_and_unload),

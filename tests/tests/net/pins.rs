@@ -190,8 +190,12 @@ pub(crate) fn interface_made_anew() -> Result<()> {
 /// A device without native XDP is refused with the way out, and takes generic XDP.
 pub(crate) fn generic_mode() -> Result<()> {
     let bench = Bench::new()?;
-    bench.agent(&["load", "lo"])?.refused(INTERFACE, &["lo", "--xdp-mode generic"])?;
+    bench
+        .agent(&["load", "lo", "--xdp-mode", "native"])?
+        .refused(INTERFACE, &["lo", "--xdp-mode auto or generic"])?;
     ensure!(!bench.pins.exists(), "what was made for nothing is still there");
+    bench.agent(&["load", "lo"])?.ok(&["attached on lo", "by tcx, since lo does not take native"])?;
+    bench.agent(&["unload"])?.ok(&["removed 2 links"])?;
     bench.agent(&["load", "lo", "--xdp-mode", "generic"])?.ok(&["attached on lo"])?;
     let link = bench.link("lo")?;
     ensure!(link.contains("xdpgeneric"), "{link}");
