@@ -60,6 +60,15 @@ pub fn manifests(lab: &Lab) -> Result<PathBuf> {
             }
         }
     }
+    // Nodes on another link have another address there.
+    let file = folder.join("nodes.yaml");
+    let mut text = fs::read_to_string(&file)?;
+    for (i, node) in (1u8..).zip(&lab.nodes) {
+        let (usual4, usual6, _) = addresses::node(i);
+        text = text.replace(&usual4.to_string(), &node.ipv4.to_string());
+        text = text.replace(&usual6.to_string(), &node.ipv6.to_string());
+    }
+    fs::write(&file, text)?;
     Ok(folder)
 }
 
