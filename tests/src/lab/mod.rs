@@ -11,6 +11,7 @@
 //! most CNIs do.
 pub mod addresses;
 pub mod agent;
+pub mod api;
 pub mod bgp;
 pub mod capture;
 pub mod cleanup;
@@ -20,6 +21,7 @@ pub mod control_plane;
 pub mod datagrams;
 pub mod endpoints;
 pub mod frames;
+pub mod kubelet;
 pub mod maps;
 pub mod namespace;
 pub mod pod;
@@ -27,6 +29,7 @@ pub mod probe;
 pub mod routed;
 pub mod router;
 pub mod scenario;
+pub mod traffic;
 
 use crate::{system, wait};
 use agent::Agent;

@@ -1,21 +1,23 @@
-//! A cluster behind a router that spreads over its nodes, and traffic through it while the
-//! cluster changes.
+//! A cluster behind a router that spreads over its nodes.
 use super::{
     Host, Lab, Outside, Pod, Shape, addresses,
     agent::{self, Source},
     bgp::Bgp,
-    connections::{self, Connections, Load},
-    datagrams::{self, Datagrams},
+    connections::Load,
     endpoints::{self, Condition},
     maps,
     probe::{self, Over},
     router::Router,
     scenario::{self, Cluster, START_LIMIT, WEB_PORT},
+    traffic::Traffic,
 };
 use crate::wait;
 use anyhow::{Context, Result};
-use lb_common::maps::{Service, ServiceKey};
-use std::{collections::BTreeSet, fmt, net::IpAddr, path::Path, time::Duration};
+use lb_common::{
+    maps::{Service, ServiceKey},
+    outcome::Outcome,
+};
+use std::{collections::BTreeSet, net::IpAddr, path::Path, time::Duration};
 
 /// From a change of a manifest to what comes of it on all nodes, on a machine that does other
 /// things as well.
@@ -62,7 +64,7 @@ impl Routed {
             Ok(agents) => agents,
             Err(error) => {
                 lab.mark_failed();
-                return Err(error);
+                return Err(error.context(format!("logs are in {}", lab.directory.display())));
             }
         };
         let cluster = Cluster { agents, options, control: None, vips, lab };
@@ -75,6 +77,35 @@ impl Routed {
                 }
             }
             Err(error) => Err(cluster.failed(error)),
+        }
+    }
+
+    /// The same on a control plane with these files of `examples/` and kube-proxy on the nodes; the
+    /// Service has its addresses already, as from another load balancer, and the nodes announce them.
+    /// There are no agents yet.
+    ///
+    /// # Errors
+    /// That does not come about.
+    pub fn on_kubernetes(shape: Shape, examples: &[&str]) -> Result<Self> {
+        let lab = Lab::new(shape)?;
+        lab.record()?;
+        let vips = addresses::both(addresses::FIRST_VIPS);
+        let result = (|| {
+            let (control, options) = scenario::control_plane_with(&lab, examples)?;
+            control.set_ingress("web", &vips)?;
+            Ok((control, options, Bgp::start(&lab, &vips)?))
+        })();
+        match result {
+            Ok((control, options, bgp)) => {
+                let control = Some(control);
+                let cluster = Cluster { agents: vec![], options, control, vips, lab };
+                Ok(Self { bgp, cluster })
+            }
+            Err(error) => {
+                lab.mark_failed();
+                let error: anyhow::Error = error;
+                Err(error.context(format!("logs are in {}", lab.directory.display())))
+            }
         }
     }
 
@@ -102,6 +133,24 @@ impl Routed {
     /// As [`Self::router`].
     pub fn remote(&self) -> Result<&Host> {
         Ok(&self.router()?.remote)
+    }
+
+    /// How many frames of all nodes had one of these outcomes, by the counters' names.
+    ///
+    /// # Errors
+    /// They are not pinned, or there is no such counter.
+    pub fn counted(&self, names: &[&str]) -> Result<u64> {
+        let known = |name: &&&str| Outcome::ALL.iter().any(|outcome| outcome.name() == **name);
+        if let Some(unknown) = names.iter().find(|name| !known(name)) {
+            anyhow::bail!("there is no counter {unknown}");
+        }
+        let mut sum = 0;
+        for agent in &self.cluster.agents {
+            let counters = maps::counters(&agent.pin_directory)?;
+            let wanted = Outcome::ALL.iter().filter(|outcome| names.contains(&outcome.name()));
+            sum += wanted.map(|&outcome| counters.get(outcome)).sum::<u64>();
+        }
+        Ok(sum)
     }
 
     /// The folder of manifests.
@@ -223,98 +272,5 @@ impl Shape {
     /// Three nodes with two pods each, behind a router.
     pub fn routed() -> Self {
         Self { router: Outside::Router, ..Self::default() }
-    }
-}
-
-/// Connections and flows to several addresses.
-pub struct Traffic {
-    tcp: Vec<(IpAddr, Connections)>,
-    udp: Vec<(IpAddr, Datagrams)>,
-}
-
-impl Traffic {
-    /// Opens connections, and begins `flows` UDP flows, to each of these addresses.
-    ///
-    /// # Errors
-    /// Some cannot be opened.
-    pub fn begin(
-        from: &super::namespace::Namespace,
-        vips: &[IpAddr],
-        load: Load,
-        flows: usize,
-    ) -> Result<Self> {
-        let to = |vip| (vip, WEB_PORT).into();
-        let udp = if flows == 0 { &[] } else { vips };
-        Ok(Self {
-            tcp: vips
-                .iter()
-                .map(|&vip| Ok((vip, Connections::open(from, to(vip), load)?)))
-                .collect::<Result<_>>()?,
-            udp: udp.iter().map(|&vip| (vip, Datagrams::begin(from, to(vip), flows))).collect(),
-        })
-    }
-
-    /// Waits until each connection has had `count` more answers, and each flow as many rounds.
-    ///
-    /// # Errors
-    /// Nothing is answered any more.
-    pub fn settle(&self, count: u64) -> Result<()> {
-        self.tcp.iter().try_for_each(|(_, connections)| connections.await_answers(count))?;
-        let rounds = usize::try_from(count)?;
-        self.udp.iter().try_for_each(|(_, datagrams)| datagrams.await_rounds(rounds))
-    }
-
-    /// The connections to each address.
-    pub fn connections(&self) -> impl Iterator<Item = &Connections> {
-        self.tcp.iter().map(|(_, connections)| connections)
-    }
-
-    /// Ends everything, and tells what became of it.
-    ///
-    /// # Errors
-    /// The client's own kernel refuses something.
-    pub fn stop(self) -> Result<Outcome> {
-        let tcp = self.tcp.into_iter().map(|(vip, c)| Ok((vip, c.stop()?)));
-        let udp = self.udp.into_iter().map(|(vip, d)| Ok((vip, d.stop()?)));
-        Ok(Outcome { tcp: tcp.collect::<Result<_>>()?, udp: udp.collect::<Result<_>>()? })
-    }
-}
-
-/// What became of [`Traffic`].
-pub struct Outcome {
-    /// The connections to each address.
-    pub tcp: Vec<(IpAddr, connections::Report)>,
-    /// The flows to each address.
-    pub udp: Vec<(IpAddr, datagrams::Report)>,
-}
-
-impl Outcome {
-    /// Checks that no connection was broken, and no datagram lost.
-    ///
-    /// # Errors
-    /// Says what was.
-    pub fn check(&self) -> Result<()> {
-        self.check_tcp(&[])?;
-        self.udp.iter().try_for_each(|(vip, report)| report.check().context(*vip))
-    }
-
-    /// Checks that all connections to the pods `lost` were broken, and no others.
-    ///
-    /// # Errors
-    /// Says what does not hold.
-    pub fn check_tcp(&self, lost: &[&str]) -> Result<()> {
-        self.tcp.iter().try_for_each(|(vip, report)| report.check_but(lost).context(*vip))
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (vip, report) in &self.tcp {
-            writeln!(f, "{vip}: {report}")?;
-        }
-        for (vip, report) in &self.udp {
-            writeln!(f, "{vip}: {report}")?;
-        }
-        Ok(())
     }
 }

@@ -85,3 +85,40 @@ fn remote(prefix: &str, router: &Namespace) -> Result<Host> {
     namespace.output("ethtool", &["-K", "eth0", "tx", "off", "tso", "off", "gso", "off"])?;
     Ok(Host { name: "remote".into(), namespace, ipv4, ipv6, mac, port: OUT.into() })
 }
+
+impl super::Lab {
+    /// Makes the switch drop what a node sends with a source address that is not its own, as clouds
+    /// and hypervisors do: its own are those of its pods and the VIPs.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub fn refuse_foreign_sources(&self) -> Result<()> {
+        let mut rules = String::new();
+        for (i, node) in (1u8..).zip(&self.nodes) {
+            let (pods4, pods6) = addresses::pod_prefixes(i);
+            let (port, v4, v6) = (&node.port, node.ipv4, node.ipv6);
+            rules += &format!(
+                "iifname \"{port}\" ip saddr != {{ {v4}, {pods4}, 10.77.0.200-10.77.0.239 }} \
+                 counter drop\n\
+                 iifname \"{port}\" ip6 saddr != {{ {v6}, {pods6}, fd77::200-fd77::2ff, \
+                 fe80::/10, :: }} counter drop\n"
+            );
+        }
+        let table = format!(
+            "table bridge lab_ports {{\n chain forward {{\n type filter hook forward priority \
+             0;\n{rules} }}\n}}\n"
+        );
+        self.lan.feed("nft", &["-f", "-"], &table).map(drop)
+    }
+
+    /// How many frames that has dropped.
+    ///
+    /// # Errors
+    /// It is not in force.
+    pub fn foreign_sources_refused(&self) -> Result<u64> {
+        let text = self.lan.output("nft", &["list", "chain", "bridge", "lab_ports", "forward"])?;
+        let words: Vec<_> = text.split_whitespace().collect();
+        let counts = words.windows(2).filter(|w| w[0] == "packets");
+        Ok(counts.filter_map(|w| w[1].parse::<u64>().ok()).sum())
+    }
+}

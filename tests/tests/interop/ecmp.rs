@@ -6,8 +6,9 @@ use herald_tests::{
         connections::Load,
         endpoints::Condition,
         maps,
-        routed::{Outcome, Routed, Traffic},
+        routed::Routed,
         scenario::{self, START_LIMIT},
+        traffic::{Outcome, Traffic},
     },
     suite, wait,
 };
