@@ -13,7 +13,7 @@ use herald_tests::{
     suite, wait,
 };
 use lb_common::maps::{Service, ServiceKey};
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 /// UDP flows to each address.
 const FLOWS: usize = 40;
@@ -24,6 +24,11 @@ const SETTLED: u64 = 4;
 /// How often the changes are repeated.
 fn repetitions() -> usize {
     if suite::full() { 10 } else { 1 }
+}
+
+/// The nodes that something happens to.
+fn affected(routed: &Routed) -> Range<usize> {
+    0..if suite::full() { routed.lab().nodes.len() } else { 1 }
 }
 
 /// Traffic in both families while `change` happens; nothing of it may break.
@@ -43,7 +48,7 @@ pub(crate) fn nothing_breaks(
 /// A healthy node leaves the ECMP set: a third of all packets come to other nodes than before.
 pub(crate) fn node_leaves(routed: &mut Routed) -> Result<()> {
     for _ in 0..repetitions() {
-        for position in 0..routed.lab().nodes.len() {
+        for position in affected(routed) {
             nothing_breaks(routed, |routed, _| routed.bgp.leave(routed.lab(), position))?;
             routed.bgp.join(routed.lab(), position)?;
         }
@@ -54,7 +59,7 @@ pub(crate) fn node_leaves(routed: &mut Routed) -> Result<()> {
 /// It joins again.
 pub(crate) fn node_joins(routed: &mut Routed) -> Result<()> {
     for _ in 0..repetitions() {
-        for position in 0..routed.lab().nodes.len() {
+        for position in affected(routed) {
             routed.bgp.leave(routed.lab(), position)?;
             nothing_breaks(routed, |routed, _| routed.bgp.join(routed.lab(), position))?;
         }
@@ -134,11 +139,8 @@ fn await_adopted(routed: &mut Routed, position: usize, before: u64) -> Result<()
 /// connections are elsewhere.
 pub(crate) fn node_reboots(routed: &mut Routed) -> Result<()> {
     for _ in 0..repetitions() {
-        for position in 0..routed.lab().nodes.len() {
+        for position in affected(routed) {
             reboot(routed, position)?;
-            if !suite::full() {
-                break;
-            }
         }
     }
     Ok(())
@@ -184,7 +186,7 @@ fn await_tables(routed: &mut Routed, position: usize) -> Result<()> {
 
 /// A node's link is cut: it takes the connections to its own pods with it, and no others.
 pub(crate) fn node_dies(routed: &mut Routed) -> Result<()> {
-    for position in 0..if suite::full() { routed.lab().nodes.len() } else { 1 } {
+    for position in affected(routed) {
         // Those that came by way of it are lost until the router notices, and TCP repeats.
         let patience = Duration::from_secs(4);
         let traffic = routed.traffic(Load { patience, ..Load::default() }, 0)?;

@@ -80,7 +80,9 @@ pub(crate) fn foreign_sources_refused() -> Result<()> {
 fn forget_path_mtus(lab: &Lab, routed: &Routed) -> Result<()> {
     let pods = lab.pods.iter().map(|pod| &pod.namespace);
     for namespace in pods.chain([&routed.remote()?.namespace]) {
-        namespace.ip("-4 route flush cache\n-6 route flush cache\n")?;
+        for family in ["-4", "-6"] {
+            namespace.output("ip", &[family, "route", "flush", "cache"])?;
+        }
     }
     Ok(())
 }
