@@ -114,6 +114,105 @@ impl FrameSocket {
     }
 }
 
+/// What ethtool's flags and its question for the driver have in common.
+fn ethtool<T>(interface: &str, argument: &mut T) -> io::Result<()> {
+    /// `struct ifreq` (netdevice(7)).
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        data: *mut libc::c_void,
+        /// The union is larger than a pointer.
+        rest: [u8; 16],
+    }
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    if interface.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    let mut name = [0; libc::IFNAMSIZ];
+    name[..interface.len()].copy_from_slice(interface.as_bytes());
+    // SAFETY: a plain system call without pointers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut request = Request { name, data: (&raw mut *argument).cast(), rest: [0; 16] };
+    // SAFETY: an ifreq, whose pointer leads to a structure of the size that its command (the
+    // first field) asks for: the two callers below see to that. Both outlive the call.
+    let done =
+        unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as libc::Ioctl, &raw mut request) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `struct ethtool_value`
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SFLAGS: u32 = 0x26;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+
+fn ethtool_flags(interface: &str) -> io::Result<u32> {
+    let mut flags = EthtoolValue { command: ETHTOOL_GFLAGS, data: 0 };
+    ethtool(interface, &mut flags)?;
+    Ok(flags.data)
+}
+
+/// Whether a network card takes VLAN tags off the frames that it receives.
+///
+/// # Errors
+///
+/// `ENODEV` if there is no such interface. One that knows nothing of ethtool takes none off.
+pub fn strips_vlan_tags(interface: &str) -> io::Result<bool> {
+    match ethtool_flags(interface) {
+        Ok(flags) => Ok(flags & ETH_FLAG_RXVLAN != 0),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Has a network card leave VLAN tags in the frames that it receives
+/// (`ethtool -K INTERFACE rx-vlan-offload off`). True if that was not so before.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` or what else the driver says if it cannot; `ENODEV` if there is no such interface.
+pub fn keep_vlan_tags(interface: &str) -> io::Result<bool> {
+    if !strips_vlan_tags(interface)? {
+        return Ok(false);
+    }
+    let data = ethtool_flags(interface)? & !ETH_FLAG_RXVLAN;
+    ethtool(interface, &mut EthtoolValue { command: ETHTOOL_SFLAGS, data })?;
+    // Some drivers say yes and leave it as it is.
+    if strips_vlan_tags(interface)? {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    Ok(true)
+}
+
+/// The name of an interface's driver.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` if it does not say; `ENODEV` if there is no such interface.
+pub fn driver(interface: &str) -> io::Result<String> {
+    /// `struct ethtool_drvinfo`
+    #[repr(C)]
+    struct Info {
+        command: u32,
+        driver: [u8; 32],
+        rest: [u8; 160],
+    }
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    let mut info = Info { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+    ethtool(interface, &mut info)?;
+    let name = info.driver.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
 /// Words of 64 bits in a row.
 const _: () = assert!(size_of::<Row>() == 8);
 

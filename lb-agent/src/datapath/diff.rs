@@ -9,8 +9,8 @@ mod nodes;
 
 use super::{
     address_bytes,
-    neighbours::Neighbours,
     ranges::{Exhausted, Range},
+    reach::Reach,
     state::{
         EndpointKey, Filter, ReadRows, State, Write, empty_filter, prune, range, upsert,
         write_filter,
@@ -48,8 +48,8 @@ pub struct Inputs<'a> {
     pub me: &'a str,
     /// The interfaces that carry the programs, [`MAX_UPLINKS`] at most.
     pub uplinks: &'a [Uplink],
-    /// Link-layer addresses of other nodes, as far as they are known.
-    pub neighbours: &'a Neighbours,
+    /// How other nodes are reached.
+    pub reach: &'a Reach,
 }
 
 /// A VIP that this node announces on an interface from now on, or with another address.
@@ -189,7 +189,7 @@ fn write_uplinks(state: &mut State, uplinks: &[Uplink], changes: &mut Changes) {
     let wanted: Vec<_> = uplinks
         .iter()
         .take(MAX_UPLINKS)
-        .map(|u| lb_common::maps::Uplink { ifindex: u.ifindex, vlan: 0, mac: u.mac })
+        .map(|u| lb_common::maps::Uplink { ifindex: u.ifindex, vlan: u.vlan, mac: u.mac })
         .collect();
     if state.contents.uplinks != wanted {
         state.contents.uplinks.clone_from(&wanted);
@@ -420,14 +420,14 @@ fn write_announced(
                 left_out += 1;
                 continue;
             }
-            let key =
-                AnnouncedKey { vip: address_bytes(*vip), ifindex: uplink.ifindex, vlan: 0, pad: 0 };
+            let Uplink { ifindex, vlan, .. } = *uplink;
+            let key = AnnouncedKey { vip: address_bytes(*vip), ifindex, vlan, pad: 0 };
             let value = Announced { mac: uplink.mac, pad: [0; 2] };
             let map = &mut state.contents.announced;
             if upsert(map, key, value, &mut changes.writes, |k, v| Write::Announced(k, Some(v))) {
                 changes.newly_announced.push(NewlyAnnounced {
                     vip: *vip,
-                    ifindex: uplink.ifindex,
+                    ifindex: uplink.device,
                     interface: uplink.name.clone(),
                     mac: uplink.mac,
                 });
