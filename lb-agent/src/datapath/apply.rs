@@ -278,7 +278,11 @@ impl Datapath {
             settings.mss_v4 = mss.v4;
             settings.mss_v6 = mss.v6;
         })?;
-        tracing::info!(v4 = mss.v4, v6 = mss.v6, "largest TCP segments that leave room for tunnels");
+        tracing::info!(
+            v4 = mss.v4,
+            v6 = mss.v6,
+            "largest TCP segments that leave room for tunnels"
+        );
         self.mss = Some(mss);
         Ok(())
     }
