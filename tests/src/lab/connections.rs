@@ -98,7 +98,7 @@ pub struct Report {
     pub pods: BTreeMap<String, usize>,
     /// Those that were broken.
     pub failures: Vec<Failure>,
-    /// The longest time that an answer took.
+    /// The longest time that an answer, or the opening, took.
     pub longest: Duration,
 }
 
@@ -435,6 +435,7 @@ impl Driver<'_> {
         if matches!(slot.state, State::Opening) {
             match socket.take_error() {
                 Ok(None) => {
+                    self.report.longest = self.report.longest.max(slot.opened.elapsed());
                     slot.progress.open = true;
                     self.ask(slot, Instant::now());
                 }

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         case("links::foreign_sources_refused", links::foreign_sources_refused),
         case("rollout::deployment_rolled", rollout::deployment_rolled),
         case("takeover::from_kube_proxy", takeover::from_kube_proxy),
+        case("takeover::under_load", takeover::under_load),
     ];
     suite::run(&request, obstacle, cases)
 }

@@ -11,7 +11,14 @@ use herald_tests::{
     },
     wait,
 };
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+/// What stands in the cluster, of `examples/`.
+const OBJECTS: [&str; 4] =
+    ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"];
+
+/// Four times what a connection may take, opening and request.
+const SLOW: Duration = Duration::from_millis(400);
 
 /// Rounds of requests after a change.
 const SETTLED: u64 = 4;
@@ -23,6 +30,43 @@ pub(crate) fn from_kube_proxy() -> Result<()> {
     let mut routed = Routed::on_kubernetes(Shape::routed(), &objects)?;
     let result = take_over(&mut routed);
     result.map_err(|error| routed.failed(error))
+}
+
+/// The same with 5,000 new connections a second from few client ports, which meet what conntrack still
+/// has of earlier ones: none is refused, and none loses a segment.
+pub(crate) fn under_load() -> Result<()> {
+    let mut routed = Routed::on_kubernetes(Shape::routed(), &OBJECTS)?;
+    let result = take_over_under_load(&mut routed);
+    result.map_err(|error| routed.failed(error))
+}
+
+fn take_over_under_load(routed: &mut Routed) -> Result<()> {
+    let remote = &routed.remote()?.namespace;
+    // Each port is used again after three seconds, as on a busy proxy.
+    remote.sysctl("net/ipv4/ip_local_port_range", "20000 35000")?;
+    remote.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+    routed.await_all_serve()?;
+    let interval = Duration::from_millis(40);
+    let load = Load { connections: 100, interval, life: Some(Duration::ZERO), ..Load::default() };
+    let traffic = routed.traffic(load, 0)?;
+    // Two seconds each.
+    traffic.settle(50)?;
+    routed.cluster.agents = scenario::start_agents(&routed.cluster.lab, &routed.cluster.options)?;
+    for arguments in [&[][..], &["--delivery", "kernel"], &[]] {
+        if routed.cluster.options.arguments != arguments {
+            routed.cluster.options.arguments = arguments.iter().map(ToString::to_string).collect();
+            restart_agents(routed)?;
+        }
+        await_delivery(routed, arguments.is_empty())?;
+        traffic.settle(100)?;
+    }
+    let outcome = traffic.stop()?;
+    outcome.check()?;
+    for (vip, report) in &outcome.tcp {
+        // A segment that is lost is repeated after 200 ms, a SYN after a second.
+        ensure!(report.longest < SLOW, "{vip}: {report}");
+    }
+    Ok(())
 }
 
 fn take_over(routed: &mut Routed) -> Result<()> {
