@@ -1,7 +1,8 @@
 //! The commands that touch the kernel without any configuration: `load` and `unload`.
 use crate::datapath::{
-    DEFAULT_PIN_DIR, Error, Options, XdpMode, multicast, neighbours, netlink,
+    DEFAULT_PIN_DIR, Error, Options, XdpMode,
     attach::{Attached, Carried, Interface, Target},
+    multicast, neighbours, netlink,
     object::{self, Object},
     pins::{LinkKind, Pins},
     preflight,

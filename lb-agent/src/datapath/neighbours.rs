@@ -292,7 +292,8 @@ impl Keeper {
             }
         }
         self.paths = paths;
-        let wanted: BTreeSet<Place> = self.paths.iter().map(|(a, path)| next_hop(*a, path)).collect();
+        let wanted: BTreeSet<Place> =
+            self.paths.iter().map(|(a, path)| next_hop(*a, path)).collect();
         self.resolved.retain(|place, _| wanted.contains(place));
         let mut there = BTreeSet::new();
         for entry in entries(&self.handle).await? {

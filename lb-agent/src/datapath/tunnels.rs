@@ -41,10 +41,7 @@ pub fn largest_segments(plan: &Plan, me: &str, uplinks: &[Uplink], reach: &Reach
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        datapath::neighbours::NextHop,
-        plan::PlannedNode,
-    };
+    use crate::{datapath::neighbours::NextHop, plan::PlannedNode};
     use std::net::IpAddr;
 
     fn uplink(mtu: u32) -> Uplink {

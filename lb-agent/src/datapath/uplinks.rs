@@ -207,11 +207,10 @@ impl Interfaces {
     fn top(&self, mut index: u32) -> u32 {
         // A bound against tables that change while they are read.
         for _ in 0..8 {
-            let controller = self
-                .links
-                .get(&index)
-                .and_then(|link| link.controller)
-                .filter(|above| self.links.get(above).is_some_and(|link| link.kind != Kind::Vrf));
+            let controller =
+                self.links.get(&index).and_then(|link| link.controller).filter(|above| {
+                    self.links.get(above).is_some_and(|link| link.kind != Kind::Vrf)
+                });
             match controller {
                 Some(above) => index = above,
                 None => break,
@@ -257,8 +256,7 @@ impl Interfaces {
                 .map(|lower| (below, vlan, lower)),
             _ => None,
         };
-        let without_driver =
-            below.is_none() && matches!(link.kind, Kind::Bridge | Kind::Vlan(_));
+        let without_driver = below.is_none() && matches!(link.kind, Kind::Bridge | Kind::Vlan(_));
         let (ifindex, vlan, lower) = below.unwrap_or((device, 0, link));
         let ports = if without_driver {
             Vec::new()

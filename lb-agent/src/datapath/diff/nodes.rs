@@ -75,8 +75,8 @@ pub(super) fn write_nodes(
 /// A cookie stays until the node tells another: its kernel goes on without its agent.
 fn node_value(node: &PlannedNode, inputs: Inputs<'_>, before: Option<&Node>) -> Node {
     let Inputs { uplinks, reach, .. } = inputs;
-    let before = before
-        .filter(|before| node.addresses.iter().any(|a| address_bytes(*a) == before.address));
+    let before =
+        before.filter(|before| node.addresses.iter().any(|a| address_bytes(*a) == before.address));
     let cookie = reach.peers.cookies.get(&node.name).copied();
     let cookie = cookie.or(before.map(|before| before.cookie)).unwrap_or(0);
     let of_link = |on_link: bool| {
