@@ -394,6 +394,7 @@ pub async fn remove_all(handle: &Handle) -> Result<usize, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::uplink;
 
     fn keeper() -> Keeper {
         let (connection, handle, _) = rtnetlink::new_connection().unwrap();
@@ -402,16 +403,10 @@ mod tests {
             handle,
             wanted: ["10.0.0.2", "10.1.0.2"].map(|a| a.parse().unwrap()).into(),
             uplinks: vec![Uplink {
-                ifindex: 2,
                 vlan: 100,
                 device: 4,
-                name: "eth0.100".into(),
-                lower: "eth0".into(),
-                ports: Vec::new(),
-                mac: [2, 0, 0, 0, 0, 1],
                 addresses: vec!["10.0.0.1/24".parse().unwrap()],
-                mtu: 1500,
-                without_driver: false,
+                ..uplink(2, "eth0.100")
             }],
             paths: BTreeMap::new(),
             resolved: BTreeMap::new(),
@@ -451,7 +446,7 @@ mod tests {
             ifindex: 2,
             vlan: 100,
             mac: [2, 0, 0, 0, 0, 2],
-            source_mac: [2, 0, 0, 0, 0, 1],
+            source_mac: [2, 0, 0, 0, 0, 2],
             source: source.unwrap(),
             mtu: 1500,
             on_link: true,

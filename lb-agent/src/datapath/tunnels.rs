@@ -41,26 +41,14 @@ pub fn largest_segments(plan: &Plan, me: &str, uplinks: &[Uplink], reach: &Reach
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{datapath::neighbours::NextHop, plan::PlannedNode};
-    use std::net::IpAddr;
-
-    fn uplink(mtu: u32) -> Uplink {
-        Uplink {
-            ifindex: 2,
-            vlan: 0,
-            device: 2,
-            name: "eth0".into(),
-            lower: "eth0".into(),
-            ports: Vec::new(),
-            mac: [2, 0, 0, 0, 0, 1],
-            addresses: Vec::new(),
-            mtu,
-            without_driver: false,
-        }
-    }
+    use crate::{
+        datapath::neighbours::NextHop,
+        plan::PlannedNode,
+        testing::{ip, next_hop, uplink},
+    };
 
     fn node(name: &str, address: &str) -> PlannedNode {
-        PlannedNode { name: name.into(), addresses: vec![address.parse().unwrap()] }
+        PlannedNode { name: name.into(), addresses: vec![ip(address)] }
     }
 
     #[test]
@@ -68,7 +56,8 @@ mod tests {
         let mut plan = Plan { nodes: vec![node("n1", "10.0.0.1")], ..Plan::default() };
         let mut reach = Reach::default();
         let of = |plan: &Plan, reach: &Reach, mtu| {
-            let Mss { v4, v6 } = largest_segments(plan, "n1", &[uplink(mtu)], reach);
+            let uplink = Uplink { mtu, ..uplink(2, "eth0") };
+            let Mss { v4, v6 } = largest_segments(plan, "n1", &[uplink], reach);
             (v4, v6)
         };
         assert_eq!(of(&plan, &reach, 1500), (0, 0), "alone");
@@ -76,18 +65,7 @@ mod tests {
         assert_eq!(of(&plan, &reach, 1500), (1416, 1396));
         assert_eq!(of(&plan, &reach, 9000), (8916, 8896));
         assert_eq!(of(&plan, &reach, 65536), (65451, 65431));
-        let far: IpAddr = "10.0.0.2".parse().unwrap();
-        let hop = NextHop {
-            device: 2,
-            ifindex: 2,
-            vlan: 0,
-            mac: [2, 0, 0, 0, 0, 2],
-            source_mac: [2, 0, 0, 0, 0, 1],
-            source: "10.0.0.1".parse().unwrap(),
-            mtu: 1400,
-            on_link: false,
-        };
-        reach.next_hops.insert(far, hop);
+        reach.next_hops.insert(ip("10.0.0.2"), NextHop { mtu: 1400, ..next_hop(2, 2) });
         assert_eq!(of(&plan, &reach, 9000), (1316, 1296));
         // Over IPv6 the outer header is larger, and any node may be the one.
         plan.nodes.push(node("n3", "fd00::3"));

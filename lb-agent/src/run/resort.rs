@@ -123,7 +123,6 @@ impl Resort {
 
     fn unknown(&mut self, (key, node): Unknown) {
         let flow = FlowId::from_key(&key);
-        let own = &self.parts.view.own;
         let row_node = {
             let datapath = lock(&self.parts.datapath);
             datapath.node_name(node, &self.parts.me).map(str::to_owned)
@@ -132,6 +131,7 @@ impl Resort {
             None => {}
             Some(Knowledge::Nothing) => {
                 let asked = self.asker.ask(flow, row_node, Instant::now());
+                let own = &self.parts.view.own;
                 (if asked { &own.asked } else { &own.not_asked }).add(1);
             }
             Some(_) => {

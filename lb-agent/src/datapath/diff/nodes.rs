@@ -181,3 +181,6 @@ pub(super) fn remove_nodes(
         keep
     });
 }
+
+#[cfg(test)]
+mod tests;
