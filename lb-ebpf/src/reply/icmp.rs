@@ -57,9 +57,10 @@ impl Quote {
         let [source, destination, _, udp_check] = unsafe { *first };
         let ports = Ports { source, destination };
         let check = match proto {
-            // SAFETY: `at` has checked the bounds.
             protocol::TCP => {
-                at::<_, u16>(ctx, transport + offset_of!(Tcp, check)).map(|check| unsafe { *check })
+                // SAFETY: `at` has checked the bounds.
+                let read = |check: *mut u16| unsafe { *check };
+                at(ctx, transport + offset_of!(Tcp, check)).map(read)
             }
             protocol::UDP => Some(udp_check),
             _ => None,
