@@ -9,9 +9,15 @@ pub mod takeover;
 pub use message::{Entry, Phase, Tuple};
 
 use message::{Reply, delete, get, list, replies};
+use takeover::{Look, Takeover};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use socket2::SockRef;
-use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 /// The kernel answers at once; what takes longer never comes.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -142,5 +148,43 @@ impl Conntrack {
             }
         }
         Ok(deleted)
+    }
+}
+
+/// Carries out what [`takeover`] decides.
+#[derive(Debug)]
+pub struct Sweeper {
+    /// What to remove, and when to look for it.
+    pub takeover: Takeover,
+    conntrack: Conntrack,
+}
+
+impl Sweeper {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Conntrack::open`].
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { takeover: Takeover::default(), conntrack: Conntrack::open()? })
+    }
+
+    /// Looks, if it is time to, and removes what is in the way. Returns how much that was.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Conntrack::get`].
+    pub fn sweep(&mut self) -> io::Result<usize> {
+        let Self { takeover, conntrack } = self;
+        let Some(mut pass) = takeover.begin(Instant::now()) else { return Ok(0) };
+        for look in pass.looks.clone() {
+            let (ipv6, to) = match look {
+                Look::Family(ipv6) => (ipv6, None),
+                Look::To(address) => (address.is_ipv6(), Some(address)),
+            };
+            conntrack.list(ipv6, to, |entry| takeover.see(&mut pass, &entry))?;
+        }
+        let entries = takeover.end(pass, Instant::now());
+        conntrack.delete(&entries)
     }
 }

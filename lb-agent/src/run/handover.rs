@@ -2,8 +2,8 @@
 //! out of new connections' way ([`takeover`](crate::conntrack::takeover)).
 use crate::{
     conntrack::{
-        Conntrack,
-        takeover::{Hands, Look, Port, Takeover},
+        Sweeper,
+        takeover::{Hands, Port},
     },
     datapath::{address_bytes, state::Contents},
     metrics::View,
@@ -12,7 +12,6 @@ use crate::{
 use lb_common::maps::{SERVICE_KERNEL, ServiceKey};
 use std::{
     collections::BTreeSet,
-    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
@@ -29,33 +28,25 @@ pub(super) fn endpoints(plan: &Plan, address: &ServiceAddress) -> BTreeSet<Socke
 
 /// Follows what is served how.
 pub(super) struct Handover {
-    inner: Mutex<Inner>,
+    /// None where the kernel tracks nothing.
+    sweeper: Mutex<Option<Sweeper>>,
     changed: Notify,
     view: Arc<View>,
 }
 
-struct Inner {
-    takeover: Takeover,
-    /// None where the kernel tracks nothing.
-    conntrack: Option<Conntrack>,
-}
-
 impl Handover {
     pub(super) fn new(view: Arc<View>) -> Self {
-        let conntrack =
-            Conntrack::open().inspect_err(|error| debug!("no connection tracking: {error}")).ok();
-        let inner = Mutex::new(Inner { takeover: Takeover::default(), conntrack });
-        Self { inner, changed: Notify::new(), view }
+        let sweeper =
+            Sweeper::open().inspect_err(|error| debug!("no connection tracking: {error}")).ok();
+        Self { sweeper: Mutex::new(sweeper), changed: Notify::new(), view }
     }
 
     /// To be called just before a plan is applied, with what stands in the maps. What is in the
     /// way of its new connections is removed; what comes to be in their way later is
     /// by [`run`](Self::run).
     pub(super) fn before(&self, plan: &Plan, contents: &Contents) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.conntrack.is_none() {
-            return;
-        }
+        let mut slot = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sweeper) = slot.as_mut() else { return };
         let now = Instant::now();
         let mut changes = 0;
         for (address, service) in &plan.services {
@@ -76,7 +67,7 @@ impl Handover {
                 Port { vip: address.vip, port: address.port, protocol: address.protocol.number() };
             let hands =
                 if kernel { Hands::Kernel(endpoints(plan, address)) } else { Hands::Direct };
-            inner.takeover.changes(port, hands, now);
+            sweeper.takeover.changes(port, hands, now);
             changes += 1;
         }
         if changes > 0 {
@@ -84,7 +75,7 @@ impl Handover {
                 changes,
                 "VIP ports change hands: finished connections leave connection tracking"
             );
-            self.look(&mut inner);
+            self.sweep(&mut slot);
             self.changed.notify_one();
         }
     }
@@ -93,8 +84,8 @@ impl Handover {
     pub(super) async fn run(self: Arc<Self>) {
         loop {
             let next = {
-                let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-                inner.takeover.next_deadline()
+                let sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
+                sweeper.as_ref().and_then(|sweeper| sweeper.takeover.next_deadline())
             };
             let due = async {
                 match next {
@@ -105,14 +96,15 @@ impl Handover {
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = due => block_in_place(|| {
-                    self.look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner));
+                    self.sweep(&mut self.sweeper.lock().unwrap_or_else(PoisonError::into_inner));
                 }),
             }
         }
     }
 
-    fn look(&self, inner: &mut Inner) {
-        match inner.look() {
+    fn sweep(&self, slot: &mut Option<Sweeper>) {
+        let Some(sweeper) = slot else { return };
+        match sweeper.sweep() {
             Ok(deleted) => {
                 if deleted > 0 {
                     debug!(deleted, "finished connections removed from connection tracking");
@@ -127,24 +119,8 @@ impl Handover {
                          while VIP ports change hands, some new connections are slow"
                     );
                 }
-                *inner = Inner { takeover: Takeover::default(), conntrack: None };
+                *slot = None;
             }
         }
-    }
-}
-
-impl Inner {
-    fn look(&mut self) -> io::Result<usize> {
-        let Self { takeover, conntrack: Some(conntrack) } = self else { return Ok(0) };
-        let Some(mut pass) = takeover.begin(Instant::now()) else { return Ok(0) };
-        for look in pass.looks.clone() {
-            let (ipv6, to) = match look {
-                Look::Family(ipv6) => (ipv6, None),
-                Look::To(address) => (address.is_ipv6(), Some(address)),
-            };
-            conntrack.list(ipv6, to, |entry| takeover.see(&mut pass, &entry))?;
-        }
-        let entries = takeover.end(pass, Instant::now());
-        conntrack.delete(&entries)
     }
 }

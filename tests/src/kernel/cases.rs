@@ -28,6 +28,8 @@ pub struct Case {
 
 /// The client's port in all cases.
 pub const CLIENT_PORT: u16 = 40_001;
+/// The client's port at the pod, where that is another.
+const TRANSLATED_PORT: u16 = 2000;
 
 /// Builds a row's case in a world.
 ///
@@ -95,7 +97,8 @@ fn egress(row: &Row, kind: &str, variants: &[&str], world: &mut World) -> Result
         word => bail!("no endpoint {word}"),
     };
     let link = Link { from: world::MY_MAC, to: world::ROUTER_MAC };
-    let to = SocketAddr::new(world::client(row.family), CLIENT_PORT);
+    let port = if row.known.contains("translated") { TRANSLATED_PORT } else { CLIENT_PORT };
+    let to = SocketAddr::new(world::client(row.family), port);
     let frame = if kind == "ARP request" {
         arp(kind, row, from.ip())?
     } else {
@@ -124,6 +127,7 @@ pub fn service_port(word: &str) -> Option<u16> {
         "kernel-forward" => port::KERNEL_FORWARD,
         "empty" => port::EMPTY,
         "gone" => port::GONE,
+        "untaken" => port::UNTAKEN,
         "draining" => port::DRAINING,
         "affinity" => port::AFFINITY_HERE,
         "affinity-unsettled" => port::AFFINITY_UNSETTLED,
@@ -182,7 +186,9 @@ fn know(world: &mut World, row: &Row, vip: SocketAddr) -> Result<()> {
     let noted = Fragmented { ports: (client.port(), vip.port()), seen: 0 };
     let to_client = row.direction == Direction::Egress;
     let (source, destination, noted) = if to_client {
-        let ports = (entries[1].0.peer.port(), client.port());
+        let translated = row.known.contains("translated");
+        let port = if translated { TRANSLATED_PORT } else { client.port() };
+        let ports = (entries[1].0.peer.port(), port);
         (entries[1].0.peer.ip(), client.ip(), Fragmented { ports, ..noted })
     } else {
         (client.ip(), vip.ip(), noted)
@@ -212,7 +218,7 @@ fn know(world: &mut World, row: &Row, vip: SocketAddr) -> Result<()> {
             }
             "translated" => {
                 // The pod sees the client at another port.
-                let seen = 2000;
+                let seen = TRANSLATED_PORT;
                 entries[0].1.client_port = seen;
                 entries[1].0.client.set_port(seen);
                 world.flows.extend(entries);

@@ -56,7 +56,8 @@ fn layout(frame: &[u8]) -> Vec<(&'static str, Range<usize>)> {
         }
         Some([0x86, 0xdd]) if frame.len() >= 54 => {
             fields.extend([
-                ("ip.head", 14..18),
+                ("ip.class", 14..16),
+                ("ip.label", 16..18),
                 ("ip.length", 18..20),
                 ("ip.protocol", 20..21),
                 ("ip.ttl", 21..22),
@@ -123,6 +124,22 @@ fn out_of_tunnel(frame: &[u8]) -> (Vec<u8>, Option<&[u8]>) {
     let ethertype: [u8; 2] = if frame[udp + 9] == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
     let bare = [&frame[..12], &ethertype, &frame[inner..]].concat();
     (bare, Some(&frame[14..inner]))
+}
+
+/// A frame without its tag and out of its tunnel.
+pub fn bare(frame: &[u8]) -> Vec<u8> {
+    let (bare, _) = untagged(frame);
+    out_of_tunnel(&bare).0
+}
+
+/// TTL or hop limit of a packet, out of its tunnel if it is in one.
+pub fn ttl(frame: &[u8]) -> Option<u8> {
+    let bare = bare(frame);
+    match bare.get(12..14) {
+        Some([0x08, 0x00]) => bare.get(22).copied(),
+        Some([0x86, 0xdd]) => bare.get(21).copied(),
+        _ => None,
+    }
 }
 
 /// What became of a frame, in the table's words: `answer` for one made anew; else the fields

@@ -5,6 +5,7 @@
 //! * [`model`]: what the data path has to make of a frame, written down a second time
 //! * [`acceptance`]: the checked-in table `tests/acceptance.md`, row by row
 //! * [`cases`]: from a row's words to its frame
+//! * [`cluster`]: several nodes whose tables disagree
 //! * [`fields`]: which header fields differ between two frames
 //! * [`object`]: the real object, loaded without pins, its maps filled from a [`world::World`]
 //! * [`pcap`]: a failing case as a capture file
@@ -15,6 +16,7 @@
 
 pub mod acceptance;
 pub mod cases;
+pub mod cluster;
 pub mod fields;
 pub mod frames;
 pub mod model;

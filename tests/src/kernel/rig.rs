@@ -75,6 +75,25 @@ impl Rig {
         &mut self.path
     }
 
+    /// What `FLOWS` and `PENDING` hold.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn flows(&self) -> Result<(BTreeMap<FlowKey, Flow>, BTreeMap<FlowKey, Flow>)> {
+        let learnt = self.path.learnt(self.clock)?;
+        Ok((learnt.flows, learnt.pending))
+    }
+
+    /// The maps were written to by others: the next case writes all of them.
+    ///
+    /// # Errors
+    /// The counters cannot be read.
+    pub fn forget(&mut self) -> Result<()> {
+        self.installed = None;
+        self.counters = self.path.counters()?;
+        Ok(())
+    }
+
     /// What the model makes of a case; `case` then holds what the world has learnt.
     pub fn expect(direction: Direction, case: &mut Case) -> Verdict {
         match direction {

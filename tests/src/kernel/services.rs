@@ -74,6 +74,8 @@ pub mod port {
     pub const CHANGED_LOST: u16 = 109;
     /// This node's, the row changed, nobody else in it.
     pub const UNSETTLED_ALONE: u16 = 110;
+    /// This node's, which has no endpoint for it.
+    pub const UNTAKEN: u16 = 111;
     /// No Service has it.
     pub const NONE: u16 = 4444;
     /// The endpoints'.
@@ -81,7 +83,7 @@ pub mod port {
 }
 
 /// The ports that have a Service.
-pub const SERVED: [u16; 30] = [
+pub const SERVED: [u16; 32] = [
     port::DELIVER,
     port::FORWARD,
     port::UNRESOLVED,
@@ -112,6 +114,8 @@ pub const SERVED: [u16; 30] = [
     port::ROWS,
     port::CHANGED_6,
     port::CHANGED_LOST,
+    port::UNSETTLED_ALONE,
+    port::UNTAKEN,
 ];
 
 const INSIDE: u32 = 1;
@@ -144,7 +148,7 @@ pub fn endpoints() -> Vec<Option<SocketAddr>> {
     for family in families {
         for number in [0, 1] {
             let at = |port| Some(SocketAddr::new(pod_address(family, number), port));
-            all.extend(SERVED.into_iter().chain([port::UNSETTLED_ALONE]).map(at));
+            all.extend(SERVED.into_iter().map(at));
         }
     }
     all
@@ -197,7 +201,7 @@ fn rows(port: u16) -> (Vec<Row>, Vec<Option<u8>>) {
         port::LINK_ONLY => one(&[NODE_8], None),
         port::CHANGED_6 => one(&[0, NODE_7], Some(0)),
         port::CHANGED_LOST => one(&[0, NODE_3, NODE_2], Some(0)),
-        port::GONE => one(&[0], None),
+        port::GONE | port::UNTAKEN => one(&[0], None),
         port::MIXED | port::AFFINITY => mixed(),
         _ => (vec![], vec![None]),
     }
@@ -226,7 +230,7 @@ pub fn add(
     family: Family,
     all: &[Option<SocketAddr>],
 ) {
-    for port in SERVED.into_iter().chain([port::UNSETTLED_ALONE]) {
+    for port in SERVED {
         for protocol in PROTOCOLS {
             let (rows, numbers) = rows(port);
             let index = |number: Option<u8>| {

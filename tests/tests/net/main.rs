@@ -2,6 +2,7 @@
 mod announce;
 mod bad_input;
 mod ground;
+mod hand_over;
 mod manifests;
 mod pins;
 mod restart;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
             cluster.with(manifests::service_comes_and_goes)
         }),
         case("manifests::invalid_file", || cluster.with(manifests::invalid_file)),
+        case("hand_over::few_ports", hand_over::few_ports),
         case("bad_input::one_line_each", bad_input::one_line_each),
         case("bad_input::pools", bad_input::pools),
         case("pins::load_and_unload", pins::load_and_unload),
