@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 pub mod api;
 pub mod cli;
+pub mod conntrack;
 pub mod datapath;
 pub mod exit;
 pub mod http;
@@ -11,6 +12,7 @@ pub mod l2;
 pub mod membership;
 pub mod metrics;
 pub mod plan;
+pub mod resort;
 pub mod run;
 pub mod snapshot;
 pub mod source;

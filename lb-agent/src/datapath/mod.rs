@@ -11,12 +11,15 @@
 //! * [`replies`]: whether replies leave where they are seen
 //! * [`stats`]: the counters
 //! * [`check`], [`features`]: what an operator is told before
+//! * [`events`], [`flows`]: what the program tells, and the tables of flows
 pub mod apply;
 pub mod attach;
 pub mod check;
 pub mod diff;
 mod error;
 pub mod features;
+pub mod events;
+pub mod flows;
 #[cfg(feature = "debug-object")]
 mod frame_log;
 pub mod maps;

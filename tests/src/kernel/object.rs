@@ -90,7 +90,8 @@ impl DataPath {
     /// Not root, or the kernel refuses a map or a program.
     pub fn load(capacity: Capacity) -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        let Capacity { rows, row_endpoints, flows, pending, learnt, services, endpoints } = capacity;
+        let Capacity { rows, row_endpoints, flows, pending, learnt, services, endpoints } =
+            capacity;
         for (name, entries) in [
             ("ROWS", rows),
             ("FLOWS", flows),

@@ -161,7 +161,8 @@ impl Rig {
     /// Writes to the maps what of a case's world they do not hold.
     fn prepare(&mut self, world: &World) -> Result<()> {
         let age = monotonic_s() - self.clock.base;
-        let Some(now) = self.installed.take().filter(|now| age < RENEWAL && same_tables(now, world))
+        let Some(now) =
+            self.installed.take().filter(|now| age < RENEWAL && same_tables(now, world))
         else {
             self.clock = Clock { base: monotonic_s() };
             self.path.install(world, self.clock)?;

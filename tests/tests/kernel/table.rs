@@ -140,22 +140,35 @@ fn every_outcome_has_a_row() {
 fn print_rows() {
     let world = World::new(LOOPBACK, SECOND_UPLINK);
     let mut out = String::new();
-    let mut by_line: std::collections::BTreeMap<usize, Vec<(Row, String, String)>> = Default::default();
+    let mut by_line: std::collections::BTreeMap<usize, Vec<(Row, String, String)>> =
+        Default::default();
     for row in acceptance::rows().unwrap() {
-        let mut case = cases::build(&row, &world).unwrap_or_else(|e| panic!("{}: {e:#}", row.title()));
+        let mut case =
+            cases::build(&row, &world).unwrap_or_else(|e| panic!("{}: {e:#}", row.title()));
         let arrived = case.frame.clone();
         let verdict = Rig::expect(row.direction, &mut case);
         let dropped = row.direction == Direction::Ingress && verdict.action == model::DROP;
-        let changed = if dropped { Default::default() } else { fields::describe(&arrived, &verdict.frame) };
+        let changed =
+            if dropped { Default::default() } else { fields::describe(&arrived, &verdict.frame) };
         let text = changed.into_iter().collect::<Vec<_>>().join(" ");
         by_line.entry(row.line).or_default().push((row, text, verdict.counter.to_owned()));
     }
     for (line, rows) in by_line {
         let counter: std::collections::BTreeSet<_> = rows.iter().map(|r| r.2.clone()).collect();
         let changes: std::collections::BTreeSet<_> = rows.iter().map(|r| r.1.clone()).collect();
-        let strip = |t: &String| t.split(' ').filter(|w| *w != "ip.check" && *w != "quoted.ip.check").collect::<Vec<_>>().join(" ");
+        let strip = |t: &String| {
+            t.split(' ')
+                .filter(|w| *w != "ip.check" && *w != "quoted.ip.check")
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
         let same: std::collections::BTreeSet<_> = changes.iter().map(strip).collect();
-        out.push_str(&format!("{line}\t{}\t{}\t{}\n", rows[0].1, counter.into_iter().collect::<Vec<_>>().join(","), if same.len() > 1 { format!("{changes:?}") } else { String::new() }));
+        out.push_str(&format!(
+            "{line}\t{}\t{}\t{}\n",
+            rows[0].1,
+            counter.into_iter().collect::<Vec<_>>().join(","),
+            if same.len() > 1 { format!("{changes:?}") } else { String::new() }
+        ));
     }
     std::fs::write("/tmp/rows.tsv", out).unwrap();
 }

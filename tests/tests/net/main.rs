@@ -2,6 +2,7 @@
 mod announce;
 mod bad_input;
 mod ground;
+mod hand_over;
 mod manifests;
 mod modes;
 mod pins;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         case("manifests::invalid_file", || cluster.with(manifests::invalid_file)),
         case("modes::tcx_and_back", modes::tcx_and_back),
         case("modes::bridge_uplink", modes::bridge_uplink),
+        case("hand_over::few_ports", hand_over::few_ports),
         case("bad_input::one_line_each", bad_input::one_line_each),
         case("bad_input::pools", bad_input::pools),
         case("pins::load_and_unload", pins::load_and_unload),

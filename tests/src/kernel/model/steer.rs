@@ -94,9 +94,7 @@ pub(super) fn steer(
     };
     if let Some(set) = service.ranges
         && !world.ranges.get(&set).is_some_and(|prefixes| {
-            prefixes.iter().any(|&(address, length)| {
-                is_inside(packet.client.ip(), address, length)
-            })
+            prefixes.iter().any(|&(address, length)| is_inside(packet.client.ip(), address, length))
         })
     {
         return Err("drop_source_range");
