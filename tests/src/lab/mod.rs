@@ -7,11 +7,12 @@
 //! ```
 //! A "CNI" is a few routes: each node routes the others' pod prefixes to their
 //! addresses, and hides its pods behind its own address from the rest of the world, as
-//! most CNIs do.
+//! most CNIs do. A laboratory without these leaves that to a real one ([`cni`]).
 pub mod addresses;
 pub mod agent;
 pub mod capture;
 pub mod cleanup;
+pub mod cni;
 pub mod command;
 pub mod control_plane;
 pub mod frames;
@@ -124,6 +125,23 @@ impl Lab {
     /// # Errors
     /// Not root, a program is missing (each named), or the kernel lacks what is needed.
     pub fn new(shape: Shape) -> Result<Self> {
+        let lab = Self::build(shape, true)?;
+        for pod in &lab.pods {
+            lab.serve(pod)?;
+        }
+        lab.await_pods()?;
+        Ok(lab)
+    }
+
+    /// Builds one whose nodes have no pods, and no way to the others' pods.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn without_pods(nodes: u8) -> Result<Self> {
+        Self::build(Shape { nodes, pods_per_node: 0 }, false)
+    }
+
+    fn build(shape: Shape, routes: bool) -> Result<Self> {
         ensure!(
             system::is_root(),
             "needs root: network namespaces and XDP programs are made here (try sudo)"
@@ -150,7 +168,9 @@ impl Lab {
         let nodes = (1..=shape.nodes)
             .map(|i| host(&prefix, &lan, &format!("node{i}"), addresses::node(i), true))
             .collect::<Result<Vec<_>>>()?;
-        route_pods(&nodes)?;
+        if routes {
+            route_pods(&nodes)?;
+        }
         let mut pods = vec![];
         for (position, node) in nodes.iter().enumerate() {
             for j in 1..=shape.pods_per_node {
@@ -159,7 +179,7 @@ impl Lab {
             }
         }
         std::mem::forget(guard);
-        let lab = Self {
+        Ok(Self {
             prefix,
             directory,
             lan,
@@ -169,12 +189,7 @@ impl Lab {
             failed: Cell::new(false),
             kept: Cell::new(false),
             captures: RefCell::new(vec![]),
-        };
-        for pod in &lab.pods {
-            lab.serve(pod)?;
-        }
-        lab.await_pods()?;
-        Ok(lab)
+        })
     }
 
     /// A further host on the LAN.

@@ -3,7 +3,7 @@ use super::{
     BRIDGE, Host, Lab, Shape, addresses,
     agent::{Agent, Options, Source},
     command,
-    control_plane::ControlPlane,
+    control_plane::{ControlPlane, ProxyMode},
     frames,
     probe::{self, Over, Spread},
 };
@@ -118,11 +118,21 @@ impl Cluster {
     /// # Errors
     /// That does not come about.
     pub fn on_kubernetes(arguments: &[&str]) -> Result<Self> {
-        let lab = Lab::new(Shape::default())?;
+        Self::beside(Lab::new(Shape::default())?, |lab| {
+            let (control, mut options) = control_plane(lab)?;
+            options.arguments.extend(arguments.iter().map(ToString::to_string));
+            Ok((control, options))
+        })
+    }
+
+    /// Agents on what `prepare` makes of a laboratory.
+    pub(super) fn beside(
+        mut lab: Lab,
+        prepare: impl FnOnce(&mut Lab) -> Result<(ControlPlane, Options)>,
+    ) -> Result<Self> {
         capture_if_asked(&lab)?;
         let result = (|| -> Result<_> {
-            let (control, mut options) = control_plane(&lab)?;
-            options.arguments.extend(arguments.iter().map(ToString::to_string));
+            let (control, options) = prepare(&mut lab)?;
             let mut agents = start_agents(&lab, &options)?;
             let vips = external_addresses(&control, &mut agents)?;
             Ok((control, options, agents, vips))
@@ -199,15 +209,21 @@ impl Cluster {
 /// # Errors
 /// A program is missing or does not start, or the API server refuses something.
 pub fn control_plane(lab: &Lab) -> Result<(ControlPlane, Options)> {
+    let (control, options) = api_with_objects(lab)?;
+    for node in &lab.nodes {
+        control.start_kube_proxy(node, ProxyMode::Nftables)?;
+    }
+    Ok((control, options))
+}
+
+/// An API server with `deploy/` and `examples/` in it.
+pub(super) fn api_with_objects(lab: &Lab) -> Result<(ControlPlane, Options)> {
     let control = ControlPlane::start(lab)?;
     let options = control.install()?;
     let examples = command::workspace().join("examples");
     for objects in ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"]
     {
         control.apply(&examples.join(objects))?;
-    }
-    for node in &lab.nodes {
-        control.start_kube_proxy(node)?;
     }
     Ok((control, options))
 }
