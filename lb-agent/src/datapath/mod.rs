@@ -4,11 +4,13 @@
 //! life of its own in the kernel, and the agent adopts what it finds when it starts:
 //!
 //! * [`preflight`]: whether this machine can run it at all
+//! * [`conflicts`]: which network plugin it runs beside
 //! * [`pins`], [`object`]: the programs and maps, their pins, attaching to interfaces
 //! * [`uplinks`], [`neighbours`], [`multicast`]: what netlink tells and keeps for us
 //! * [`diff`] (pure), [`state`], [`maps`], [`apply`]: the plan written into the maps
 //! * [`stats`]: the counters
 pub mod apply;
+pub mod conflicts;
 pub mod diff;
 mod error;
 #[cfg(feature = "debug-object")]

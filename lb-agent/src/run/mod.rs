@@ -11,7 +11,7 @@ use self::{
     steer::{Inputs, Parts, Steering, lock},
 };
 use crate::{
-    datapath::{apply::Datapath, neighbours, netlink, uplinks},
+    datapath::{apply::Datapath, conflicts, neighbours, netlink, uplinks},
     exit::{Exit, ExitContext as _},
     http,
     membership::{Liveness as _, heartbeat::Timing, udp::UdpLiveness},
@@ -121,6 +121,7 @@ async fn serve<S: Source>(
     let mut followers = JoinSet::new();
     followers.spawn(uplinks::follow(selections, publish_uplinks));
     followers.spawn(neighbours::follow(wants, uplinks.clone(), publish_neighbours));
+    tokio::spawn(conflicts::tell(uplinks.clone()));
     tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
 
     let network = Network::new(
