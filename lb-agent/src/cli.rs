@@ -1,7 +1,9 @@
 //! The commands that touch the kernel without any configuration: `load` and `unload`.
 use crate::datapath::{
-    DEFAULT_PIN_DIR, Error, Options, XdpMode, multicast, neighbours, netlink,
-    object::{self, Attached, Interface, Object},
+    DEFAULT_PIN_DIR, Error, Options, XdpMode,
+    attach::{Attached, Carried, Interface, Target},
+    multicast, neighbours, netlink,
+    object::{self, Object},
     pins::{LinkKind, Pins},
     preflight,
 };
@@ -14,7 +16,7 @@ pub struct LoadOptions {
     /// Directory on a BPF file system for pinned maps and links; one per network namespace
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pub pin_dir: PathBuf,
-    /// Attach in the driver, or after it (slower) where a driver has no native XDP
+    /// How the ingress program is attached to interfaces
     #[arg(long, value_enum, default_value_t)]
     pub xdp_mode: XdpMode,
     /// Most rows that all Services can use together, at 16 bytes each
@@ -35,6 +37,7 @@ impl From<&LoadOptions> for Options {
             rows: *row_capacity,
             flows: *flow_capacity,
             xdp_mode: *xdp_mode,
+            ..Self::default()
         }
     }
 }
@@ -78,14 +81,14 @@ pub async fn load(load: &Load) -> Result<String, Error> {
     preflight::check(&options.pin_dir)?;
     let handle = netlink::connect()?;
     let ifindex = netlink::ifindex(&handle, interface).await?;
-    let interface = Interface { ifindex, name: interface.clone() };
+    let interface = Interface { ifindex, name: interface.clone(), mtu: None };
     if *pass {
         object::attach_pass(&options, &interface)?;
         return Ok(format!("{} passes everything\n", interface.name));
     }
     let mut object = Object::load(&options)?;
-    let attached = match object.attach(&interface) {
-        Ok(attached) => attached,
+    let carried = match object.attach(&Target::from(interface.clone())) {
+        Ok(carried) => carried,
         Err(error) => {
             // What was made for nothing goes again; what was there before stays.
             if object.is_fresh() {
@@ -94,19 +97,22 @@ pub async fn load(load: &Load) -> Result<String, Error> {
             return Err(error);
         }
     };
-    Ok(loaded(&object, &interface, attached))
+    Ok(loaded(&object, &interface, &carried))
 }
 
-fn loaded(object: &Object, interface: &Interface, attached: Attached) -> String {
+fn loaded(object: &Object, interface: &Interface, carried: &Carried) -> String {
     let pins = object.pins();
     let maps = pins.maps();
     let maps = maps.display();
     let name = &interface.name;
     let mut text = String::new();
-    let how = match attached {
+    let how = match carried.attached {
         Attached::Anew => "attached",
         Attached::Replaced => "replaced, without a gap,",
     };
+    if let Some(reason) = &carried.instead_of {
+        let _ = writeln!(text, "by {}, since {reason}", carried.mode.name());
+    }
     let found = if object.is_fresh() { "made" } else { "adopted" };
     let _ = write!(
         text,

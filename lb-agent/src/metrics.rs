@@ -1,7 +1,10 @@
 //! What the agent tells Prometheus, read from the kernel's counters at each scrape.
 //!
 //! Names that MetalLB has are kept where they mean the same.
-use crate::plan::{Plan, ServiceAddress};
+use crate::{
+    datapath::IngressMode,
+    plan::{Plan, ServiceAddress},
+};
 use lb_common::{
     maps::ServiceStats,
     outcome::{Counters, Outcome},
@@ -13,6 +16,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -27,6 +31,8 @@ pub struct KernelStats {
     pub frames: Counters,
     /// Packets and bytes by VIP:port.
     pub services: Vec<(ServiceAddress, ServiceStats)>,
+    /// How each uplink carries the ingress program, by name.
+    pub ingress: BTreeMap<String, IngressMode>,
 }
 
 /// Reads the kernel's counters; `None` where they cannot be read.
@@ -128,6 +134,7 @@ impl Collector for FromView {
         )?;
         self.announced(&mut encoder, &plan)?;
         let Some(stats) = (view.read)() else { return Ok(()) };
+        uplinks(&mut encoder, &stats.ingress)?;
         frames(&mut encoder, &stats.frames)?;
         services(&mut encoder, &stats, Unit::Packets)?;
         services(&mut encoder, &stats, Unit::Bytes)
@@ -172,6 +179,24 @@ fn gauge(
 ) -> Result<(), fmt::Error> {
     let gauge = ConstGauge::new(value);
     gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+}
+
+fn uplinks(
+    encoder: &mut DescriptorEncoder<'_>,
+    modes: &BTreeMap<String, IngressMode>,
+) -> Result<(), fmt::Error> {
+    let gauge = ConstGauge::new(1i64);
+    let mut family = encoder.encode_descriptor(
+        "herald_uplink",
+        "Interfaces on which VIPs are served, by how the kernel program is attached",
+        None,
+        gauge.metric_type(),
+    )?;
+    for (interface, mode) in modes {
+        let labels = [("interface", interface.as_str()), ("mode", mode.name())];
+        gauge.encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn frames(encoder: &mut DescriptorEncoder<'_>, frames: &Counters) -> Result<(), fmt::Error> {
@@ -242,7 +267,8 @@ mod tests {
                 protocol: Protocol::Tcp,
             };
             let stats = ServiceStats { forwarded_packets: 7, ..ServiceStats::default() };
-            Some(KernelStats { frames, services: vec![(address, stats)] })
+            let ingress = [("eth0".to_owned(), IngressMode::Tcx)].into();
+            Some(KernelStats { frames, services: vec![(address, stats)], ingress })
         });
         let view = Arc::new(View::new("node-1".into(), read));
         assert!(!view.is_ready());
@@ -257,6 +283,7 @@ mod tests {
         for line in [
             "herald_ready 1",
             "herald_nodes_alive 3",
+            r#"herald_uplink{interface="eth0",mode="tcx"} 1"#,
             r#"herald_frames_total{outcome="arp_answered"} 3"#,
             r#"herald_service_packets_total{ip="10.0.0.1",port="80",protocol="TCP",to="node"} 7"#,
             r#"metallb_speaker_announced{service="default/web",protocol="layer2",node="node-1",ip="10.0.0.1"} 1"#,

@@ -114,9 +114,107 @@ impl FrameSocket {
     }
 }
 
+/// What ethtool's flags and its question for the driver have in common.
+fn ethtool<T>(interface: &str, argument: &mut T) -> io::Result<()> {
+    /// `struct ifreq` (netdevice(7)).
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        data: *mut libc::c_void,
+        /// The union is larger than a pointer.
+        rest: [u8; 16],
+    }
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    if interface.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    let mut name = [0; libc::IFNAMSIZ];
+    name[..interface.len()].copy_from_slice(interface.as_bytes());
+    // SAFETY: a plain system call without pointers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut request = Request { name, data: (&raw mut *argument).cast(), rest: [0; 16] };
+    // SAFETY: an ifreq, whose pointer leads to a structure of the size that its command (the
+    // first field) asks for: the two callers below see to that. Both outlive the call.
+    let done =
+        unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as libc::Ioctl, &raw mut request) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `struct ethtool_value`
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SFLAGS: u32 = 0x26;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+
+fn ethtool_flags(interface: &str) -> io::Result<u32> {
+    let mut flags = EthtoolValue { command: ETHTOOL_GFLAGS, data: 0 };
+    ethtool(interface, &mut flags)?;
+    Ok(flags.data)
+}
+
+/// Whether a network card takes VLAN tags off the frames that it receives.
+///
+/// # Errors
+///
+/// `ENODEV` if there is no such interface. One that knows nothing of ethtool takes none off.
+pub fn strips_vlan_tags(interface: &str) -> io::Result<bool> {
+    match ethtool_flags(interface) {
+        Ok(flags) => Ok(flags & ETH_FLAG_RXVLAN != 0),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Has a network card leave VLAN tags in the frames that it receives
+/// (`ethtool -K INTERFACE rx-vlan-offload off`). True if that was not so before.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` or what else the driver says if it cannot; `ENODEV` if there is no such interface.
+pub fn keep_vlan_tags(interface: &str) -> io::Result<bool> {
+    if !strips_vlan_tags(interface)? {
+        return Ok(false);
+    }
+    let data = ethtool_flags(interface)? & !ETH_FLAG_RXVLAN;
+    ethtool(interface, &mut EthtoolValue { command: ETHTOOL_SFLAGS, data })?;
+    // Some drivers say yes and leave it as it is.
+    if strips_vlan_tags(interface)? {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    Ok(true)
+}
+
+/// The name of an interface's driver.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` if it does not say; `ENODEV` if there is no such interface.
+pub fn driver(interface: &str) -> io::Result<String> {
+    /// `struct ethtool_drvinfo`
+    #[repr(C)]
+    struct Info {
+        command: u32,
+        driver: [u8; 32],
+        rest: [u8; 160],
+    }
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    let mut info = Info { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+    ethtool(interface, &mut info)?;
+    let name = info.driver.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
 /// Words of 64 bits in a row.
-const ROW_WORDS: usize = size_of::<Row>() / 8;
-const _: () = assert!(size_of::<Row>() == 8 * ROW_WORDS && ROW_WORDS == 2);
+const _: () = assert!(size_of::<Row>() == 8);
 
 /// The `ROWS` array, mapped into memory.
 ///
@@ -163,7 +261,7 @@ impl MappedRows {
     fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is this long, page-aligned, initialised (the kernel gives zeroed
         // pages) and lives as long as the value. Atomics may change behind a shared reference.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.rows as usize * ROW_WORDS) }
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.rows as usize) }
     }
 
     /// Number of rows.
@@ -176,26 +274,33 @@ impl MappedRows {
         self.rows == 0
     }
 
+    /// An element's eight bytes, if the index is inside.
+    pub fn word(&self, index: u32) -> Option<u64> {
+        Some(self.words().get(index as usize)?.load(Ordering::Relaxed))
+    }
+
     /// A row, if the index is inside.
     pub fn get(&self, index: u32) -> Option<Row> {
-        let at = index as usize * ROW_WORDS;
-        let words = self.words().get(at..at + ROW_WORDS)?;
-        Some(from_words([words[0].load(Ordering::Relaxed), words[1].load(Ordering::Relaxed)]))
+        self.word(index).map(from_word)
+    }
+
+    /// Writes consecutive elements. False, and nothing is written, if they do not fit.
+    #[must_use]
+    pub fn write_words(&self, start: u32, values: impl ExactSizeIterator<Item = u64>) -> bool {
+        let at = start as usize;
+        let Some(words) = self.words().get(at..at + values.len()) else { return false };
+        for (to, value) in words.iter().zip(values) {
+            to.store(value, Ordering::Relaxed);
+        }
+        // Before the update of the Service that points here, which is a system call.
+        fence(Ordering::Release);
+        true
     }
 
     /// Writes consecutive rows. False, and nothing is written, if they do not fit.
     #[must_use]
     pub fn write(&self, start: u32, rows: &[Row]) -> bool {
-        let at = start as usize * ROW_WORDS;
-        let Some(words) = self.words().get(at..at + rows.len() * ROW_WORDS) else { return false };
-        for (to, row) in words.chunks_exact(ROW_WORDS).zip(rows) {
-            let [first, second] = to_words(row);
-            to[0].store(first, Ordering::Relaxed);
-            to[1].store(second, Ordering::Relaxed);
-        }
-        // Before the update of the Service that points here, which is a system call.
-        fence(Ordering::Release);
-        true
+        self.write_words(start, rows.iter().map(to_word))
     }
 }
 
@@ -208,28 +313,18 @@ impl Drop for MappedRows {
     }
 }
 
-/// The row as two words, byte for byte as `repr(C)` lays it out.
-fn to_words(row: &Row) -> [u64; 2] {
-    let Row { nodes, endpoint, first, pad } = *row;
-    let mut low = [0; 8];
-    for (bytes, node) in low.chunks_exact_mut(2).zip(nodes) {
+/// The row as one word, byte for byte as `repr(C)` lays it out.
+fn to_word(row: &Row) -> u64 {
+    let mut bytes = [0; 8];
+    for (bytes, node) in bytes.chunks_exact_mut(2).zip(row.nodes) {
         bytes.copy_from_slice(&node.to_ne_bytes());
     }
-    let mut high = [0; 8];
-    high[..4].copy_from_slice(&endpoint.to_ne_bytes());
-    high[4] = first;
-    high[5..].copy_from_slice(&pad);
-    [u64::from_ne_bytes(low), u64::from_ne_bytes(high)]
+    u64::from_ne_bytes(bytes)
 }
 
-fn from_words([low, high]: [u64; 2]) -> Row {
-    let (low, high) = (low.to_ne_bytes(), high.to_ne_bytes());
-    Row {
-        nodes: std::array::from_fn(|n| u16::from_ne_bytes([low[2 * n], low[2 * n + 1]])),
-        endpoint: u32::from_ne_bytes([high[0], high[1], high[2], high[3]]),
-        first: high[4],
-        pad: [high[5], high[6], high[7]],
-    }
+fn from_word(word: u64) -> Row {
+    let bytes = word.to_ne_bytes();
+    Row { nodes: std::array::from_fn(|n| u16::from_ne_bytes([bytes[2 * n], bytes[2 * n + 1]])) }
 }
 
 /// What a pinned link is attached to.
@@ -314,12 +409,12 @@ mod tests {
 
     #[test]
     fn rows_are_laid_out_as_the_kernel_reads_them() {
-        let row = Row { nodes: [1, 2, 0xffff, 4], endpoint: 0x0506_0708, first: 9, pad: [0; 3] };
-        let words = to_words(&row);
-        // SAFETY: both are 16 bytes without padding, valid for every pattern.
-        let same: Row = unsafe { mem::transmute(words) };
+        let row = Row { nodes: [1, 2, 0xffff, 4] };
+        let word = to_word(&row);
+        // SAFETY: both are 8 bytes without padding, valid for every pattern.
+        let same: Row = unsafe { mem::transmute(word) };
         assert_eq!(same, row);
-        assert_eq!(from_words(words), row);
+        assert_eq!(from_word(word), row);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Short ways to write snapshots in tests.
-use crate::snapshot::{
-    Endpoint, EndpointPort, EndpointSlice, Ingress, IpAddressPool, L2Advertisement, Labels, Node,
-    ObjectName, Service, ServicePort, Snapshot,
+use crate::{
+    datapath::{neighbours::NextHop, uplinks::Uplink},
+    snapshot::{
+        Endpoint, EndpointPort, EndpointSlice, Ingress, IpAddressPool, L2Advertisement, Labels,
+        Node, ObjectName, Service, ServicePort, Snapshot,
+    },
 };
 use std::net::IpAddr;
 
@@ -63,6 +66,36 @@ pub(crate) fn slice(of: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
         service: service.name,
         ports: vec![EndpointPort { port: Some(8080), ..Default::default() }],
         endpoints,
+    }
+}
+
+/// An interface without VLAN, addresses or anything special.
+pub(crate) fn uplink(ifindex: u32, name: &str) -> Uplink {
+    Uplink {
+        ifindex,
+        vlan: 0,
+        device: ifindex,
+        name: name.to_owned(),
+        lower: name.to_owned(),
+        ports: Vec::new(),
+        mac: [2, 0, 0, 0, 0, ifindex as u8],
+        addresses: Vec::new(),
+        mtu: 1500,
+        without_driver: false,
+    }
+}
+
+/// A way on the link of that uplink, to a link-layer address that ends with this byte.
+pub(crate) fn next_hop(ifindex: u32, last: u8) -> NextHop {
+    NextHop {
+        device: ifindex,
+        ifindex,
+        vlan: 0,
+        mac: [6, 0, 0, 0, 0, last],
+        source_mac: [2, 0, 0, 0, 0, ifindex as u8],
+        source: ip("10.0.0.1"),
+        mtu: 1500,
+        on_link: true,
     }
 }
 

@@ -47,6 +47,19 @@ impl Difference {
         self.words(old[0], new[0]).words(old[1], new[1]).words(old[2], new[2]).words(old[3], new[3])
     }
 
+    /// Both changes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    /// The change as a sum of 16 bits: what the kernel's checksum helpers take as a difference.
+    #[inline(always)]
+    pub const fn folded(self) -> u16 {
+        fold(self.0)
+    }
+
     /// The checksum after the change (RFC 1624 equation 3).
     #[inline(always)]
     pub const fn apply(self, check: u16) -> u16 {

@@ -60,12 +60,62 @@ pub const fn endpoint_digest(address: [u8; 16]) -> u64 {
 ///
 /// It depends on nothing but the two, so the order of two endpoints in a row never
 /// depends on who else is there (rendezvous hashing, Thaler and Ravishankar 1998).
-/// It does not depend on the number of rows either: when a table doubles, its lower
-/// half stays as it was.
+/// It does not depend on the number of rows either: when a table grows, its lower rows stay
+/// as they were.
+///
+/// The upper eight bits are a permutation of the endpoint's own over each block of 256 rows:
+/// every endpoint gets every level of score exactly once in a block, which makes shares
+/// more even than independent scores would (standard deviation with 3 endpoints and
+/// 768 rows: 3.3 % instead of 5.3 %).
 #[inline]
 pub const fn row_score(endpoint_digest: u64, row: u32) -> u64 {
     let h = mix(endpoint_digest, (row as u64).wrapping_mul(K1));
-    mix(h, K2).wrapping_mul(K3)
+    let random = mix(h, K2).wrapping_mul(K3);
+    let block = mix(mix(endpoint_digest, (row >> 8) as u64 + 77), K2).wrapping_mul(K3);
+    let level = permute(mix(block, K1), row as u8);
+    (level as u64) << 56 | random >> 8
+}
+
+/// A permutation of the 256 bytes, chosen by a key: each step can be undone.
+const fn permute(mut key: u64, byte: u8) -> u8 {
+    let mut x = byte;
+    let mut round = 0;
+    while round < 4 {
+        x = x.wrapping_add(key as u8);
+        // Odd numbers have inverses modulo 256.
+        x = x.wrapping_mul((key >> 8) as u8 | 1);
+        x ^= x >> 4;
+        x ^= x >> 3;
+        key >>= 16;
+        round += 1;
+    }
+    x
+}
+
+/// The row of a flow among `rows`, where `mask` is the lowest power of two that is not
+/// below `rows`, less one (linear hashing, Litwin 1980).
+///
+/// A table that grows splits its lower rows one after the other, so that few flows
+/// change their row, and those from a row that is still there: see [`row_before`].
+#[inline(always)]
+pub const fn row_index(hash: u32, rows: u32, mask: u32) -> u32 {
+    let row = hash & mask;
+    if row >= rows { row & (mask >> 1) } else { row }
+}
+
+/// The mask that goes with a number of rows; 0 for none.
+pub const fn row_mask(rows: u32) -> u32 {
+    if rows == 0 { 0 } else { rows.next_power_of_two() - 1 }
+}
+
+/// The row in a smaller table from which the flows of `row` come when the table grows.
+pub const fn row_before(row: u32, smaller: u32) -> u32 {
+    let mut row = row;
+    while row >= smaller {
+        // Without its highest bit.
+        row ^= 1 << row.ilog2();
+    }
+    row
 }
 
 #[cfg(test)]
@@ -96,9 +146,40 @@ mod tests {
         1_079_055_488,
         1_001_844_767,
         3_710_491_078_416_808_341,
-        17_835_597_111_169_983_238,
-        17_102_029_079_822_320_393,
+        2_519_628_498_505_057_571,
+        7_776_967_363_151_345_091,
     );
+
+    #[test]
+    fn every_endpoint_has_every_level_of_score_once_in_a_block() {
+        for n in 0..50 {
+            let digest = endpoint_digest(crate::maps::mapped([10, 244, 7, n]));
+            for block in 0..3 {
+                let mut levels: Vec<_> = (0..256)
+                    .map(|row| (row_score(digest, block * 256 + row) >> 56) as u8)
+                    .collect();
+                levels.sort_unstable();
+                assert!(levels.iter().enumerate().all(|(i, level)| i == usize::from(*level)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_that_grows_takes_flows_from_the_rows_that_it_splits() {
+        for (small, large) in [(256, 512), (512, 768), (768, 1024), (768, 1536), (3072, 4096)] {
+            let mut moved = 0;
+            for n in 0..65_536u32 {
+                let hash = n.wrapping_mul(0x9e37_79b1);
+                let before = row_index(hash, small, row_mask(small));
+                let after = row_index(hash, large, row_mask(large));
+                assert!(before < small && after < large);
+                assert_eq!(row_before(after, small), before, "{small} {large} {after}");
+                moved += u32::from(before != after);
+            }
+            assert!(moved <= 65_536 * (large - small) / large + 6554, "{small} {large} {moved}");
+        }
+        assert_eq!((row_mask(0), row_mask(1), row_mask(768)), (0, 0, 1023));
+    }
 
     /// Largest deviation of a bucket from the mean, in parts of the mean.
     fn spread(counts: &[u32]) -> f64 {

@@ -5,6 +5,7 @@
 //! * [`hash`]: the flow hash and the scores from which all nodes derive the same rows
 //! * [`filter`]: the two bitmaps that let traffic that is not ours through quickly
 //! * [`checksum`]: incremental Internet checksum arithmetic
+//! * [`tunnel`]: how packets travel between nodes that share no link
 //! * [`wire`]: the protocol headers that the data path reads and writes
 //!
 //! Nothing here allocates, panics or does I/O, and everything is tested on the host.
@@ -15,4 +16,5 @@ pub mod filter;
 pub mod hash;
 pub mod maps;
 pub mod outcome;
+pub mod tunnel;
 pub mod wire;

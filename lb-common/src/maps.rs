@@ -10,10 +10,13 @@
 //! byte by byte.
 
 /// Version of everything in this module; part of the pin directory's name.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Most rows that all Services of a node can use together, unless the agent is told otherwise.
-pub const DEFAULT_ROWS: u32 = 1 << 20;
+pub const DEFAULT_ROWS: u32 = 1 << 21;
+/// Elements of `ROW_ENDPOINTS` unless the agent is told otherwise: only Services with
+/// several endpoints on one node need any there.
+pub const DEFAULT_ROW_ENDPOINTS: u32 = 1 << 19;
 /// Most VIP:port:protocol triples.
 pub const MAX_SERVICES: u32 = 65_536;
 /// Most VIPs.
@@ -28,15 +31,31 @@ pub const MAX_ENDPOINTS: u32 = 65_536;
 pub const DEFAULT_FLOWS: u32 = 1 << 19;
 /// Entries in the table of flows that have yet to prove themselves; a flow takes two.
 pub const PENDING_FLOWS: u32 = 1 << 17;
-/// Most interfaces on which one node receives VIP traffic.
+/// Most interfaces, or VLANs of interfaces, on which one node receives VIP traffic.
 pub const MAX_UPLINKS: usize = 16;
+/// Most clients whose endpoint a node remembers for `sessionAffinity: ClientIP`.
+pub const MAX_AFFINITIES: u32 = 1 << 17;
+/// Most flows of which a node remembers that another node, or none, knows them.
+pub const MAX_ELSEWHERE: u32 = 1 << 16;
+/// Most datagrams whose fragments a node follows at a time.
+pub const MAX_FRAGMENTED: u32 = 1 << 14;
+/// Most prefixes in `loadBalancerSourceRanges` of all Services together.
+pub const MAX_SOURCE_RANGES: u32 = 1 << 17;
+/// Bytes of the ring `EVENTS`.
+pub const EVENTS_BYTES: u32 = 1 << 18;
+/// Bytes of the ring `SAMPLES`.
+pub const SAMPLES_BYTES: u32 = 1 << 20;
 
 /// The index in `NODES` that stands for the node itself.
 pub const THIS_NODE: u16 = 0;
 /// No node, in [`Row::nodes`].
 pub const NO_NODE: u16 = u16::MAX;
-/// No endpoint, in [`Row::endpoint`].
+/// No endpoint, in [`Service::endpoint`] and in `ROW_ENDPOINTS`.
 pub const NO_ENDPOINT: u32 = u32::MAX;
+/// No range of `ROW_ENDPOINTS`, in [`Service::endpoints_start`].
+pub const NO_RANGE: u32 = u32::MAX;
+/// Most nodes that a row lists.
+pub const ROW_NODES: usize = 4;
 
 /// Key of `VIPS`.
 #[repr(C, align(8))]
@@ -64,8 +83,10 @@ pub struct AnnouncedKey {
     pub vip: [u8; 16],
     /// Index of the interface that the question arrives on.
     pub ifindex: u32,
+    /// The VLAN that the question is tagged with; 0 is none.
+    pub vlan: u16,
     /// Always 0.
-    pub pad: u32,
+    pub pad: u16,
 }
 
 /// Value of `ANNOUNCED`: this node answers ARP or neighbour solicitations for the key.
@@ -86,7 +107,7 @@ pub struct ServiceKey {
     pub vip: [u8; 16],
     /// The Service's port, network order.
     pub port: [u8; 2],
-    /// IANA protocol number: 6 is TCP, 17 is UDP.
+    /// IANA protocol number: 6 is TCP, 17 is UDP, 132 is SCTP.
     pub proto: u8,
     /// Always 0.
     pub pad: u8,
@@ -96,51 +117,114 @@ pub struct ServiceKey {
 
 /// [`Service::flags`]: leave the destination alone, kube-proxy does the last step.
 pub const SERVICE_KERNEL: u32 = 1;
-
-/// [`Service::flags`]: all flows of a client go by one row (`sessionAffinity: ClientIP`).
+/// [`Service::flags`]: all flows of a client go by one row and, while their affinity lasts,
+/// to one endpoint (`sessionAffinity: ClientIP`).
 pub const SERVICE_CLIENT_IP: u32 = 2;
+/// [`Service::flags`]: this node may have flows of it, so those are looked at before the row.
+pub const SERVICE_HERE: u32 = 4;
+/// [`Service::flags`]: only clients in [`Service::ranges`] are served.
+pub const SERVICE_RANGES: u32 = 8;
 
 /// Value of `SERVICES`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Index in `ROWS` of the first row.
     pub rows_start: u32,
-    /// Number of rows: 0 (no endpoint takes new flows) or a power of two.
+    /// Number of rows; 0 while it has no endpoint at all.
     pub rows: u32,
+    /// The lowest power of two that is not below `rows`, less one:
+    /// [`row_index`](crate::hash::row_index) needs it.
+    pub mask: u32,
+    /// Of the flags `SERVICE_…`.
+    pub flags: u32,
     /// Index in `SERVICE_STATS`.
     pub stats: u32,
-    /// Of [`SERVICE_KERNEL`] and [`SERVICE_CLIENT_IP`].
-    pub flags: u32,
+    /// Index in `ENDPOINTS` of this node's only endpoint for new flows, or [`NO_ENDPOINT`].
+    /// Does not count while `endpoints_start` says otherwise.
+    pub endpoint: u32,
+    /// Index in `ROW_ENDPOINTS` of the first row's endpoint (as many as rows follow), where this
+    /// node has several for new flows; else [`NO_RANGE`].
+    pub endpoints_start: u32,
+    /// When the rows last changed: seconds of `CLOCK_MONOTONIC`.
+    pub changed_s: u32,
+    /// The rows that stood before they changed, as `rows_start`; kept for a while.
+    pub previous_start: u32,
+    /// Their number; 0 where they are not known.
+    pub previous_rows: u32,
+    /// Their mask.
+    pub previous_mask: u32,
+    /// For how many seconds a client keeps its endpoint after its last packet
+    /// (`sessionAffinityConfig.clientIP.timeoutSeconds`).
+    pub affinity_s: u32,
+    /// [`RangeKey::ranges`] of the client prefixes that are served.
+    pub ranges: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self {
+            rows_start: 0,
+            rows: 0,
+            mask: 0,
+            flags: 0,
+            stats: 0,
+            endpoint: NO_ENDPOINT,
+            endpoints_start: NO_RANGE,
+            changed_s: 0,
+            previous_start: 0,
+            previous_rows: 0,
+            previous_mask: 0,
+            affinity_s: 0,
+            ranges: 0,
+            pad: 0,
+        }
+    }
 }
 
 /// Element of `ROWS`: where flows of one hash value go.
+///
+/// The first is the row's node: new flows go there. [`NO_NODE`] in the first place means
+/// that nobody takes new flows. Behind it stand, without repetition, those that may know
+/// flows of before, the likeliest first; then [`NO_NODE`].
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Up to four distinct nodes in rendezvous order, as indices in `NODES`,
-    /// [`THIS_NODE`] among them; then [`NO_NODE`].
-    pub nodes: [u16; 4],
-    /// This node's endpoint for new flows of the row, as index in `ENDPOINTS`, or [`NO_ENDPOINT`].
-    pub endpoint: u32,
-    /// Position in `nodes` of the row's node: the first with an endpoint that takes new flows.
-    pub first: u8,
-    /// Always 0.
-    pub pad: [u8; 3],
+    /// Indices in `NODES`, [`THIS_NODE`] among them.
+    pub nodes: [u16; ROW_NODES],
 }
 
+/// [`Node::flags`]: it stands on a link of ours that lets through what other hosts' addresses
+/// are the source of, so that a first hop may rewrite link-layer addresses only.
+pub const NODE_LINK: u32 = 1;
+/// [`Node::flags`]: it takes tunnelled packets that carry [`Node::cookie`].
+pub const NODE_TUNNEL: u32 = 2;
+
 /// Element of `NODES`: how to reach a node. Index 0 is this node and stays empty.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// The node's address, by which its link-layer address was resolved.
+    /// The node's address: the outer destination of what is tunnelled to it.
     pub address: [u8; 16],
-    /// Its link-layer address on our link.
+    /// Our address towards it: the outer source. Of the same family.
+    pub source: [u8; 16],
+    /// What a tunnelled packet proves by that it comes from an agent's node; the node chose it.
+    pub cookie: u64,
+    /// Index of the interface to send by; 0 while the node cannot be reached.
+    pub ifindex: u32,
+    /// Of the flags `NODE_…`.
+    pub flags: u32,
+    /// Link-layer address of the next hop: the node's own with [`NODE_LINK`], else perhaps a
+    /// gateway's.
     pub mac: [u8; 6],
     /// Our own link-layer address on that link.
     pub source_mac: [u8; 6],
-    /// The interface to send by; 0 while the node cannot be reached by rewriting link-layer addresses.
-    pub ifindex: u32,
+    /// The VLAN to tag frames with; 0 is none.
+    pub vlan: u16,
+    /// Largest IP packet, in bytes, that gets to the node whole.
+    pub mtu: u16,
 }
 
 /// Key of `NODE_MACS`: a source link-layer address by which a frame is known to be an agent's.
@@ -149,8 +233,8 @@ pub struct Node {
 pub struct MacKey {
     /// The link-layer address.
     pub mac: [u8; 6],
-    /// Always 0.
-    pub pad: [u8; 2],
+    /// The VLAN that its frames are tagged with; 0 is none.
+    pub vlan: u16,
 }
 
 /// Value of `NODE_MACS`.
@@ -205,6 +289,13 @@ pub struct FlowKey {
 
 /// [`Flow::state`]: the client has sent FIN or RST; a new SYN begins a new flow.
 pub const FLOW_CLOSING: u8 = 1;
+/// [`Flow::state`]: this node's kernel does the last step (mode `kernel`, or a connection that
+/// kube-proxy began). There is no entry for the way back, and `peer` is the VIP itself.
+pub const FLOW_KERNEL: u8 = 2;
+
+/// Seconds after which a silent UDP flow is none any more: as long as conntrack keeps one that
+/// has been answered, and more.
+pub const UDP_IDLE_S: u32 = 300;
 
 /// Value of `FLOWS` and `PENDING`: what the packet's addresses become.
 #[repr(C, align(8))]
@@ -218,23 +309,121 @@ pub struct Flow {
     /// only where one client port talks to one endpoint through two VIPs.
     pub client_port: [u8; 2],
     /// Index in `ENDPOINTS`; the flow is valid while that entry is its endpoint.
+    /// [`NO_ENDPOINT`] with [`FLOW_KERNEL`].
     pub endpoint: u32,
-    /// [`FLOW_CLOSING`] or 0.
+    /// When the client was last heard: seconds of `CLOCK_MONOTONIC`.
+    pub seen_s: u32,
+    /// Of the flags `FLOW_…`.
     pub state: u8,
     /// Always 0.
-    pub pad: [u8; 7],
+    pub pad: [u8; 3],
 }
 
-/// Element of `UPLINKS`.
+/// Key of `AFFINITY`: a client of a Service's port with `sessionAffinity: ClientIP`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AffinityKey {
+    /// The client's address.
+    pub client: [u8; 16],
+    /// The virtual IP address.
+    pub vip: [u8; 16],
+    /// The Service's port, network order.
+    pub port: [u8; 2],
+    /// IANA protocol number.
+    pub proto: u8,
+    /// Always 0.
+    pub pad: [u8; 5],
+}
+
+/// Value of `AFFINITY`: the endpoint that the client's connections go to.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// The endpoint's address; the entry is valid while its index is this endpoint.
+    pub address: [u8; 16],
+    /// The endpoint's port, network order.
+    pub port: [u8; 2],
+    /// Always 0.
+    pub pad: [u8; 2],
+    /// Index in `ENDPOINTS`.
+    pub endpoint: u32,
+    /// When the client was last heard: seconds of `CLOCK_MONOTONIC`.
+    pub seen_s: u32,
+    /// Always 0.
+    pub pad2: u32,
+}
+
+/// [`Elsewhere::verdict`]: the other agents are being asked; nothing is to be done meanwhile.
+pub const ELSEWHERE_ASKED: u16 = 0;
+/// [`Elsewhere::verdict`]: the node with index [`Elsewhere::node`] knows the flow.
+pub const ELSEWHERE_NODE: u16 = 1;
+/// [`Elsewhere::verdict`]: nobody knows the flow: it may be refused.
+pub const ELSEWHERE_NOBODY: u16 = 2;
+
+/// Value of `ELSEWHERE` (key: [`FlowKey`], towards the endpoint): what came of asking the other
+/// agents about a flow that no node of its row knows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Index in `NODES`.
+    pub node: u16,
+    /// One of `ELSEWHERE_…`.
+    pub verdict: u16,
+    /// Until when it counts: seconds of `CLOCK_MONOTONIC`.
+    pub until_s: u32,
+}
+
+/// Key of `FRAGMENTED`: a datagram that comes in fragments (RFC 791 section 3.2, RFC 8200
+/// section 4.5).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FragmentKey {
+    /// Its source as it arrives.
+    pub source: [u8; 16],
+    /// Its destination as it arrives.
+    pub destination: [u8; 16],
+    /// Its identification, network order; IPv4's in the first two bytes.
+    pub id: [u8; 4],
+    /// IANA protocol number of the datagram.
+    pub proto: u8,
+    /// [`TO_ENDPOINT`] or [`TO_CLIENT`].
+    pub direction: u8,
+    /// Always 0.
+    pub pad: [u8; 2],
+}
+
+/// Value of `FRAGMENTED`: what the first fragment said.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragmented {
+    /// The source port, network order.
+    pub source_port: [u8; 2],
+    /// The destination port, network order.
+    pub destination_port: [u8; 2],
+    /// When: seconds of `CLOCK_MONOTONIC`. It counts for a second, rounded up.
+    pub seen_s: u32,
+}
+
+/// Key of `SOURCE_RANGES` behind the length of the prefix (in bits, these fields included).
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RangeKey {
+    /// Which set of prefixes, network order, since prefixes are matched byte by byte.
+    pub ranges: [u8; 4],
+    /// The client's address.
+    pub client: [u8; 16],
+}
+
+/// Element of [`Settings::uplinks`].
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Uplink {
     /// Index of an interface that the program is attached to; 0 ends the list.
     pub ifindex: u32,
+    /// The VLAN whose tagged frames are meant; 0 is those without a tag.
+    pub vlan: u16,
     /// Its link-layer address.
     pub mac: [u8; 6],
-    /// Always 0.
-    pub pad: [u8; 2],
 }
 
 /// The one element of `SETTINGS`.
@@ -244,16 +433,100 @@ pub struct Settings {
     /// Until when (`CLOCK_MONOTONIC`, ns) VIPs are announced; the agent keeps moving it. Once it
     /// has passed, the agent is taken to be gone for good, and another node may announce them.
     pub announce_until_ns: u64,
+    /// Until when (`CLOCK_MONOTONIC`, ns) the tables are taken to be what the cluster is now:
+    /// only then is anything refused, else it is dropped without an answer.
+    pub fresh_until_ns: u64,
     /// Nanoseconds that each answered echo request uses of a CPU's budget; 0 answers all.
     pub echo_interval_ns: u64,
+    /// Nanoseconds that each refusal (TCP RST, ICMP error) uses of a CPU's budget; 0 sends all.
+    pub refuse_interval_ns: u64,
+    /// What tunnelled packets to this node must carry: the one that is handed out now, and the
+    /// one before it. 0 accepts none.
+    pub cookies: [u64; 2],
+    /// When this node's maps were made: seconds of `CLOCK_MONOTONIC`.
+    pub started_s: u32,
+    /// For how many seconds after a change UDP flows are looked for at the nodes of before.
+    pub udp_window_s: u32,
+    /// For how many seconds after a change nothing is refused.
+    pub settle_s: u32,
+    /// One in so many frames is sampled into `SAMPLES`; 0 is none.
+    pub sample_one_in: u32,
+    /// Index in `ROWS` of the rows by which fragments find their node.
+    pub fragment_rows_start: u32,
+    /// Their number, a power of two; 0 serves no fragments.
+    pub fragment_rows: u32,
+    /// Largest TCP payload over IPv4 that leaves room for a tunnel's headers; 0 changes no SYN-ACK.
+    pub mss_v4: u16,
+    /// The same over IPv6.
+    pub mss_v6: u16,
+    /// UDP port of the tunnels, network order.
+    pub tunnel_port: [u8; 2],
+    /// Always 0.
+    pub pad: u16,
     /// The interfaces on which VIP traffic arrives.
     pub uplinks: [Uplink; MAX_UPLINKS],
 }
 
-/// The one element (per CPU) of `ECHO_BUDGET`.
+/// [`Event::kind`]: a flow is known to none of its row's nodes: ask the other agents.
+/// `node` is the row's node.
+pub const EVENT_UNKNOWN_FLOW: u32 = 1;
+/// [`Event::kind`]: a probe frame of the agent at the address `flow.peer` has arrived over the
+/// link that `ifindex` and `vlan` name: frames with foreign source addresses get through.
+pub const EVENT_PROBE: u32 = 2;
+/// [`Event::kind`]: a host that is no agent's node claims the VIP `flow.peer`; `mac` is its
+/// link-layer address.
+pub const EVENT_CLAIM: u32 = 3;
+
+/// What the ring `EVENTS` carries to the agent.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The flow, or what [`kind`](Self::kind) says of its fields; else zeros.
+    pub flow: FlowKey,
+    /// One of `EVENT_…`.
+    pub kind: u32,
+    /// Index in `NODES`, or [`NO_NODE`].
+    pub node: u32,
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// The VLAN; 0 is none.
+    pub vlan: u16,
+    /// A link-layer address.
+    pub mac: [u8; 6],
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// Bytes of a frame that a sample holds.
+pub const SAMPLE_BYTES: usize = 128;
+
+/// What the ring `SAMPLES` carries to `lb-agent watch`: a frame as it was left by the program,
+/// and what became of it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When (`CLOCK_MONOTONIC`, ns).
+    pub time_ns: u64,
+    /// Index of the interface that it arrived on, or leaves by.
+    pub ifindex: u32,
+    /// The [`Outcome`](crate::outcome::Outcome), as a number.
+    pub outcome: u32,
+    /// Length of the frame, in bytes.
+    pub length: u32,
+    /// How many bytes of it follow.
+    pub captured: u32,
+    /// 0: ingress program, 1: egress program.
+    pub program: u32,
+    /// Always 0.
+    pub pad: u32,
+    /// Its first bytes.
+    pub bytes: [u8; SAMPLE_BYTES],
+}
+
+/// The one element (per CPU) of `ECHO_BUDGET` and of `REFUSE_BUDGET`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EchoBudget {
+pub struct Budget {
     /// The theoretical arrival time of the next conforming request
     /// (generic cell rate algorithm, ITU-T I.371), ns.
     pub next_ns: u64,
@@ -291,20 +564,28 @@ macro_rules! no_padding {
 no_padding! {
     VipKey { 16 },
     Vip { 4, 4 },
-    AnnouncedKey { 16, 4, 4 },
+    AnnouncedKey { 16, 4, 2, 2 },
     Announced { 6, 2 },
     ServiceKey { 16, 2, 1, 1, 4 },
-    Service { 4, 4, 4, 4 },
-    Row { 8, 4, 1, 3 },
-    Node { 16, 6, 6, 4 },
+    Service { 14 * 4 },
+    Row { 8 },
+    Node { 16, 16, 8, 4, 4, 6, 6, 2, 2 },
     MacKey { 6, 2 },
     MacOwner { 4 },
     Endpoint { 16, 2, 2, 4 },
     FlowKey { 16, 16, 2, 2, 1, 1, 2 },
-    Flow { 16, 2, 2, 4, 1, 7 },
-    Uplink { 4, 6, 2 },
-    Settings { 8, 8, MAX_UPLINKS * 12 },
-    EchoBudget { 8 },
+    Flow { 16, 2, 2, 4, 4, 1, 3 },
+    AffinityKey { 16, 16, 2, 1, 5 },
+    Affinity { 16, 2, 2, 4, 4, 4 },
+    Elsewhere { 2, 2, 4 },
+    FragmentKey { 16, 16, 4, 1, 1, 2 },
+    Fragmented { 2, 2, 4 },
+    RangeKey { 4, 16 },
+    Uplink { 4, 2, 6 },
+    Settings { 4 * 8, 2 * 8, 6 * 4, 4 * 2, MAX_UPLINKS * 12 },
+    Event { 40, 4, 4, 4, 2, 6, 4 },
+    Sample { 8, 6 * 4, SAMPLE_BYTES },
+    Budget { 8 },
     ServiceStats { 8, 8, 8, 8 },
 }
 

@@ -23,6 +23,21 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
 pub const ETHERTYPE_ARP: u16 = 0x0806u16.to_be();
 /// EtherType of IPv6, network order.
 pub const ETHERTYPE_IPV6: u16 = 0x86ddu16.to_be();
+/// EtherType of an IEEE 802.1Q tag, network order.
+pub const ETHERTYPE_VLAN: u16 = 0x8100u16.to_be();
+
+/// An IEEE 802.1Q tag: it stands between source address and EtherType.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct VlanTag {
+    /// [`ETHERTYPE_VLAN`].
+    pub protocol: u16,
+    /// Priority (3 bits), drop eligible (1), VLAN (12), network order.
+    pub control: u16,
+}
+
+/// The VLAN in [`VlanTag::control`], once in host order.
+pub const VLAN_MASK: u16 = 0x0fff;
 
 /// ARP for IPv4 over Ethernet (RFC 826). The IPv4 addresses are unaligned in it.
 #[repr(C)]
@@ -74,6 +89,10 @@ pub struct Ipv4 {
 
 /// In [`Ipv4::fragment`], network order: more fragments, or an offset.
 pub const IPV4_FRAGMENT_MASK: u16 = 0x3fffu16.to_be();
+/// In [`Ipv4::fragment`], network order: the offset, in units of 8 bytes.
+pub const IPV4_OFFSET_MASK: u16 = 0x1fffu16.to_be();
+/// In [`Ipv4::fragment`], network order: don't fragment.
+pub const IPV4_DONT_FRAGMENT: u16 = 0x4000u16.to_be();
 
 /// IPv6 (RFC 8200).
 #[repr(C)]
@@ -150,6 +169,52 @@ pub struct Udp {
     pub check: u16,
 }
 
+/// What an SCTP packet begins with (RFC 9260 section 3.1).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Sctp {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+    /// Verification tag.
+    pub tag: u32,
+    /// CRC32c over the whole packet.
+    pub check: u32,
+}
+
+/// What an SCTP chunk begins with (RFC 9260 section 3.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SctpChunk {
+    /// 1: INIT.
+    pub kind: u8,
+    /// Flags.
+    pub flags: u8,
+    /// Length with this header.
+    pub length: u16,
+}
+
+/// [`SctpChunk::kind`]: INIT begins an association.
+pub const SCTP_INIT: u8 = 1;
+
+/// An IPv6 fragment header (RFC 8200 section 4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Fragment {
+    /// Next header.
+    pub next_header: u8,
+    /// 0.
+    pub reserved: u8,
+    /// Offset in units of 8 bytes (13 bits), reserved (2), more fragments (1).
+    pub offset: u16,
+    /// Identification.
+    pub id: u32,
+}
+
+/// In [`Fragment::offset`], network order: the offset.
+pub const IPV6_OFFSET_MASK: u16 = 0xfff8u16.to_be();
+
 /// What ICMP (RFC 792) and ICMPv6 (RFC 4443) begin with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -160,6 +225,20 @@ pub struct Icmp {
     pub code: u8,
     /// Checksum.
     pub check: u16,
+}
+
+/// An ICMP or ICMPv6 error up to the packet that it is about (RFC 792, RFC 4443 section 3).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct IcmpError {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// Checksum.
+    pub check: u16,
+    /// Unused, pointer, or MTU: ICMPv6's in all 32 bits, IPv4's (RFC 1191) in the last 16.
+    pub rest: u32,
 }
 
 /// Neighbour solicitation or advertisement up to its options (RFC 4861 sections 4.3, 4.4).
@@ -212,6 +291,14 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
     /// Mobility header
     pub const MOBILITY: u8 = 135;
+    /// SCTP
+    pub const SCTP: u8 = 132;
+    /// IPv4 in a tunnel
+    pub const IPV4: u8 = 4;
+    /// IPv6 in a tunnel
+    pub const IPV6: u8 = 41;
+    /// No next header (RFC 8200 section 4.7)
+    pub const NO_NEXT_HEADER: u8 = 59;
 }
 
 /// Lengths in bytes.
@@ -236,6 +323,11 @@ const _: () = {
     assert!(size_of::<Ipv6>() == 40);
     assert!(size_of::<Tcp>() == 20);
     assert!(size_of::<Udp>() == 8);
+    assert!(size_of::<VlanTag>() == 4);
+    assert!(size_of::<Sctp>() == 12);
+    assert!(size_of::<SctpChunk>() == 4);
+    assert!(size_of::<Fragment>() == 8);
+    assert!(size_of::<IcmpError>() == 8);
     assert!(size_of::<Neighbour>() == 24);
     assert!(size_of::<LinkLayerOption>() == 8);
 };

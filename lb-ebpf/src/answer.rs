@@ -1,21 +1,17 @@
 //! Which link-layer address to answer a question about a VIP with.
-use crate::maps::{ANNOUNCED, SETTINGS, mac_words};
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use crate::maps::{ANNOUNCED, SETTINGS, mac_words, now_ns};
 use lb_common::maps::AnnouncedKey;
 
-/// This node's address for a VIP on an interface, if it announces the VIP there.
+/// This node's address for a VIP on an interface and VLAN (0 is none), if it announces the VIP there.
 ///
 /// Not once the agent has failed to move its deadline: then it is taken to be gone for
 /// good, and another node may have taken the VIP over.
 #[inline(always)]
-pub(crate) fn mac_for(vip: [u8; 16], ifindex: u32) -> Option<[u16; 3]> {
-    let key = AnnouncedKey { vip, ifindex, pad: 0 };
+pub(crate) fn mac_for(vip: [u8; 16], ifindex: u32, vlan: u16) -> Option<[u16; 3]> {
+    let key = AnnouncedKey { vip, ifindex, vlan, pad: 0 };
     // SAFETY: the agent replaces an entry's value as a whole and never frees one that
     // is being read before the end of the RCU section that this program runs in.
     let announced = unsafe { ANNOUNCED.get(key) }?;
     let settings = SETTINGS.get(0)?;
-    // The coarse clock is a memory read and exact to a few milliseconds, of 60 seconds.
-    // SAFETY: plain helper.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    (now < settings.announce_until_ns).then_some(mac_words(announced.mac))
+    (now_ns() < settings.announce_until_ns).then_some(mac_words(announced.mac))
 }

@@ -1,12 +1,13 @@
 //! ARP for VIPs (RFC 826, RFC 5227).
 use crate::{
-    answer,
+    answer, events,
+    frame::Frame,
     maps::{is_agent, is_vip, mapped, may_be_vip},
     packet::at,
 };
-use aya_ebpf::programs::XdpContext;
 use lb_common::{
     filter::vip_bit_v4,
+    maps::VipKey,
     outcome::Outcome,
     wire::{Arp, ETHERTYPE_IPV4, Ethernet, length::ETHERNET},
 };
@@ -27,8 +28,9 @@ const fn address(halves: [u16; 2]) -> u32 {
 /// another node announces, since the kernel would answer it where the VIP is on an
 /// interface (kube-ipvs0, say); notes who else claims a VIP.
 #[inline(always)]
-pub(crate) fn handle(ctx: &XdpContext) -> Outcome {
-    let (Some(ethernet), Some(arp)) = (at::<Ethernet>(ctx, 0), at::<Arp>(ctx, ETHERNET)) else {
+pub(crate) fn handle<F: Frame>(frame: &F, vlan: u16) -> Outcome {
+    let (Some(ethernet), Some(arp)) = (at::<_, Ethernet>(frame, 0), at::<_, Arp>(frame, ETHERNET))
+    else {
         return Outcome::Passed;
     };
     // SAFETY: `at` has checked the bounds, and nothing moves the frame here.
@@ -50,9 +52,10 @@ pub(crate) fn handle(ctx: &XdpContext) -> Outcome {
         if claims && (operation == REQUEST || operation == REPLY) && is_vip(mapped(sender)) {
             // Another agent announces by such frames; anybody else is a conflict
             // (RFC 5227 section 2.4).
-            return if is_agent((*ethernet).source) {
+            return if is_agent((*ethernet).source, vlan) {
                 Outcome::Passed
             } else {
+                events::claim(frame, &VipKey { vip: mapped(sender) }, vlan);
                 Outcome::PassedClaim
             };
         }
@@ -61,7 +64,7 @@ pub(crate) fn handle(ctx: &XdpContext) -> Outcome {
         }
         // What is answered is found first: it costs one lookup, as few as can be.
         let vip = mapped(target);
-        let Some(mac) = answer::mac_for(vip, ctx.ingress_ifindex() as u32) else {
+        let Some(mac) = answer::mac_for(vip, frame.ifindex(), vlan) else {
             return if is_vip(vip) { Outcome::ArpNotAnnounced } else { Outcome::Passed };
         };
         // A request goes to everybody or, to check a cache entry, to one host

@@ -1,9 +1,10 @@
 //! Echo requests to a VIP, answered in place (RFC 792, RFC 4443 section 4.2).
 use crate::{
-    maps::{ECHO_BUDGET, SETTINGS, address_bytes, is_vip},
+    budget,
+    frame::Frame,
+    maps::{ECHO_BUDGET, SETTINGS, is_vip},
     packet::{Packet, at, is_for_us},
 };
-use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
 use lb_common::{
     checksum::Difference,
     outcome::Outcome,
@@ -21,19 +22,18 @@ const V6_REPLY: u8 = 129;
 const ECHO_LENGTH: usize = 8;
 /// RFC 1700 "IP time to live".
 const TTL: u8 = 64;
-/// How far a CPU may run ahead of its rate: longer than the coarse clock's step (4 ms at
-/// 250 Hz), short enough to keep a flood small.
-const BURST_NS: u64 = 100_000_000;
 
 /// An ICMP message to a VIP.
 #[inline(always)]
-pub(crate) fn v4(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> {
-    let (Some(ethernet), Some(ip), Some(icmp)) =
-        (at::<Ethernet>(ctx, 0), at::<Ipv4>(ctx, ETHERNET), at::<Icmp>(ctx, ETHERNET + IPV4))
-    else {
+pub(crate) fn v4<F: Frame>(frame: &F, packet: &Packet) -> Result<Outcome, Outcome> {
+    let (Some(ethernet), Some(ip), Some(icmp)) = (
+        at::<_, Ethernet>(frame, 0),
+        at::<_, Ipv4>(frame, ETHERNET),
+        at::<_, Icmp>(frame, ETHERNET + IPV4),
+    ) else {
         return Err(Outcome::DropMalformed);
     };
-    permit(ctx, packet, icmp, V4_REQUEST)?;
+    permit(frame, packet, icmp, V4_REQUEST)?;
     // SAFETY: `at` has checked the bounds.
     unsafe {
         turn_around(ethernet);
@@ -49,13 +49,15 @@ pub(crate) fn v4(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> 
 
 /// An ICMPv6 message to a VIP.
 #[inline(always)]
-pub(crate) fn v6(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> {
-    let (Some(ethernet), Some(ip), Some(icmp)) =
-        (at::<Ethernet>(ctx, 0), at::<Ipv6>(ctx, ETHERNET), at::<Icmp>(ctx, ETHERNET + IPV6))
-    else {
+pub(crate) fn v6<F: Frame>(frame: &F, packet: &Packet) -> Result<Outcome, Outcome> {
+    let (Some(ethernet), Some(ip), Some(icmp)) = (
+        at::<_, Ethernet>(frame, 0),
+        at::<_, Ipv6>(frame, ETHERNET),
+        at::<_, Icmp>(frame, ETHERNET + IPV6),
+    ) else {
         return Err(Outcome::DropMalformed);
     };
-    permit(ctx, packet, icmp, V6_REQUEST)?;
+    permit(frame, packet, icmp, V6_REQUEST)?;
     // SAFETY: `at` has checked the bounds.
     unsafe {
         turn_around(ethernet);
@@ -69,13 +71,13 @@ pub(crate) fn v6(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> 
 
 /// Whether this is an echo request to a VIP, sent to us, within the rate limit.
 #[inline(always)]
-fn permit(
-    ctx: &XdpContext,
+fn permit<F: Frame>(
+    frame: &F,
     packet: &Packet,
     icmp: *const Icmp,
     request: u8,
 ) -> Result<(), Outcome> {
-    if packet.payload < ECHO_LENGTH {
+    if (packet.payload as usize) < ECHO_LENGTH {
         return Err(Outcome::DropMalformed);
     }
     // SAFETY: the caller has checked the bounds.
@@ -83,29 +85,16 @@ fn permit(
         return Err(Outcome::DropIcmp);
     }
     // What is not so falls to `refuse`, which tells the reasons apart.
-    if !is_vip(address_bytes(packet.destination)) || !is_for_us(ctx) || !within_budget() {
+    if !is_vip(packet.flow.peer) || !is_for_us(frame, packet.vlan()) || !within_budget() {
         return Err(Outcome::EchoLimited);
     }
     Ok(())
 }
 
-/// The generic cell rate algorithm (ITU-T I.371), per CPU.
+/// Whether this CPU may answer one more echo request now.
 #[inline(always)]
 fn within_budget() -> bool {
-    let (Some(settings), Some(budget)) = (SETTINGS.get(0), ECHO_BUDGET.get_ptr_mut(0)) else {
-        return false;
-    };
-    // SAFETY: plain helper.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    // SAFETY: the slot is this CPU's, and a program is not preempted by another on its CPU.
-    unsafe {
-        let next = if (*budget).next_ns > now { (*budget).next_ns } else { now };
-        if next - now > BURST_NS {
-            return false;
-        }
-        (*budget).next_ns = next + settings.echo_interval_ns;
-    }
-    true
+    SETTINGS.get(0).is_some_and(|settings| budget::allows(&ECHO_BUDGET, settings.echo_interval_ns))
 }
 
 /// # Safety

@@ -2,14 +2,22 @@
 //!
 //! A new flow stands in `PENDING`, a small table that a flood may churn; the client's
 //! second packet moves it to `FLOWS`. Each flow has two entries, one for either
-//! direction.
-use crate::maps::{ENDPOINTS, FLOWS, PENDING, address_words};
+//! direction; one that the kernel delivers has the client's only.
+//!
+//! The two functions here are not inlined, so that this code exists once and not in the way
+//! of packets that are only sent on.
+use crate::{
+    maps::{ENDPOINTS, FLOWS, PENDING, address_words, now_ns, now_s},
+    packet::Packet,
+};
 use aya_ebpf::btf_maps::LruHashMap;
 use lb_common::{
     hash::flow_hash_v6,
-    maps::{ENDPOINT_PRESENT, FLOW_CLOSING, Flow, FlowKey, TO_CLIENT},
-    outcome::Outcome,
-    wire::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
+    maps::{
+        ENDPOINT_PRESENT, FLOW_CLOSING, FLOW_KERNEL, Flow, FlowKey, NO_ENDPOINT, TO_CLIENT,
+        UDP_IDLE_S,
+    },
+    wire::{TCP_FIN, TCP_RST, protocol},
 };
 
 /// Where a flow goes. Aligned, because BPF code copies byte by byte what may not be.
@@ -21,83 +29,179 @@ pub(crate) struct Target {
     pub(crate) port: [u8; 2],
     /// The client's port as the endpoint sees it.
     pub(crate) client_port: [u8; 2],
+    /// Index of the endpoint, or [`NO_ENDPOINT`].
+    pub(crate) endpoint: u32,
 }
 
 /// `BPF_ANY` (`linux/bpf.h`).
 const ANY: u64 = 0;
 /// How many client ports are tried before a flow is refused.
 const PORT_ATTEMPTS: u32 = 5;
+const SECOND_NS: u64 = 1_000_000_000;
 
-/// Finds the endpoint of the flow `key`: the one it has, or else the one with the index
-/// `endpoint` from now on. `flags` are the packet's TCP flags.
+/// Of [`find`]: there is no such flow.
+pub(crate) const UNKNOWN: u32 = 0;
+/// Of [`find`]: there is none any more, but what was there is to be removed.
+pub(crate) const STALE: u32 = 1;
+/// Of both: the target is the flow's endpoint.
+pub(crate) const KNOWN: u32 = 2;
+/// Of both: the kernel delivers the flow's packets.
+pub(crate) const KERNEL: u32 = 3;
+/// Of both: the table would not take the flow.
+pub(crate) const FULL: u32 = 4;
+/// Of [`create`]: the endpoint is gone.
+pub(crate) const GONE: u32 = 5;
+/// Of [`find`], beside [`KNOWN`] and [`KERNEL`]: it is the first packet in this second.
+pub(crate) const HEARD: u32 = 0x100;
+
+/// Finds the flow of a packet and notes that the client has been heard. A closing flow is none
+/// for a packet that begins one. What an ICMP error is about is only looked at.
 ///
-/// Not inlined, so that this code exists once and not in the way of packets that are
-/// only sent on. The verifier lets such a function return a number only: 0, or 1 plus
-/// the outcome that refuses the packet.
+/// With [`STALE`] the target is what the flow had.
 #[inline(never)]
-pub(crate) fn find_or_create(key: &FlowKey, flags: u8, endpoint: u32, target: &mut Target) -> u32 {
-    match find(key, flags, endpoint, target) {
-        Ok(()) => 0,
-        Err(outcome) => 1 + outcome as u32,
-    }
-}
-
-#[inline(always)]
-fn find(key: &FlowKey, flags: u8, endpoint: u32, target: &mut Target) -> Result<(), Outcome> {
-    // A segment with SYN and ACK begins nothing on this side.
-    let begins = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-    let ends = flags & (TCP_FIN | TCP_RST) != 0;
+pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
+    let key = &packet.flow;
+    let ends = packet.flags & (TCP_FIN | TCP_RST) != 0;
+    let now = now_ns();
     if let Some(flow) = FLOWS.get_ptr_mut(key) {
         // SAFETY: entries of an LRU map may be reused while they are read; the worst
         // that comes of it is one packet to another flow's endpoint, whose stack
         // refuses it.
         unsafe {
             target.set(&*flow);
-            let closing = (*flow).state & FLOW_CLOSING != 0;
-            if is_present((*flow).endpoint, target) && !(begins && closing) {
-                if ends {
-                    (*flow).state |= FLOW_CLOSING;
+            let state = (*flow).state;
+            let age = age_ns(now, (*flow).seen_s);
+            if !is_valid(target, state, key.proto, age)
+                || packet.begins && state & FLOW_CLOSING != 0
+            {
+                return STALE;
+            }
+            let mut found = known(state);
+            if !packet.is_error {
+                if ends && state & FLOW_CLOSING == 0 {
+                    (*flow).state = state | FLOW_CLOSING;
                 }
-                return Ok(());
+                if age >= SECOND_NS {
+                    (*flow).seen_s = (now / SECOND_NS) as u32;
+                    found |= HEARD;
+                }
             }
-        }
-        // Ended, or its endpoint is gone: this begins another.
-        let _ = FLOWS.remove(reply_key(key, target));
-        let _ = FLOWS.remove(key);
-    } else if let Some(flow) = PENDING.get_ptr(key) {
-        // SAFETY: as above.
-        let index = unsafe {
-            target.set(&*flow);
-            (*flow).endpoint
-        };
-        if is_present(index, target) {
-            if begins {
-                return Ok(());
-            }
-            // The client has answered, so it is there: its flow moves to the main table.
-            let state = if ends { FLOW_CLOSING } else { 0 };
-            return store(&FLOWS, key, target, index, state);
+            return found;
         }
     }
-    create(key, endpoint, target)
+    let Some(flow) = PENDING.get_ptr_mut(key) else { return UNKNOWN };
+    // SAFETY: as above.
+    unsafe {
+        target.set(&*flow);
+        let state = (*flow).state;
+        let age = age_ns(now, (*flow).seen_s);
+        if !is_valid(target, state, key.proto, age) {
+            return UNKNOWN;
+        }
+        if packet.is_error {
+            return known(state);
+        }
+        if packet.begins {
+            (*flow).seen_s = (now / SECOND_NS) as u32;
+            return known(state) | HEARD;
+        }
+        // The client has answered, so it is there: its flow moves to the main table.
+        let state = if ends { state | FLOW_CLOSING } else { state };
+        if store(&FLOWS, key, target, state) { known(state) | HEARD } else { FULL }
+    }
+}
+
+/// Notes a new flow: to the endpoint with this index or, if `kernel`, to wherever the kernel
+/// delivers it. `found` is what [`find`] said, and the target what it left.
+#[inline(never)]
+pub(crate) fn create(
+    key: &FlowKey,
+    endpoint: u32,
+    kernel: bool,
+    found: u32,
+    target: &mut Target,
+) -> u32 {
+    if found == STALE {
+        let _ = FLOWS.remove(reply_key(key, target));
+        let _ = FLOWS.remove(key);
+    }
+    if kernel {
+        target.address = key.peer;
+        target.port = key.peer_port;
+        target.client_port = key.client_port;
+        target.endpoint = NO_ENDPOINT;
+        return if store(&PENDING, key, target, FLOW_KERNEL) { KERNEL } else { FULL };
+    }
+    let Some(present) = ENDPOINTS.get(endpoint) else { return GONE };
+    if present.flags & ENDPOINT_PRESENT == 0 {
+        return GONE;
+    }
+    target.address = present.address;
+    target.port = present.port;
+    target.client_port = key.client_port;
+    target.endpoint = endpoint;
+    // A checksum that covers the ports could not be changed in step.
+    let sctp = key.proto == protocol::SCTP;
+    if sctp && u16::from_ne_bytes(target.port) != u16::from_ne_bytes(key.peer_port) {
+        return FULL;
+    }
+    let mut attempt = 0;
+    while attempt < PORT_ATTEMPTS {
+        if !is_taken(key, target) {
+            return if store(&PENDING, key, target, 0) { KNOWN } else { FULL };
+        }
+        if sctp {
+            return FULL;
+        }
+        attempt += 1;
+        target.client_port = other_port(key, attempt);
+    }
+    FULL
 }
 
 impl Target {
+    #[inline(always)]
+    pub(crate) const fn new() -> Self {
+        Self { address: [0; 16], port: [0; 2], client_port: [0; 2], endpoint: NO_ENDPOINT }
+    }
+
     #[inline(always)]
     fn set(&mut self, flow: &Flow) {
         self.address = flow.peer;
         self.port = flow.peer_port;
         self.client_port = flow.client_port;
+        self.endpoint = flow.endpoint;
     }
 }
 
-/// Whether the endpoint that a flow remembers is still this node's.
 #[inline(always)]
-fn is_present(index: u32, target: &Target) -> bool {
+const fn known(state: u8) -> u32 {
+    if state & FLOW_KERNEL != 0 { KERNEL } else { KNOWN }
+}
+
+/// Nanoseconds since the beginning of the second in which a client was last heard.
+#[inline(always)]
+const fn age_ns(now: u64, seen_s: u32) -> u64 {
+    now.saturating_sub(seen_s as u64 * SECOND_NS)
+}
+
+/// Whether a flow's endpoint still is there and, where nothing ends a flow, it has not been
+/// silent for long.
+#[inline(always)]
+fn is_valid(target: &Target, state: u8, proto: u8, age: u64) -> bool {
+    if proto == protocol::UDP && age >= UDP_IDLE_S as u64 * SECOND_NS {
+        return false;
+    }
+    state & FLOW_KERNEL != 0 || is_present(target.endpoint, &target.address, target.port)
+}
+
+/// Whether the endpoint that is remembered by its index still is this node's.
+#[inline(always)]
+pub(crate) fn is_present(index: u32, address: &[u8; 16], port: [u8; 2]) -> bool {
     ENDPOINTS.get(index).is_some_and(|endpoint| {
         endpoint.flags & ENDPOINT_PRESENT != 0
-            && u128::from_ne_bytes(endpoint.address) == u128::from_ne_bytes(target.address)
-            && u16::from_ne_bytes(endpoint.port) == u16::from_ne_bytes(target.port)
+            && u128::from_ne_bytes(endpoint.address) == u128::from_ne_bytes(*address)
+            && u16::from_ne_bytes(endpoint.port) == u16::from_ne_bytes(port)
     })
 }
 
@@ -117,53 +221,32 @@ fn reply_key(key: &FlowKey, target: &Target) -> FlowKey {
 
 type Flows<const SIZE: usize> = LruHashMap<FlowKey, Flow, SIZE>;
 
-/// Writes both entries of a flow.
+/// Writes the entries of a flow. Returns whether the table took them.
 #[inline(always)]
 fn store<const SIZE: usize>(
     flows: &Flows<SIZE>,
     key: &FlowKey,
     target: &Target,
-    endpoint: u32,
     state: u8,
-) -> Result<(), Outcome> {
+) -> bool {
     let mut flow = Flow {
         peer: key.peer,
         peer_port: key.peer_port,
         client_port: key.client_port,
-        endpoint,
+        endpoint: target.endpoint,
+        seen_s: now_s(),
         state: 0,
-        pad: [0; 7],
+        pad: [0; 3],
     };
     // The way back first: a reply must not find a flow that it cannot leave.
-    if flows.insert(reply_key(key, target), flow, ANY).is_err() {
-        return Err(Outcome::DropFlowTable);
+    if state & FLOW_KERNEL == 0 && flows.insert(reply_key(key, target), flow, ANY).is_err() {
+        return false;
     }
     flow.peer = target.address;
     flow.peer_port = target.port;
     flow.client_port = target.client_port;
     flow.state = state;
-    flows.insert(key, flow, ANY).map_err(|_| Outcome::DropFlowTable)
-}
-
-/// Notes a new flow to an endpoint.
-#[inline(always)]
-fn create(key: &FlowKey, index: u32, target: &mut Target) -> Result<(), Outcome> {
-    let Some(endpoint) = ENDPOINTS.get(index) else { return Err(Outcome::DropNoEndpoint) };
-    if endpoint.flags & ENDPOINT_PRESENT == 0 {
-        return Err(Outcome::DropNoEndpoint);
-    }
-    target.address = endpoint.address;
-    target.port = endpoint.port;
-    target.client_port = key.client_port;
-    let mut attempt = 0;
-    while attempt < PORT_ATTEMPTS {
-        if !is_taken(key, target) {
-            return store(&PENDING, key, target, index, 0);
-        }
-        attempt += 1;
-        target.client_port = other_port(key, attempt);
-    }
-    Err(Outcome::DropFlowTable)
+    flows.insert(key, flow, ANY).is_ok()
 }
 
 /// Whether the endpoint already has a flow with that client port through another VIP.

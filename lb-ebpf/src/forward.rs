@@ -1,57 +1,122 @@
-//! On to another node of the same link, by rewriting link-layer addresses.
+//! On to another node: by rewriting link-layer addresses where it stands on one of our links,
+//! else in a tunnel.
 use crate::{
-    maps::{NODES, mac_words},
-    packet::at,
+    frame::Frame,
+    maps::{NODES, is_agent, mac_words},
+    packet::{BY_FRAME, Packet, at},
+    refuse,
+    step::Step,
+    tunnel,
+    verdict::Verdict,
+    vlan,
 };
-use aya_ebpf::{helpers::bpf_redirect, programs::XdpContext};
 use lb_common::{
     checksum::Difference,
+    maps::{NODE_LINK, NODE_TUNNEL},
     outcome::Outcome,
-    wire::{Ethernet, Ipv4, Ipv6, length::ETHERNET},
+    wire::{Ethernet, IPV4_DONT_FRAGMENT, Ipv4, Ipv6, length::ETHERNET},
 };
 
-/// Sends the frame on. TTL or hop limit goes down by one, as at any hop (RFC 1812
+/// Sends the packet on. TTL or hop limit goes down by one, as at any hop (RFC 1812
 /// section 5.3.1, RFC 8200 section 3).
 #[inline(always)]
-pub(crate) fn forward<const V6: bool>(ctx: &XdpContext, node: u16) -> Outcome {
-    let Some(node) = NODES.get(u32::from(node)) else { return Outcome::DropNoNextHop };
+pub(crate) fn forward<F: Frame, const V6: bool>(frame: &F, packet: &Packet, step: Step) -> Verdict {
+    let Some(node) = NODES.get(u32::from(step.node())) else {
+        return Outcome::DropNoNextHop.into();
+    };
     if node.ifindex == 0 {
-        return Outcome::DropNoNextHop;
+        return Outcome::DropNoNextHop.into();
     }
-    let Some(ethernet) = at::<Ethernet>(ctx, 0) else { return Outcome::DropMalformed };
-    if V6 {
-        let Some(ip) = at::<Ipv6>(ctx, ETHERNET) else { return Outcome::DropMalformed };
+    let by_link = step.position() == 0
+        && node.flags & NODE_LINK != 0
+        && packet.arrived == BY_FRAME
+        && !came_from_agent(frame, packet);
+    if !by_link && node.flags & NODE_TUNNEL == 0 {
+        return Outcome::DropNoNextHop.into();
+    }
+    let Some(ttl) = ttl::<F, V6>(frame) else { return Outcome::DropMalformed.into() };
+    if ttl <= 1 {
+        return Outcome::DropTtl.into();
+    }
+    if !by_link && packet.ip_length() > tunnel::room(node) {
+        return too_big::<F, V6>(frame, packet, tunnel::room(node));
+    }
+    lower_ttl::<F, V6>(frame);
+    if by_link {
+        let Some(ethernet) = at::<_, Ethernet>(frame, 0) else {
+            return Outcome::DropMalformed.into();
+        };
         // SAFETY: `at` has checked the bounds.
         unsafe {
-            if (*ip).hop_limit <= 1 {
-                return Outcome::DropTtl;
-            }
-            (*ip).hop_limit -= 1;
+            (*ethernet).destination = mac_words(node.mac);
+            (*ethernet).source = mac_words(node.source_mac);
         }
-    } else {
-        let Some(ip) = at::<Ipv4>(ctx, ETHERNET) else { return Outcome::DropMalformed };
-        // SAFETY: `at` has checked the bounds.
-        unsafe {
-            let ttl = (*ip).ttl;
-            if ttl <= 1 {
-                return Outcome::DropTtl;
-            }
-            let old = u16::from_ne_bytes([ttl, (*ip).protocol]);
-            let new = u16::from_ne_bytes([ttl - 1, (*ip).protocol]);
-            (*ip).check = Difference::new().word(old, new).apply((*ip).check);
-            (*ip).ttl = ttl - 1;
-        }
+    } else if tunnel::send::<F, V6>(frame, packet, node, u32::from(step.position())) == 0 {
+        return Outcome::DropNoNextHop.into();
     }
+    if node.vlan != 0 && vlan::push(frame, node.vlan.to_be()) == 0 {
+        return Outcome::DropNoNextHop.into();
+    }
+    let here = node.ifindex == frame.ifindex();
+    if !here {
+        frame.redirect(node.ifindex);
+    }
+    let outcome = match (step.is_elsewhere(), step.position(), by_link, here) {
+        (true, _, _, true) => Outcome::Elsewhere,
+        (true, _, _, false) => Outcome::ElsewhereRedirected,
+        (_, 0, true, true) => Outcome::Forwarded,
+        (_, 0, true, false) => Outcome::Redirected,
+        (_, 0, false, true) => Outcome::Tunnelled,
+        (_, 0, false, false) => Outcome::TunnelledRedirected,
+        (_, _, _, true) => Outcome::SecondChance,
+        (_, _, _, false) => Outcome::SecondChanceRedirected,
+    };
+    outcome.into()
+}
+
+#[inline(always)]
+fn came_from_agent<F: Frame>(frame: &F, packet: &Packet) -> bool {
+    at::<_, Ethernet>(frame, 0)
+        // SAFETY: `at` has checked the bounds.
+        .is_some_and(|ethernet| unsafe { is_agent((*ethernet).source, packet.vlan()) })
+}
+
+#[inline(always)]
+fn ttl<F: Frame, const V6: bool>(frame: &F) -> Option<u8> {
     // SAFETY: `at` has checked the bounds.
     unsafe {
-        (*ethernet).destination = mac_words(node.mac);
-        (*ethernet).source = mac_words(node.source_mac);
+        Some(if V6 {
+            (*at::<_, Ipv6>(frame, ETHERNET)?).hop_limit
+        } else {
+            (*at::<_, Ipv4>(frame, ETHERNET)?).ttl
+        })
     }
-    if node.ifindex == ctx.ingress_ifindex() as u32 {
-        return Outcome::Forwarded;
+}
+
+#[inline(always)]
+fn lower_ttl<F: Frame, const V6: bool>(frame: &F) {
+    // SAFETY: `at` has checked the bounds.
+    unsafe {
+        if V6 {
+            if let Some(ip) = at::<_, Ipv6>(frame, ETHERNET) {
+                (*ip).hop_limit -= 1;
+            }
+        } else if let Some(ip) = at::<_, Ipv4>(frame, ETHERNET) {
+            let ttl = (*ip).ttl;
+            let old = u16::from_ne_bytes([ttl, (*ip).protocol]);
+            let new = u16::from_ne_bytes([ttl.wrapping_sub(1), (*ip).protocol]);
+            (*ip).check = Difference::new().word(old, new).apply((*ip).check);
+            (*ip).ttl = ttl.wrapping_sub(1);
+        }
     }
-    // With flags 0 the helper answers XDP_REDIRECT whatever the index.
-    // SAFETY: plain helper.
-    unsafe { bpf_redirect(node.ifindex, 0) };
-    Outcome::Redirected
+}
+
+/// Too large for the tunnel: whoever may not have it fragmented is told (RFC 1191, RFC 8201).
+#[inline(never)]
+fn too_big<F: Frame, const V6: bool>(frame: &F, packet: &Packet, mtu: u32) -> Verdict {
+    let told = V6
+        || at::<_, Ipv4>(frame, ETHERNET)
+            // SAFETY: `at` has checked the bounds.
+            .is_some_and(|ip| unsafe { (*ip).fragment & IPV4_DONT_FRAGMENT != 0 });
+    if told { refuse::too_big::<F, V6>(frame, packet, mtu) } else { Outcome::DropTooBig.into() }
 }

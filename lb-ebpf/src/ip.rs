@@ -1,42 +1,57 @@
 //! From an IP header to what handles it.
 use crate::{
-    echo,
+    echo, extension, fragment,
+    frame::Frame,
+    icmp_error,
     maps::{address_bytes, is_vip, mapped, may_be_vip},
     ndp,
-    packet::{Packet, at, is_for_us, length},
-    steer,
+    packet::{FIRST, LATER, Packet, WHOLE, at, is_for_us, linear_length},
+    steer, step,
+    step::Step,
+    tunnel,
+    verdict::Verdict,
 };
-use aya_ebpf::programs::XdpContext;
 use lb_common::{
     filter::{vip_bit_v4, vip_bit_v6},
-    maps::VipKey,
     outcome::Outcome,
     wire::{
-        IPV4_FRAGMENT_MASK, Ipv4, Ipv6,
+        IPV4_FRAGMENT_MASK, IPV4_OFFSET_MASK, Icmp, Ipv4, Ipv6, SCTP_INIT, Sctp, SctpChunk,
+        TCP_ACK, TCP_SYN, Tcp, Udp,
         length::{ETHERNET, IPV4, IPV6},
         protocol,
     },
 };
 
-/// An IPv4 packet.
+/// [`look_v4`], [`look_v6`]: what an IP header says at first sight.
+pub(crate) const TO_VIP: u32 = 1 << 16;
+/// The same: to the port of the tunnels.
+pub(crate) const TO_TUNNEL: u32 = 1 << 17;
+
+/// What an IPv4 packet is: [`TO_VIP`], perhaps; [`TO_TUNNEL`]; or an outcome.
 #[inline(always)]
-pub(crate) fn v4(ctx: &XdpContext) -> Outcome {
-    let Some(ip) = at::<Ipv4>(ctx, ETHERNET) else { return Outcome::Passed };
+pub(crate) fn look_v4<F: Frame>(frame: &F) -> u32 {
+    let Some(ip) = at::<_, Ipv4>(frame, ETHERNET) else { return Outcome::Passed as u32 };
     // SAFETY: `at` has checked the bounds.
     let destination = unsafe { (*ip).destination };
     if !may_be_vip(vip_bit_v4(destination)) {
-        return Outcome::Passed;
+        return Outcome::Passed as u32;
     }
-    match parse_v4(ctx, ip).and_then(|packet| handle::<false>(ctx, &packet)) {
-        Ok(outcome) => outcome,
-        Err(reason) => refuse(ctx, mapped(destination), reason),
+    // SAFETY: as above.
+    unsafe {
+        if (*ip).protocol == protocol::UDP
+            && (*ip).fragment & IPV4_OFFSET_MASK == 0
+            && tunnel::is_port(frame, ETHERNET + usize::from((*ip).version_ihl & 0xf) * 4)
+        {
+            return TO_TUNNEL;
+        }
     }
+    TO_VIP
 }
 
-/// An IPv6 packet.
+/// What an IPv6 packet is: [`TO_VIP`], perhaps; [`TO_TUNNEL`]; or an outcome.
 #[inline(always)]
-pub(crate) fn v6(ctx: &XdpContext) -> Outcome {
-    let Some(ip) = at::<Ipv6>(ctx, ETHERNET) else { return Outcome::Passed };
+pub(crate) fn look_v6<F: Frame>(frame: &F, vlan: u16) -> u32 {
+    let Some(ip) = at::<_, Ipv6>(frame, ETHERNET) else { return Outcome::Passed as u32 };
     // SAFETY: `at` has checked the bounds.
     let (destination, next_header) = unsafe { ((*ip).destination, (*ip).next_header) };
     let to_vip = may_be_vip(vip_bit_v6(destination));
@@ -45,105 +60,220 @@ pub(crate) fn v6(ctx: &XdpContext) -> Outcome {
     // `is_vip` keeps the answer from depending on which addresses share a bit of the filter.
     if next_header == protocol::ICMPV6
         && (to_group || to_vip && is_vip(address_bytes(destination)))
-        && let Some(outcome) = ndp::handle(ctx)
+        && let Some(outcome) = ndp::handle(frame, vlan)
     {
-        return outcome;
+        return outcome as u32;
     }
     if !to_vip {
-        return Outcome::Passed;
+        return Outcome::Passed as u32;
     }
-    match parse_v6(ctx, ip).and_then(|packet| handle::<true>(ctx, &packet)) {
-        Ok(outcome) => outcome,
-        Err(reason) => refuse(ctx, address_bytes(destination), reason),
+    if next_header == protocol::UDP && tunnel::is_port(frame, ETHERNET + IPV6) {
+        return TO_TUNNEL;
     }
+    TO_VIP
 }
 
+/// A packet to what may be a VIP.
 #[inline(always)]
-fn handle<const V6: bool>(ctx: &XdpContext, packet: &Packet) -> Result<Outcome, Outcome> {
-    match packet.protocol {
-        protocol::TCP | protocol::UDP => steer::transport::<V6>(ctx, packet),
-        protocol::ICMP if !V6 => echo::v4(ctx, packet),
-        protocol::ICMPV6 if V6 => echo::v6(ctx, packet),
-        protocol::FRAGMENT if V6 => Err(Outcome::DropFragment),
-        protocol::HOP_BY_HOP
-        | protocol::ROUTING
-        | protocol::DESTINATION_OPTIONS
-        | protocol::AUTHENTICATION
-        | protocol::MOBILITY
-            if V6 =>
-        {
-            Err(Outcome::DropOptions)
+pub(crate) fn handle<F: Frame, const V6: bool>(frame: &F, tag: u32, arrived: u8) -> Verdict {
+    let mut packet = Packet::new(tag, arrived);
+    let mut step = Step::NONE;
+    let mut reason = if V6 { read_v6(frame, &mut packet) } else { read_v4(frame, &mut packet) };
+    if reason.is_none() && packet.fragment != WHOLE {
+        step = fragment::place::<F, V6>(frame, &mut packet);
+        if step.kind() == step::DONE {
+            return step.verdict();
         }
-        _ => Err(Outcome::DropProtocol),
     }
+    if reason.is_none() && step.is_none() {
+        reason = match packet.flow.proto {
+            protocol::TCP | protocol::UDP | protocol::SCTP => transport(frame, &mut packet),
+            protocol::ICMP if !V6 => icmp::<F, V6>(frame, &mut packet),
+            protocol::ICMPV6 if V6 => icmp::<F, V6>(frame, &mut packet),
+            _ => Outcome::DropProtocol.into(),
+        };
+    }
+    if reason.is_none() {
+        return steer::steer::<F, V6>(frame, &mut packet, step);
+    }
+    if reason.is(Outcome::EchoAnswered) {
+        return reason;
+    }
+    let ours = verify(frame, &packet);
+    if ours.is_none() { reason } else { ours }
 }
 
-#[inline(always)]
-fn parse_v4(ctx: &XdpContext, ip: *const Ipv4) -> Result<Packet, Outcome> {
-    // SAFETY: the caller has checked the bounds.
-    unsafe {
-        match (*ip).version_ihl {
-            0x45 => {}
-            0x46..=0x4f => return Err(Outcome::DropOptions),
-            _ => return Err(Outcome::DropMalformed),
-        }
-        let total = usize::from(u16::from_be((*ip).total_length));
-        if total < IPV4 || total > length(ctx) - ETHERNET {
-            return Err(Outcome::DropMalformed);
-        }
-        if (*ip).fragment & IPV4_FRAGMENT_MASK != 0 {
-            return Err(Outcome::DropFragment);
-        }
-        let prefix = 0xffff_u32.to_be();
-        Ok(Packet {
-            source: [0, 0, prefix, (*ip).source],
-            destination: [0, 0, prefix, (*ip).destination],
-            protocol: (*ip).protocol,
-            payload: total - IPV4,
-        })
-    }
-}
-
-#[inline(always)]
-fn parse_v6(ctx: &XdpContext, ip: *const Ipv6) -> Result<Packet, Outcome> {
-    // SAFETY: the caller has checked the bounds.
-    unsafe {
-        let payload = usize::from(u16::from_be((*ip).payload_length));
-        if (*ip).version_class_label.to_be() >> 28 != 6 || ETHERNET + IPV6 + payload > length(ctx) {
-            return Err(Outcome::DropMalformed);
-        }
-        Ok(Packet {
-            source: (*ip).source,
-            destination: (*ip).destination,
-            protocol: (*ip).next_header,
-            payload,
-        })
-    }
-}
-
-/// Drops for a reason what is sent to a VIP, and lets through what merely looked so.
-#[inline(always)]
-fn refuse(ctx: &XdpContext, destination: [u8; 16], reason: Outcome) -> Outcome {
-    match whose(ctx, &VipKey { vip: destination }) {
-        VIP_FOR_US => reason,
-        VIP_FOR_ANOTHER_HOST => Outcome::PassedOtherHost,
-        _ => Outcome::Passed,
-    }
-}
-
-const NOT_A_VIP: u32 = 0;
-const VIP_FOR_ANOTHER_HOST: u32 = 1;
-const VIP_FOR_US: u32 = 2;
-
-/// Whether a destination is a VIP, and the frame for us. Not inlined, since many paths
-/// end here and none of them is hot.
+/// Tells what is sent to a VIP of ours, in a frame for this node ([`Verdict::NONE`]), from
+/// what merely looked so. Not inlined, since many paths end here and none of them is hot.
 #[inline(never)]
-fn whose(ctx: &XdpContext, destination: &VipKey) -> u32 {
-    if !is_vip(destination.vip) {
-        NOT_A_VIP
-    } else if !is_for_us(ctx) {
-        VIP_FOR_ANOTHER_HOST
+pub(crate) fn verify<F: Frame>(frame: &F, packet: &Packet) -> Verdict {
+    let vip = is_vip(packet.flow.peer);
+    // What comes in a tunnel was in a frame for this node.
+    if packet.is_from_tunnel() {
+        return if vip { Verdict::NONE } else { Outcome::DropTunnelInner.into() };
+    }
+    if !vip {
+        Outcome::Passed.into()
+    } else if !is_for_us(frame, packet.vlan()) {
+        Outcome::PassedOtherHost.into()
     } else {
-        VIP_FOR_US
+        Verdict::NONE
+    }
+}
+
+#[inline(always)]
+fn read_v4<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
+    let Some(ip) = at::<_, Ipv4>(frame, ETHERNET) else { return Outcome::DropMalformed.into() };
+    // SAFETY: `at` has checked the bounds, and nothing moves the frame here.
+    unsafe {
+        packet.flow.client = mapped((*ip).source);
+        packet.flow.peer = mapped((*ip).destination);
+        packet.flow.proto = (*ip).protocol;
+        let header = u32::from((*ip).version_ihl & 0xf) * 4;
+        let total = u32::from(u16::from_be((*ip).total_length));
+        if (*ip).version_ihl >> 4 != 4 || header < IPV4 as u32 || total < header {
+            return Outcome::DropMalformed.into();
+        }
+        packet.has_options = header != IPV4 as u32;
+        packet.transport = ETHERNET as u32 + header;
+        packet.payload = total - header;
+        let fragment = (*ip).fragment;
+        if fragment & IPV4_FRAGMENT_MASK != 0 {
+            packet.fragment = if fragment & IPV4_OFFSET_MASK != 0 { LATER } else { FIRST };
+            packet.fragment_id = u32::from((*ip).id);
+        }
+    }
+    measure(frame, packet)
+}
+
+#[inline(always)]
+fn read_v6<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
+    let Some(ip) = at::<_, Ipv6>(frame, ETHERNET) else { return Outcome::DropMalformed.into() };
+    // SAFETY: `at` has checked the bounds, and nothing moves the frame here.
+    let version = unsafe {
+        packet.flow.client = address_bytes((*ip).source);
+        packet.flow.peer = address_bytes((*ip).destination);
+        packet.flow.proto = (*ip).next_header;
+        packet.transport = (ETHERNET + IPV6) as u32;
+        packet.payload = u32::from(u16::from_be((*ip).payload_length));
+        (*ip).version_class_label.to_be() >> 28
+    };
+    if version != 6 {
+        return Outcome::DropMalformed.into();
+    }
+    let measured = measure(frame, packet);
+    if measured.is_none() && extension::is_extension(packet.flow.proto) {
+        return extension::skip(frame, packet);
+    }
+    measured
+}
+
+/// Compares the frame's length with what the IP header says.
+#[inline(always)]
+fn measure<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
+    let wanted = packet.transport + packet.payload;
+    packet.length = linear_length(frame) as u32;
+    if wanted > packet.length {
+        packet.length = frame.whole_length() as u32;
+        if wanted > packet.length {
+            return Outcome::DropMalformed.into();
+        }
+    }
+    Verdict::NONE
+}
+
+/// The least that a transport header has, in bytes. SCTP's has one chunk at least (RFC 9260
+/// section 3).
+#[inline(always)]
+pub(crate) const fn shortest(proto: u8) -> u32 {
+    match proto {
+        protocol::TCP => size_of::<Tcp>() as u32,
+        protocol::UDP => size_of::<Udp>() as u32,
+        _ => (size_of::<Sctp>() + size_of::<SctpChunk>()) as u32,
+    }
+}
+
+/// The ports, and whether the packet begins a flow. A later fragment has them already.
+#[inline(always)]
+fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
+    if packet.fragment == LATER {
+        return Verdict::NONE;
+    }
+    let malformed = Outcome::DropMalformed.into();
+    let offset = packet.transport_at();
+    let whole = packet.fragment == WHOLE;
+    let payload = packet.payload;
+    if payload < shortest(packet.flow.proto) {
+        return malformed;
+    }
+    // SAFETY: `at` has checked the bounds, here and below.
+    unsafe {
+        match packet.flow.proto {
+            protocol::TCP => {
+                let Some(tcp) = at::<_, Tcp>(frame, offset) else { return malformed };
+                let length = u32::from((*tcp).data_offset >> 4) * 4;
+                if length < size_of::<Tcp>() as u32 || whole && length > payload {
+                    return malformed;
+                }
+                set_ports(packet, (*tcp).source, (*tcp).destination);
+                packet.flags = (*tcp).flags;
+                packet.begins = (*tcp).flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+            }
+            protocol::UDP => {
+                let Some(udp) = at::<_, Udp>(frame, offset) else { return malformed };
+                let length = u32::from(u16::from_be((*udp).length));
+                if length < size_of::<Udp>() as u32 || whole && length > payload {
+                    return malformed;
+                }
+                set_ports(packet, (*udp).source, (*udp).destination);
+            }
+            _ => {
+                let Some(sctp) = at::<_, Sctp>(frame, offset) else { return malformed };
+                let chunk = at::<_, SctpChunk>(frame, offset + size_of::<Sctp>());
+                let Some(chunk) = chunk else { return malformed };
+                set_ports(packet, (*sctp).source, (*sctp).destination);
+                packet.begins = (*chunk).kind == SCTP_INIT;
+            }
+        }
+    }
+    Verdict::NONE
+}
+
+#[inline(always)]
+const fn set_ports(packet: &mut Packet, source: u16, destination: u16) {
+    packet.flow.client_port = source.to_ne_bytes();
+    packet.flow.peer_port = destination.to_ne_bytes();
+}
+
+/// Whether a message of ICMP (types 3, 4, 11, 12: RFC 792) or ICMPv6 (RFC 4443 section 2.1)
+/// is about a packet that somebody could not handle.
+#[inline(always)]
+const fn is_error(kind: u8, v6: bool) -> bool {
+    if v6 { kind >= 1 && kind <= 4 } else { matches!(kind, 3 | 4 | 11 | 12) }
+}
+
+/// An ICMP message to a VIP. [`Verdict::NONE`]: it is about a flow, which is to be steered.
+#[inline(always)]
+fn icmp<F: Frame, const V6: bool>(frame: &F, packet: &mut Packet) -> Verdict {
+    let Some(icmp) = at::<_, Icmp>(frame, packet.transport_at()) else {
+        return Outcome::DropMalformed.into();
+    };
+    // SAFETY: `at` has checked the bounds.
+    let kind = unsafe { (*icmp).kind };
+    if is_error(kind, V6) {
+        let verdict = icmp_error::read::<F, V6>(frame, packet);
+        packet.begins = false;
+        packet.flags = 0;
+        return verdict;
+    }
+    if packet.is_from_tunnel() {
+        return Outcome::DropIcmp.into();
+    }
+    if packet.has_options {
+        return Outcome::DropOptions.into();
+    }
+    let answer = if V6 { echo::v6(frame, packet) } else { echo::v4(frame, packet) };
+    match answer {
+        Ok(outcome) | Err(outcome) => outcome.into(),
     }
 }

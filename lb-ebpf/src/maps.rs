@@ -2,17 +2,21 @@
 //!
 //! All are BTF maps, so that `bpftool map dump` names the fields. Capacities of
 //! `ROWS` and `FLOWS` are only defaults: the agent sets them when it loads.
+use crate::verdict::Verdict;
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    helpers::bpf_ktime_get_coarse_ns,
     macros::btf_map,
 };
 use lb_common::{
     filter,
     maps::{
-        Announced, AnnouncedKey, DEFAULT_FLOWS, DEFAULT_ROWS, EchoBudget, Endpoint, Flow, FlowKey,
-        MAX_ANNOUNCED, MAX_ENDPOINTS, MAX_NODES, MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, MacKey,
-        MacOwner, Node, PENDING_FLOWS, Row, Service, ServiceKey, ServiceStats, Settings, Vip,
-        VipKey,
+        Affinity, AffinityKey, Announced, AnnouncedKey, Budget, DEFAULT_FLOWS,
+        DEFAULT_ROW_ENDPOINTS, DEFAULT_ROWS, EVENTS_BYTES, Elsewhere, Endpoint, Event, Flow,
+        FlowKey, FragmentKey, Fragmented, MAX_AFFINITIES, MAX_ANNOUNCED, MAX_ELSEWHERE,
+        MAX_ENDPOINTS, MAX_FRAGMENTED, MAX_NODES, MAX_SERVICES, MAX_SOURCE_RANGES, MAX_UPLINKS,
+        MAX_VIPS, MacKey, MacOwner, Node, PENDING_FLOWS, RangeKey, Row, SAMPLES_BYTES, Sample,
+        Service, ServiceKey, ServiceStats, Settings, Vip, VipKey,
     },
     outcome::{Counters, Outcome},
 };
@@ -30,6 +34,9 @@ pub(crate) static SERVICES: HashMap<ServiceKey, Service, { MAX_SERVICES as usize
     HashMap::new();
 #[btf_map]
 pub(crate) static ROWS: Array<Row, { DEFAULT_ROWS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static ROW_ENDPOINTS: Array<u32, { DEFAULT_ROW_ENDPOINTS as usize }, MMAPABLE> =
+    Array::new();
 #[btf_map]
 pub(crate) static NODES: Array<Node, { MAX_NODES as usize }> = Array::new();
 #[btf_map]
@@ -53,13 +60,31 @@ pub(crate) static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 pub(crate) static SERVICE_STATS: PerCpuArray<ServiceStats, { MAX_SERVICES as usize }> =
     PerCpuArray::new();
 #[btf_map]
-pub(crate) static ECHO_BUDGET: PerCpuArray<EchoBudget, 1> = PerCpuArray::new();
+pub(crate) static ECHO_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static REFUSE_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static ELSEWHERE: LruHashMap<FlowKey, Elsewhere, { MAX_ELSEWHERE as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static FRAGMENTED: LruHashMap<FragmentKey, Fragmented, { MAX_FRAGMENTED as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static SOURCE_RANGES: LpmTrie<RangeKey, u32, { MAX_SOURCE_RANGES as usize }> =
+    LpmTrie::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub(crate) static SAMPLES: RingBuf<Sample, { SAMPLES_BYTES as usize }> = RingBuf::new();
 
 /// Counts an outcome.
 #[inline(always)]
-pub(crate) fn count(outcome: Outcome) {
+pub(crate) fn count(verdict: Verdict) {
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-        let position = outcome as usize;
+        let position = verdict.number() as usize;
         if position < Outcome::ALL.len() {
             // SAFETY: `Counters` is `repr(C)` and made of as many u64 as there are outcomes;
             // the slot is this CPU's, and a program is not preempted by another on its CPU.
@@ -94,24 +119,25 @@ pub(crate) fn is_vip(vip: [u8; 16]) -> bool {
 
 /// Whether a frame comes from the link-layer address of another node with an agent.
 #[inline(always)]
-pub(crate) fn is_agent(mac: [u16; 3]) -> bool {
+pub(crate) fn is_agent(mac: [u16; 3], vlan: u16) -> bool {
     let bit = filter::mac_bit_words(mac);
     if !bit_is_set(INGRESS_FILTER.get(bit >> 6), bit) {
         return false;
     }
-    let key = MacKey { mac: mac_bytes(mac), pad: [0; 2] };
+    let key = MacKey { mac: mac_bytes(mac), vlan };
     // SAFETY: only the entry's presence is used.
     unsafe { NODE_MACS.get(key).is_some() }
 }
 
-/// The link-layer address of the interface with this index, if it is an uplink.
+/// The link-layer address of the interface with this index in a VLAN (0 is none), if it is an
+/// uplink.
 #[inline(always)]
-pub(crate) fn uplink_mac(ifindex: u32) -> Option<[u16; 3]> {
+pub(crate) fn uplink_mac(ifindex: u32, vlan: u16) -> Option<[u16; 3]> {
     let settings = SETTINGS.get(0)?;
     let mut i = 0;
     while i < MAX_UPLINKS {
         let uplink = &settings.uplinks[i];
-        if uplink.ifindex == ifindex {
+        if uplink.ifindex == ifindex && uplink.vlan == vlan {
             return Some(mac_words(uplink.mac));
         }
         if uplink.ifindex == 0 {
@@ -134,6 +160,19 @@ pub(crate) const fn mac_bytes(mac: [u16; 3]) -> [u8; 6] {
 pub(crate) const fn mac_words(mac: [u8; 6]) -> [u16; 3] {
     // SAFETY: same size, and every byte pattern is valid for both.
     unsafe { core::mem::transmute(mac) }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, exact to a few milliseconds: a memory read.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: plain helper.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Seconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub(crate) fn now_s() -> u32 {
+    (now_ns() / 1_000_000_000) as u32
 }
 
 /// An address as the maps hold it.

@@ -1,13 +1,14 @@
 //! Neighbour discovery for VIPs (RFC 4861).
 use crate::{
-    answer,
+    answer, events,
+    frame::Frame,
     maps::{address_bytes, is_agent, is_vip, may_be_vip},
-    packet::at,
+    packet::{at, linear_length},
 };
-use aya_ebpf::{helpers::bpf_xdp_adjust_tail, programs::XdpContext};
 use lb_common::{
     checksum::fold,
     filter::vip_bit_v6,
+    maps::VipKey,
     outcome::Outcome,
     wire::{
         Ethernet, Ipv6, LinkLayerOption, Neighbour,
@@ -40,10 +41,10 @@ const UNIT: usize = 8;
 
 /// Handles a solicitation for a VIP or an advertisement of one; `None` if it is neither.
 #[inline(always)]
-pub(crate) fn handle(ctx: &XdpContext) -> Option<Outcome> {
-    let ethernet = at::<Ethernet>(ctx, 0)?;
-    let ip = at::<Ipv6>(ctx, ETHERNET)?;
-    let message = at::<Neighbour>(ctx, NEIGHBOUR_AT)?;
+pub(crate) fn handle<F: Frame>(frame: &F, vlan: u16) -> Option<Outcome> {
+    let ethernet = at::<_, Ethernet>(frame, 0)?;
+    let ip = at::<_, Ipv6>(frame, ETHERNET)?;
+    let message = at::<_, Neighbour>(frame, NEIGHBOUR_AT)?;
     // SAFETY: `at` has checked the bounds.
     let (kind, target, from) = unsafe { ((*message).kind, (*message).target, (*ethernet).source) };
     if kind != SOLICITATION && kind != ADVERTISEMENT {
@@ -54,15 +55,19 @@ pub(crate) fn handle(ctx: &XdpContext) -> Option<Outcome> {
         return None;
     }
     let solicitation = kind == SOLICITATION;
-    let mac = if solicitation { answer::mac_for(vip, ctx.ingress_ifindex() as u32) } else { None };
+    let mac = if solicitation { answer::mac_for(vip, frame.ifindex(), vlan) } else { None };
     // What is announced is a VIP: an answer costs one lookup.
     if mac.is_none() && !is_vip(vip) {
         return None;
     }
     if !solicitation {
-        return Some(if is_agent(from) { Outcome::Passed } else { Outcome::PassedClaim });
+        if is_agent(from, vlan) {
+            return Some(Outcome::Passed);
+        }
+        events::claim(frame, &VipKey { vip }, vlan);
+        return Some(Outcome::PassedClaim);
     }
-    let Some(valid) = validate(ctx, ip, message) else { return Some(Outcome::NdpInvalid) };
+    let Some(valid) = validate(frame, ip, message) else { return Some(Outcome::NdpInvalid) };
     let Some(mac) = mac else { return Some(Outcome::NdpNotAnnounced) };
     // SAFETY: `at` has checked the bounds.
     let destination = unsafe { (*ethernet).destination };
@@ -70,7 +75,7 @@ pub(crate) fn handle(ctx: &XdpContext) -> Option<Outcome> {
     if !to_group && destination != mac {
         return Some(Outcome::PassedOtherHost);
     }
-    Some(advertise(ctx, &valid, target, mac, from).unwrap_or(Outcome::NdpInvalid))
+    Some(advertise(frame, &valid, target, mac, from).unwrap_or(Outcome::NdpInvalid))
 }
 
 /// What an advertisement needs of a valid solicitation.
@@ -82,7 +87,11 @@ struct Solicitation {
 
 /// RFC 4861 section 7.1.1.
 #[inline(always)]
-fn validate(ctx: &XdpContext, ip: *const Ipv6, message: *const Neighbour) -> Option<Solicitation> {
+fn validate<F: Frame>(
+    frame: &F,
+    ip: *const Ipv6,
+    message: *const Neighbour,
+) -> Option<Solicitation> {
     // SAFETY: the caller has checked the bounds.
     let (source, destination, length, hop_limit, code) = unsafe {
         let length = usize::from(u16::from_be((*ip).payload_length));
@@ -103,7 +112,7 @@ fn validate(ctx: &XdpContext, ip: *const Ipv6, message: *const Neighbour) -> Opt
         if unit >= units {
             break;
         }
-        let words = at::<[u32; 2]>(ctx, NEIGHBOUR_AT + unit * UNIT)?;
+        let words = at::<_, [u32; 2]>(frame, NEIGHBOUR_AT + unit * UNIT)?;
         // SAFETY: `at` has checked the bounds.
         let [first, second] = unsafe { *words };
         sum += u64::from(first) + u64::from(second);
@@ -147,8 +156,8 @@ fn pseudo_header(source: [u32; 4], destination: [u32; 4], length: u32) -> u64 {
 ///
 /// The Override flag is set, so that a takeover reaches the asker's cache at once.
 #[inline(always)]
-fn advertise(
-    ctx: &XdpContext,
+fn advertise<F: Frame>(
+    frame: &F,
     solicitation: &Solicitation,
     vip: [u32; 4],
     mac: [u16; 3],
@@ -160,15 +169,14 @@ fn advertise(
         (solicitation.source, from, SOLICITED | OVERRIDE)
     };
     let wanted = (NEIGHBOUR_AT + ADVERTISEMENT_LENGTH) as i32;
-    let delta = wanted - (ctx.data_end() - ctx.data()) as i32;
-    // SAFETY: the helper checks what it is asked; every pointer is taken anew below.
-    if delta != 0 && unsafe { bpf_xdp_adjust_tail(ctx.ctx, delta) } != 0 {
+    let delta = wanted - linear_length(frame) as i32;
+    if delta != 0 && !frame.move_tail(delta) {
         return None;
     }
-    let ethernet = at::<Ethernet>(ctx, 0)?;
-    let ip = at::<Ipv6>(ctx, ETHERNET)?;
-    let message = at::<Neighbour>(ctx, NEIGHBOUR_AT)?;
-    let option = at::<LinkLayerOption>(ctx, NEIGHBOUR_AT + NEIGHBOUR)?;
+    let ethernet = at::<_, Ethernet>(frame, 0)?;
+    let ip = at::<_, Ipv6>(frame, ETHERNET)?;
+    let message = at::<_, Neighbour>(frame, NEIGHBOUR_AT)?;
+    let option = at::<_, LinkLayerOption>(frame, NEIGHBOUR_AT + NEIGHBOUR)?;
     // SAFETY: `at` has checked the bounds.
     unsafe {
         (*ethernet).destination = destination_mac;

@@ -1,138 +1,183 @@
 //! From a packet to a VIP:port to the node of its row.
 use crate::{
-    deliver, forward,
-    maps::{ROWS, SERVICE_STATS, SERVICES, address_bytes, is_agent, port_bytes},
-    packet::{Packet, at, is_for_us, length, transport_at},
+    affinity, chain, deliver,
+    flows::{self, Target},
+    forward,
+    frame::Frame,
+    ip,
+    maps::{ROWS, SERVICE_STATS, SERVICES, address_words},
+    packet::{NO_STATS, Packet, is_for_us},
+    ranges, refuse, step,
+    step::Step,
+    verdict::Verdict,
 };
-use aya_ebpf::programs::XdpContext;
 use lb_common::{
-    hash::{flow_hash_v4, flow_hash_v6},
+    hash::{flow_hash_v4, flow_hash_v6, row_index},
     maps::{
-        FlowKey, NO_ENDPOINT, Row, SERVICE_CLIENT_IP, Service, ServiceKey, THIS_NODE, TO_ENDPOINT,
+        NO_NODE, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES, ServiceKey,
+        THIS_NODE,
     },
     outcome::Outcome,
-    wire::{Ethernet, Ports, Tcp, Udp, protocol},
 };
 
-/// A TCP segment or UDP datagram to what may be a VIP.
-#[inline(always)]
-pub(crate) fn transport<const V6: bool>(
-    ctx: &XdpContext,
-    packet: &Packet,
-) -> Result<Outcome, Outcome> {
-    let offset = transport_at(V6);
-    let Some(udp) = at::<Udp>(ctx, offset) else { return Err(Outcome::DropMalformed) };
-    // SAFETY: `at` has checked the bounds. Both protocols begin with the ports.
-    let (ports, udp_length) = unsafe {
-        let ports = Ports { source: (*udp).source, destination: (*udp).destination };
-        (ports, usize::from(u16::from_be((*udp).length)))
-    };
-    let (shortest, length, flags) = if packet.protocol == protocol::TCP {
-        let Some(tcp) = at::<Tcp>(ctx, offset) else { return Err(Outcome::DropMalformed) };
-        // SAFETY: `at` has checked the bounds.
-        unsafe { (size_of::<Tcp>(), usize::from((*tcp).data_offset >> 4) * 4, (*tcp).flags) }
-    } else {
-        (size_of::<Udp>(), udp_length, 0)
-    };
-    if length < shortest || length > packet.payload {
-        return Err(Outcome::DropMalformed);
-    }
-    steer::<V6>(ctx, packet, ports, flags)
+/// What is found on the way to a step, and needed for it.
+struct Way {
+    /// What [`flows::find`] said, or [`flows::UNKNOWN`].
+    found: u32,
+    /// Of the Service's.
+    flags: u32,
+    target: Target,
 }
 
+/// Steers a packet with ports, unless its step is settled already (a fragment's).
 #[inline(always)]
-fn steer<const V6: bool>(
-    ctx: &XdpContext,
+pub(crate) fn steer<F: Frame, const V6: bool>(
+    frame: &F,
+    packet: &mut Packet,
+    settled: Step,
+) -> Verdict {
+    let mut way = Way { found: flows::UNKNOWN, flags: 0, target: Target::new() };
+    let step = if settled.is_none() { choose::<F, V6>(frame, packet, &mut way) } else { settled };
+    let verdict = take::<F, V6>(frame, packet, step, &mut way);
+    tally(packet, verdict);
+    verdict
+}
+
+/// Goes a step that nothing stands in the way of.
+#[inline(always)]
+fn take<F: Frame, const V6: bool>(
+    frame: &F,
     packet: &Packet,
-    ports: Ports,
-    flags: u8,
-) -> Result<Outcome, Outcome> {
+    step: Step,
+    way: &mut Way,
+) -> Verdict {
+    match step.kind() {
+        step::SEND => forward::forward::<F, V6>(frame, packet, step),
+        step::KNOWN => arrive::<F, V6>(frame, packet, way.found, &way.target),
+        step::NEW => {
+            let kernel = way.flags & SERVICE_KERNEL != 0;
+            let flow = &packet.flow;
+            let made = flows::create(flow, step.value(), kernel, way.found, &mut way.target);
+            if made == flows::KNOWN && way.flags & SERVICE_CLIENT_IP != 0 {
+                affinity::note(packet, &way.target);
+            }
+            arrive::<F, V6>(frame, packet, made, &way.target)
+        }
+        step::REFUSE => refuse::refuse::<F, V6>(frame, packet, step.verdict()),
+        _ => step.verdict(),
+    }
+}
+
+/// Delivers a packet whose flow is known by now.
+#[inline(always)]
+fn arrive<F: Frame, const V6: bool>(
+    frame: &F,
+    packet: &Packet,
+    found: u32,
+    target: &Target,
+) -> Verdict {
+    match found {
+        flows::KNOWN => deliver::deliver::<F, V6>(frame, packet, target),
+        flows::KERNEL => Outcome::DeliveredKernel.into(),
+        flows::GONE => Outcome::DropNoEndpoint.into(),
+        _ => Outcome::DropFlowTable.into(),
+    }
+}
+
+/// The step of a packet to what may be a Service.
+#[inline(always)]
+fn choose<F: Frame, const V6: bool>(frame: &F, packet: &mut Packet, way: &mut Way) -> Step {
     let key = ServiceKey {
-        vip: address_bytes(packet.destination),
-        port: port_bytes(ports.destination),
-        proto: packet.protocol,
+        vip: packet.flow.peer,
+        port: packet.flow.peer_port,
+        proto: packet.flow.proto,
         pad: 0,
         pad2: 0,
     };
-    // SAFETY: the agent replaces an entry's value as a whole, and the fields used here
-    // are copied at once.
-    let Some(service) = (unsafe { SERVICES.get(key) }) else { return Err(Outcome::DropNoPort) };
-    let service = *service;
-    if !is_for_us(ctx) {
-        return Err(Outcome::PassedOtherHost);
+    // SAFETY: the agent replaces an entry's value as a whole; one that is freed meanwhile
+    // costs one packet.
+    let Some(service) = (unsafe { SERVICES.get(key) }) else {
+        let ours = ip::verify(frame, packet);
+        if ours.is_none() {
+            return Step::refuse(Outcome::DropNoPort);
+        }
+        return Step::from_verdict(ours);
+    };
+    if !packet.is_from_tunnel() && !is_for_us(frame, packet.vlan()) {
+        return Step::done(Outcome::PassedOtherHost);
+    }
+    let flags = service.flags;
+    if flags & SERVICE_RANGES != 0 && ranges::serves(packet, service.ranges) == 0 {
+        return Step::done(Outcome::DropSourceRange);
     }
     if service.rows == 0 {
-        return Err(Outcome::DropNoEndpoint);
+        return Step::refuse(Outcome::DropNoEndpoint);
     }
-    let (both, protocol) = if service.flags & SERVICE_CLIENT_IP == 0 {
-        (u32::from(ports.source) | u32::from(ports.destination) << 16, packet.protocol)
+    packet.stats = service.stats;
+    way.flags = flags;
+    packet.hash = hash::<V6>(packet, flags);
+    let index = row_index(packet.hash, service.rows, service.mask);
+    let Some(row) = ROWS.get(service.rows_start.wrapping_add(index)) else {
+        return Step::done(Outcome::DropNoEndpoint);
+    };
+    let first = row.nodes[0];
+    let here = first == THIS_NODE;
+    let arrived = here || packet.is_from_tunnel();
+    if arrived || flags & SERVICE_HERE != 0 && !packet.begins {
+        let found = flows::find(packet, &mut way.target);
+        let plain = found & !flows::HEARD;
+        way.found = plain;
+        if plain >= flows::KNOWN {
+            if here || !packet.begins {
+                if found & flows::HEARD != 0 && flags & SERVICE_CLIENT_IP != 0 {
+                    affinity::touch(packet);
+                }
+                return Step::deliver_known();
+            }
+            way.found = flows::STALE;
+        }
+    }
+    if !arrived && first != NO_NODE {
+        return Step::send(first, 0);
+    }
+    chain::decide(packet, service, row, index)
+}
+
+#[inline(always)]
+fn hash<const V6: bool>(packet: &Packet, flags: u32) -> u32 {
+    let flow = &packet.flow;
+    let (ports, proto) = if flags & SERVICE_CLIENT_IP == 0 {
+        let source = u16::from_ne_bytes(flow.client_port);
+        let destination = u16::from_ne_bytes(flow.peer_port);
+        (u32::from(source) | u32::from(destination) << 16, flow.proto)
     } else {
         (0, 0)
     };
-    let hash = if V6 {
-        flow_hash_v6(packet.source, packet.destination, both, protocol)
+    let client = address_words(flow.client);
+    let vip = address_words(flow.peer);
+    if V6 {
+        flow_hash_v6(client, vip, ports, proto)
     } else {
-        flow_hash_v4(packet.source[3], packet.destination[3], both, protocol)
-    };
-    let index = service.rows_start.wrapping_add(hash & (service.rows - 1));
-    let Some(row) = ROWS.get(index) else { return Err(Outcome::DropNoEndpoint) };
-    let row = *row;
-    let node = row_node(&row);
-    let outcome = if node == THIS_NODE || came_from_agent(ctx) {
-        // A frame that another agent sent on is never sent on again, so that tables
-        // that disagree for a moment cannot make a loop.
-        if node != THIS_NODE && row.endpoint == NO_ENDPOINT {
-            Outcome::DropSecondHop
-        } else {
-            let key = FlowKey {
-                client: address_bytes(packet.source),
-                peer: address_bytes(packet.destination),
-                client_port: port_bytes(ports.source),
-                peer_port: port_bytes(ports.destination),
-                proto: packet.protocol,
-                direction: TO_ENDPOINT,
-                pad: [0; 2],
-            };
-            deliver::deliver::<V6>(ctx, &key, flags, &service, row.endpoint)
-        }
-    } else {
-        forward::forward::<V6>(ctx, node)
-    };
-    tally(ctx, &service, outcome);
-    Ok(outcome)
-}
-
-/// The row's node.
-#[inline(always)]
-fn row_node(row: &Row) -> u16 {
-    // SAFETY: same size, and every byte pattern is valid for both. A shift costs less
-    // here than an index that the verifier must follow into the stack.
-    let nodes: u64 = unsafe { core::mem::transmute(row.nodes) };
-    (nodes >> (u32::from(row.first & 3) * 16)) as u16
+        flow_hash_v4(client[3], vip[3], ports, proto)
+    }
 }
 
 #[inline(always)]
-fn came_from_agent(ctx: &XdpContext) -> bool {
-    // SAFETY: `at` has checked the bounds.
-    at::<Ethernet>(ctx, 0).is_some_and(|ethernet| unsafe { is_agent((*ethernet).source) })
-}
-
-#[inline(always)]
-fn tally(ctx: &XdpContext, service: &Service, outcome: Outcome) {
-    let Some(stats) = SERVICE_STATS.get_ptr_mut(service.stats) else { return };
-    let bytes = length(ctx) as u64;
+fn tally(packet: &Packet, verdict: Verdict) {
+    let delivered = verdict.is(Outcome::Delivered) || verdict.is(Outcome::DeliveredKernel);
+    if packet.stats == NO_STATS || !delivered && !verdict.is_sent_on() {
+        return;
+    }
+    let Some(stats) = SERVICE_STATS.get_ptr_mut(packet.stats) else { return };
+    let bytes = u64::from(packet.length);
     // SAFETY: the slot is this CPU's, and a program is not preempted by another on its CPU.
     unsafe {
-        match outcome {
-            Outcome::Delivered | Outcome::DeliveredKernel => {
-                (*stats).delivered_packets += 1;
-                (*stats).delivered_bytes += bytes;
-            }
-            Outcome::Forwarded | Outcome::Redirected => {
-                (*stats).forwarded_packets += 1;
-                (*stats).forwarded_bytes += bytes;
-            }
-            _ => {}
+        if delivered {
+            (*stats).delivered_packets += 1;
+            (*stats).delivered_bytes += bytes;
+        } else {
+            (*stats).forwarded_packets += 1;
+            (*stats).forwarded_bytes += bytes;
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The data path as the agent holds it: programs on uplinks, and maps that say what the plan says.
 use super::{
-    Error, Options,
+    Error, IngressMode, Options,
+    attach::{Attached, Carried, Target},
     diff::{self, Changes, Inputs, NewlyAnnounced, Problem},
     maps::Maps,
-    neighbours::Neighbours,
-    object::{Attached, Interface, Object},
+    object::Object,
+    pins::LinkKind,
+    reach::Reach,
     state::{Contents, State},
-    uplinks::Uplink,
+    tunnels::{Mss, largest_segments},
+    uplinks::{Links, Uplink},
 };
 use crate::{plan::Plan, system};
 use lb_common::maps::{MAX_UPLINKS, NO_NODE, THIS_NODE};
@@ -19,6 +22,9 @@ use std::{
 /// there. Then it is taken to be gone for good, and steering alone goes on.
 pub const DEAD_MAN_NS: u64 = 60_000_000_000;
 
+/// Most interfaces that the egress program is attached to.
+pub const MAX_EGRESS: usize = 64;
+
 /// Nanoseconds per answered echo request and CPU: 1,000 a second each.
 pub const ECHO_INTERVAL_NS: u64 = 1_000_000;
 
@@ -27,10 +33,26 @@ pub struct Datapath {
     object: Object,
     maps: Maps,
     state: State,
-    /// Interfaces that carry the programs of this agent.
-    attached: BTreeSet<u32>,
+    /// Which uplinks carry the programs of this agent, by their device.
+    uplinks: BTreeMap<u32, Placed>,
+    /// Interfaces that carry its egress program.
+    egress: BTreeSet<u32>,
+    /// What the maps call an uplink, and the device that it is.
+    devices: BTreeMap<(u32, u16), u32>,
+    /// UDP port of the tunnels.
+    tunnel_port: u16,
+    /// What SYN-ACKs were last told.
+    mss: Option<Mss>,
     /// Whether what is announced is what a plan of this agent says.
     applied: bool,
+}
+
+/// Where an uplink's ingress program is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Placed {
+    name: String,
+    mode: IngressMode,
+    on: u32,
 }
 
 /// What came of applying a plan.
@@ -44,6 +66,8 @@ pub struct Applied {
     pub problems: Vec<Problem>,
     /// Uplinks that do not carry the programs, and why. The others do.
     pub not_attached: Vec<Error>,
+    /// Other interfaces by which replies may leave unchanged, and why.
+    pub no_egress: Vec<Error>,
     /// When (`CLOCK_MONOTONIC`, ns) applying again may cure a problem.
     pub retry_at: Option<u64>,
 }
@@ -71,7 +95,11 @@ impl Datapath {
             object,
             maps,
             state: State::adopt(contents),
-            attached: BTreeSet::new(),
+            uplinks: BTreeMap::new(),
+            egress: BTreeSet::new(),
+            devices: BTreeMap::new(),
+            tunnel_port: options.tunnel_port,
+            mss: None,
             applied: false,
         })
     }
@@ -99,11 +127,14 @@ impl Datapath {
         &mut self,
         plan: &Plan,
         me: &str,
-        uplinks: &[Uplink],
-        neighbours: &Neighbours,
+        links: &Links,
+        reach: &Reach,
     ) -> Result<Applied, Error> {
-        let (usable, not_attached) = self.attach(uplinks);
-        let inputs = Inputs { plan, me, uplinks: &usable, neighbours };
+        let (usable, not_attached) = self.attach(&links.uplinks);
+        let no_egress = self.attach_egress(links);
+        self.devices = usable.iter().map(|u| ((u.ifindex, u.vlan), u.device)).collect();
+        self.set_mss(largest_segments(plan, me, &usable, reach))?;
+        let inputs = Inputs { plan, me, uplinks: &usable, reach };
         let now = system::monotonic_ns();
         let Changes { writes, newly_announced, problems, retry_at } =
             diff::changes(&mut self.state, inputs, self.maps.rows(), now);
@@ -117,11 +148,12 @@ impl Datapath {
             self.applied = true;
             self.renew()?;
         }
-        self.detach_others(uplinks)?;
-        Ok(Applied { writes: writes.len(), newly_announced, problems, not_attached, retry_at })
+        self.detach_others(links)?;
+        let writes = writes.len();
+        Ok(Applied { writes, newly_announced, problems, not_attached, no_egress, retry_at })
     }
 
-    /// Attaches to new uplinks. Returns those that carry the programs.
+    /// Attaches to new uplinks. Returns those that carry the programs, as the maps call them.
     fn attach(&mut self, uplinks: &[Uplink]) -> (Vec<Uplink>, Vec<Error>) {
         let mut usable = Vec::new();
         let mut errors = Vec::new();
@@ -130,36 +162,139 @@ impl Datapath {
                 errors.push(Error::TooManyUplinks { interface: uplink.name.clone() });
                 break;
             }
-            // An interface may be made anew with its old index.
-            if !(self.attached.contains(&uplink.ifindex) && self.object.carries(uplink.ifindex)) {
-                let interface = Interface { ifindex: uplink.ifindex, name: uplink.name.clone() };
-                match self.object.attach(&interface) {
-                    Ok(attached) => tracing::info!(
-                        interface = uplink.name,
-                        replaced = attached == Attached::Replaced,
-                        "programs attached"
-                    ),
-                    Err(error) => {
-                        errors.push(error);
-                        continue;
-                    }
+            match self.attach_uplink(uplink) {
+                // Where the program sees frames without their tag, the device is what counts.
+                Ok(on) if on == uplink.device => {
+                    usable.push(Uplink { ifindex: on, vlan: 0, ..uplink.clone() });
                 }
-                self.attached.insert(uplink.ifindex);
+                Ok(_) => usable.push(uplink.clone()),
+                Err(error) => {
+                    self.uplinks.remove(&uplink.device);
+                    errors.push(error);
+                }
             }
-            usable.push(uplink.clone());
         }
         (usable, errors)
     }
 
-    fn detach_others(&mut self, uplinks: &[Uplink]) -> Result<(), Error> {
-        for ifindex in self.object.attached() {
-            if !uplinks.iter().any(|uplink| uplink.ifindex == ifindex) {
-                self.object.detach(ifindex)?;
-                self.attached.remove(&ifindex);
-                tracing::info!(ifindex, "programs detached: no uplink any more");
+    /// Returns the interface that carries the ingress program.
+    fn attach_uplink(&mut self, uplink: &Uplink) -> Result<u32, Error> {
+        // An interface may be made anew with its old index, or below it another one.
+        if let Some(placed) = self.uplinks.get(&uplink.device)
+            && [uplink.device, uplink.ifindex].contains(&placed.on)
+            && self.object.carries(placed.mode.into(), placed.on)
+            && self.object.carries(LinkKind::Egress, uplink.device)
+        {
+            return Ok(placed.on);
+        }
+        let Carried { attached, mode, on, instead_of } =
+            self.object.attach(&Target::from(uplink))?;
+        if let Some(reason) = instead_of {
+            tracing::warn!(interface = uplink.name, mode = mode.name(), "{reason}");
+        }
+        tracing::info!(
+            interface = uplink.name,
+            mode = mode.name(),
+            replaced = attached == Attached::Replaced,
+            "programs attached"
+        );
+        self.egress.insert(uplink.device);
+        self.uplinks.insert(uplink.device, Placed { name: uplink.name.clone(), mode, on });
+        Ok(on)
+    }
+
+    /// Attaches the egress program to all other interfaces that packets leave by.
+    fn attach_egress(&mut self, links: &Links) -> Vec<Error> {
+        let mut errors = Vec::new();
+        let is_uplink = |ifindex| links.uplinks.iter().any(|uplink| uplink.device == ifindex);
+        let mut room = MAX_EGRESS.saturating_sub(links.uplinks.len());
+        for egress in links.egress.iter().filter(|egress| !is_uplink(egress.ifindex)) {
+            if room == 0 {
+                errors.push(Error::TooManyEgress { interface: egress.name.clone() });
+                break;
+            }
+            room -= 1;
+            if self.egress.contains(&egress.ifindex)
+                && self.object.carries(LinkKind::Egress, egress.ifindex)
+            {
+                continue;
+            }
+            match self.object.attach_egress(egress) {
+                Ok(_) => {
+                    tracing::info!(interface = egress.name, "replies that leave by it are seen");
+                    self.egress.insert(egress.ifindex);
+                }
+                Err(error) => {
+                    self.egress.remove(&egress.ifindex);
+                    errors.push(error);
+                }
             }
         }
+        errors
+    }
+
+    fn detach_others(&mut self, links: &Links) -> Result<(), Error> {
+        let devices: BTreeSet<u32> = links.uplinks.iter().map(|uplink| uplink.device).collect();
+        self.uplinks.retain(|device, _| devices.contains(device));
+        let leaves = |ifindex: u32| {
+            devices.contains(&ifindex) || links.egress.iter().any(|e| e.ifindex == ifindex)
+        };
+        self.egress.retain(|ifindex| leaves(*ifindex));
+        let placed: BTreeSet<(LinkKind, u32)> =
+            self.uplinks.values().map(|placed| (placed.mode.into(), placed.on)).collect();
+        // What could not be attached this time may still carry what an earlier agent attached.
+        let failed = |ifindex: u32| {
+            links.uplinks.iter().any(|uplink| {
+                !self.uplinks.contains_key(&uplink.device)
+                    && [uplink.device, uplink.ifindex].contains(&ifindex)
+            })
+        };
+        let unwanted: Vec<_> = self
+            .object
+            .links()
+            .into_iter()
+            .filter(|link| match link.kind {
+                LinkKind::Egress => !leaves(link.ifindex),
+                kind => !placed.contains(&(kind, link.ifindex)) && !failed(link.ifindex),
+            })
+            .collect();
+        // Ingress first, so that no flow begins whose replies would not be rewritten.
+        let (egress, ingress): (Vec<_>, Vec<_>) =
+            unwanted.into_iter().partition(|link| link.kind == LinkKind::Egress);
+        for link in ingress.into_iter().chain(egress) {
+            self.object.detach(link.kind, link.ifindex)?;
+            tracing::info!(ifindex = link.ifindex, program = link.kind.name(), "detached");
+        }
         Ok(())
+    }
+
+    fn set_mss(&mut self, mss: Mss) -> Result<(), Error> {
+        if self.mss == Some(mss) {
+            return Ok(());
+        }
+        let port = self.tunnel_port.to_be_bytes();
+        self.maps.change_settings(|settings| {
+            settings.tunnel_port = port;
+            settings.mss_v4 = mss.v4;
+            settings.mss_v6 = mss.v6;
+        })?;
+        tracing::info!(
+            v4 = mss.v4,
+            v6 = mss.v6,
+            "largest TCP segments that leave room for tunnels"
+        );
+        self.mss = Some(mss);
+        Ok(())
+    }
+
+    /// How each uplink carries the ingress program, by name.
+    pub fn ingress_modes(&self) -> BTreeMap<String, IngressMode> {
+        self.uplinks.values().map(|placed| (placed.name.clone(), placed.mode)).collect()
+    }
+
+    /// The interfaces whose egress program sees replies.
+    pub fn egress(&self) -> &BTreeSet<u32> {
+        &self.egress
     }
 
     /// Says that the agent is there: VIPs are announced for another [`DEAD_MAN_NS`]. To be
@@ -210,13 +345,22 @@ impl Datapath {
             .collect()
     }
 
+    /// The VIPs that are announced, with the interface to announce them by and the link-layer
+    /// address that answers for them.
+    pub fn announced(&self) -> impl Iterator<Item = (IpAddr, u32, [u8; 6])> {
+        self.contents().announced.iter().map(|(key, value)| {
+            let device = self.devices.get(&(key.ifindex, key.vlan)).copied();
+            (super::address_from_bytes(key.vip), device.unwrap_or(key.ifindex), value.mac)
+        })
+    }
+
     /// The IPv6 VIPs that are announced, by interface: their solicited-node groups have to
     /// be joined there.
     pub fn announced_v6(&self) -> BTreeMap<u32, BTreeSet<Ipv6Addr>> {
         let mut announced: BTreeMap<u32, BTreeSet<Ipv6Addr>> = BTreeMap::new();
-        for key in self.contents().announced.keys() {
-            if let IpAddr::V6(vip) = super::address_from_bytes(key.vip) {
-                announced.entry(key.ifindex).or_default().insert(vip);
+        for (vip, device, _) in self.announced() {
+            if let IpAddr::V6(vip) = vip {
+                announced.entry(device).or_default().insert(vip);
             }
         }
         announced

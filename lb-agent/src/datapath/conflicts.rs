@@ -1,6 +1,6 @@
 //! Which network plugin runs on this node, and what of it an operator should know: told at start
 //! and by `lb-agent check`, before a client finds out. What stands behind each is in `docs/cni.md`.
-use super::{Error, netlink, uplinks::Uplink};
+use super::{Error, netlink, uplinks::Links};
 use aya::programs::loaded_programs;
 use futures::TryStreamExt as _;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
@@ -238,11 +238,12 @@ fn reverse_path_filter(interface: &str) -> Option<u8> {
 }
 
 /// Logs the findings once, when the uplinks are known.
-pub(crate) async fn tell(mut uplinks: watch::Receiver<Option<Vec<Uplink>>>) {
-    let Ok(known) = uplinks.wait_for(Option::is_some).await.map(|known| known.clone()) else {
+pub(crate) async fn tell(mut links: watch::Receiver<Option<Links>>) {
+    let Ok(known) = links.wait_for(Option::is_some).await.map(|known| known.clone()) else {
         return;
     };
-    let names = known.iter().flatten().map(|uplink| uplink.name.as_str());
+    let uplinks = known.iter().flat_map(|links| &links.uplinks);
+    let names = uplinks.map(|uplink| uplink.name.as_str());
     let observed = match netlink::connect() {
         Ok(handle) => observe(&handle, names).await,
         Err(error) => Err(error),

@@ -9,8 +9,8 @@ mod nodes;
 
 use super::{
     address_bytes,
-    neighbours::Neighbours,
     ranges::{Exhausted, Range},
+    reach::Reach,
     state::{
         EndpointKey, Filter, ReadRows, State, Write, empty_filter, prune, range, upsert,
         write_filter,
@@ -23,10 +23,11 @@ use crate::{
 };
 use lb_common::{
     filter::{mac_bit, reply_bit, vip_bit},
+    hash::row_mask,
     maps::{
         Announced, AnnouncedKey, ENDPOINT_PRESENT, Endpoint, MAX_ANNOUNCED, MAX_ENDPOINTS,
-        MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, NO_ENDPOINT, NO_NODE, Row, SERVICE_CLIENT_IP,
-        SERVICE_KERNEL, Service, ServiceKey, Vip, VipKey,
+        MAX_SERVICES, MAX_UPLINKS, MAX_VIPS, NO_NODE, Row, SERVICE_CLIENT_IP, SERVICE_KERNEL,
+        Service, ServiceKey, Vip, VipKey,
     },
 };
 use std::{
@@ -47,8 +48,8 @@ pub struct Inputs<'a> {
     pub me: &'a str,
     /// The interfaces that carry the programs, [`MAX_UPLINKS`] at most.
     pub uplinks: &'a [Uplink],
-    /// Link-layer addresses of other nodes, as far as they are known.
-    pub neighbours: &'a Neighbours,
+    /// How other nodes are reached.
+    pub reach: &'a Reach,
 }
 
 /// A VIP that this node announces on an interface from now on, or with another address.
@@ -188,7 +189,7 @@ fn write_uplinks(state: &mut State, uplinks: &[Uplink], changes: &mut Changes) {
     let wanted: Vec<_> = uplinks
         .iter()
         .take(MAX_UPLINKS)
-        .map(|u| lb_common::maps::Uplink { ifindex: u.ifindex, mac: u.mac, pad: [0; 2] })
+        .map(|u| lb_common::maps::Uplink { ifindex: u.ifindex, vlan: u.vlan, mac: u.mac })
         .collect();
     if state.contents.uplinks != wanted {
         state.contents.uplinks.clone_from(&wanted);
@@ -312,8 +313,14 @@ fn write_services(
             let value = Service {
                 rows_start: range.map_or(0, |range| range.start),
                 rows: range.map_or(0, |range| range.len),
+                mask: row_mask(range.map_or(0, |range| range.len)),
                 stats,
                 flags: flags(&plan.services[address]),
+                endpoint: planned
+                    .iter()
+                    .find_map(|row| state.endpoint_slots.get(&endpoint_key(&row.endpoint?)))
+                    .unwrap_or(lb_common::maps::NO_ENDPOINT),
+                ..Service::default()
             };
             let map = &mut state.contents.services;
             upsert(map, key, value, &mut changes.writes, |k, v| Write::Service(k, Some(v)));
@@ -362,21 +369,15 @@ fn place_rows(
     Ok(Some(range))
 }
 
-fn kernel_row(row: &PlannedRow, positions: &Positions, state: &State) -> Row {
+fn kernel_row(row: &PlannedRow, positions: &Positions, _state: &State) -> Row {
     let index = |node: Option<u16>| {
         node.and_then(|position| positions.indices.get(usize::from(position)))
             .copied()
             .unwrap_or(NO_NODE)
     };
-    Row {
-        nodes: row.nodes.map(index),
-        endpoint: row
-            .endpoint
-            .and_then(|endpoint| state.endpoint_slots.get(&endpoint_key(&endpoint)))
-            .unwrap_or(NO_ENDPOINT),
-        first: row.first,
-        pad: [0; 3],
-    }
+    let mut nodes = row.nodes;
+    nodes[..=usize::from(row.first)].rotate_right(1);
+    Row { nodes: nodes.map(index) }
 }
 
 fn write_vips(state: &mut State, plan: &Plan, changes: &mut Changes) -> BTreeMap<VipKey, Vip> {
@@ -419,13 +420,14 @@ fn write_announced(
                 left_out += 1;
                 continue;
             }
-            let key = AnnouncedKey { vip: address_bytes(*vip), ifindex: uplink.ifindex, pad: 0 };
+            let Uplink { ifindex, vlan, .. } = *uplink;
+            let key = AnnouncedKey { vip: address_bytes(*vip), ifindex, vlan, pad: 0 };
             let value = Announced { mac: uplink.mac, pad: [0; 2] };
             let map = &mut state.contents.announced;
             if upsert(map, key, value, &mut changes.writes, |k, v| Write::Announced(k, Some(v))) {
                 changes.newly_announced.push(NewlyAnnounced {
                     vip: *vip,
-                    ifindex: uplink.ifindex,
+                    ifindex: uplink.device,
                     interface: uplink.name.clone(),
                     mac: uplink.mac,
                 });
@@ -461,7 +463,7 @@ impl Retained {
         };
         Self {
             nodes: all().flat_map(|row| row.nodes).map(u32::from).collect(),
-            endpoints: all().map(|row| row.endpoint).collect(),
+            endpoints: BTreeSet::new(),
         }
     }
 }

@@ -153,13 +153,38 @@ pub enum Error {
 
     /// The driver has no native XDP.
     #[error(
-        "{interface} does not take native XDP ({error}): use --xdp-mode generic, which is slower, or leave {interface} out of --interfaces"
+        "{interface} does not take native XDP ({error}{}): use --xdp-mode auto or generic, which are slower there, or leave {interface} out of --interfaces", large(*mtu)
     )]
     NoNativeXdp {
         /// The interface.
         interface: String,
         /// What the driver said.
         error: io::Error,
+        /// The interface's MTU, if it is known.
+        mtu: Option<u32>,
+    },
+
+    /// Native XDP on a device that takes VLAN tags off the frames before.
+    #[error(
+        "{lower} takes VLAN tags off frames before XDP sees them, and does not let that be changed ({error}), so {interface} cannot be served by XDP: use --xdp-mode auto or tcx, or leave {interface} out of --interfaces"
+    )]
+    VlanStripped {
+        /// The VLAN device.
+        interface: String,
+        /// The device below.
+        lower: String,
+        /// What the driver said.
+        error: io::Error,
+    },
+
+    /// More interfaces by which packets leave than programs are attached to.
+    #[error(
+        "{interface} is one interface with routes too many ({} at most): endpoints whose replies leave by it are served by kube-proxy",
+        super::apply::MAX_EGRESS
+    )]
+    TooManyEgress {
+        /// The first that found no room.
+        interface: String,
     },
 
     /// A pin names an interface of another network namespace.
@@ -224,11 +249,27 @@ impl Error {
             Self::NoInterface { .. }
             | Self::OtherProgram { .. }
             | Self::NoNativeXdp { .. }
+            | Self::VlanStripped { .. }
+            | Self::TooManyEgress { .. }
             | Self::OtherNamespace { .. }
             | Self::Attach { .. }
             | Self::TooManyUplinks { .. } => Exit::Interface,
             Self::Map { .. } | Self::MapRows(_) | Self::Netlink { .. } => Exit::Failure,
         }
+    }
+}
+
+/// The largest MTU that fits into one page with the room that XDP needs around it: beyond,
+/// drivers refuse XDP unless they can chain buffers (`xdp.frags`).
+const ONE_PAGE: u32 = 3498;
+
+/// What may be the matter with an interface's MTU.
+fn large(mtu: Option<u32>) -> String {
+    match mtu {
+        Some(mtu) if mtu > ONE_PAGE => format!(
+            "; its MTU is {mtu}, and many drivers take no XDP program above {ONE_PAGE}, even one that takes frames in several buffers: a smaller MTU helps"
+        ),
+        _ => String::new(),
     }
 }
 

@@ -5,11 +5,13 @@
 //!
 //! * [`preflight`]: whether this machine can run it at all
 //! * [`conflicts`]: which network plugin it runs beside
-//! * [`pins`], [`object`]: the programs and maps, their pins, attaching to interfaces
+//! * [`pins`], [`object`], [`attach`]: the programs and maps, their pins, attaching to interfaces
 //! * [`uplinks`], [`neighbours`], [`multicast`]: what netlink tells and keeps for us
+//! * [`reach`], [`tunnels`]: by which way packets are sent on, and what that asks of TCP
 //! * [`diff`] (pure), [`state`], [`maps`], [`apply`]: the plan written into the maps
 //! * [`stats`]: the counters
 pub mod apply;
+pub mod attach;
 pub mod conflicts;
 pub mod diff;
 mod error;
@@ -23,9 +25,12 @@ pub mod object;
 pub mod pins;
 pub mod preflight;
 pub mod ranges;
+pub mod reach;
+mod routes;
 pub mod slots;
 pub mod state;
 pub mod stats;
+pub mod tunnels;
 pub mod uplinks;
 
 pub use error::{Error, MapLayout};
@@ -39,15 +44,43 @@ use std::{
 /// Where maps and links are pinned unless the agent is told otherwise.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/herald";
 
-/// How the ingress program is attached.
+/// The UDP port on which nodes take packets from each other, unless told otherwise.
+pub const DEFAULT_TUNNEL_PORT: u16 = crate::membership::DEFAULT_PORT + 1;
+
+/// How the ingress program may be attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum XdpMode {
-    /// In the driver, before the kernel allocates anything.
+    /// Native where the interface takes it, else tcx
     #[default]
+    Auto,
+    /// In the driver, before the kernel allocates anything
     Native,
-    /// After the driver: for interfaces without native XDP. Slower, and all of the
-    /// interface's traffic loses receive offload.
+    /// After the driver. Slower, and all of the interface's traffic loses receive offload
     Generic,
+    /// Not by XDP: at the beginning of the kernel's network stack
+    Tcx,
+}
+
+/// How the ingress program is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IngressMode {
+    /// [`XdpMode::Native`]
+    Native,
+    /// [`XdpMode::Generic`]
+    Generic,
+    /// [`XdpMode::Tcx`]
+    Tcx,
+}
+
+impl IngressMode {
+    /// As operators write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Tcx => "tcx",
+        }
+    }
 }
 
 /// How programs and maps are loaded.
@@ -59,8 +92,10 @@ pub struct Options {
     pub rows: u32,
     /// Capacity of `FLOWS`, unless it is pinned already.
     pub flows: u32,
-    /// How the ingress program is attached.
+    /// How the ingress program may be attached.
     pub xdp_mode: XdpMode,
+    /// UDP port on which nodes take packets from each other, the same on all.
+    pub tunnel_port: u16,
 }
 
 impl Default for Options {
@@ -70,6 +105,7 @@ impl Default for Options {
             rows: DEFAULT_ROWS,
             flows: DEFAULT_FLOWS,
             xdp_mode: XdpMode::default(),
+            tunnel_port: DEFAULT_TUNNEL_PORT,
         }
     }
 }

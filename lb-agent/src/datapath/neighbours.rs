@@ -1,12 +1,15 @@
-//! The link-layer addresses of other nodes, kept resolved by the kernel.
+//! How other nodes are reached: by which interface and from which address, as the kernel's
+//! routes say, and the link-layer address to send to, which the kernel keeps resolved.
 //!
-//! For each address of a node that is on a link of ours there is a neighbour entry that
-//! the kernel itself keeps fresh (`NTF_EXT_MANAGED`, as `ip neighbour add ... managed`),
-//! also while no agent runs. Only entries that bear Herald's mark are ever removed.
+//! For each node on a link of ours, and for each router in front of the others, there is a
+//! neighbour entry that the kernel itself keeps fresh (`NTF_EXT_MANAGED`, as
+//! `ip neighbour add ... managed`), also while no agent runs. Only entries that bear Herald's
+//! mark are ever removed.
 use super::{
     Error,
     netlink::{self, PROTOCOL},
-    uplinks::Uplink,
+    routes::{Path, destination, lookup},
+    uplinks::{Links, Uplink},
 };
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
@@ -15,28 +18,43 @@ use netlink_packet_route::{
         NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
         NeighbourState,
     },
-    route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType},
+    route::RouteProtocol,
 };
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, packet_core::NetlinkPayload};
+use rtnetlink::{Handle, MulticastGroup, packet_core::NetlinkPayload};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     time::Duration,
 };
 use tokio::{sync::watch, time};
 
-/// How an address is reached on a link.
+/// How an address of a node is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbour {
-    /// Its link-layer address.
-    pub mac: [u8; 6],
-    /// The uplink.
+pub struct NextHop {
+    /// Index of the interface with the route: sockets send by this one.
+    pub device: u32,
+    /// Index of the interface that frames leave by: that below `device`, if it is a VLAN's.
     pub ifindex: u32,
+    /// The VLAN that frames there are tagged with; 0 is none.
+    pub vlan: u16,
+    /// The link-layer address to send to: the node's own, or its router's.
+    pub mac: [u8; 6],
+    /// Our link-layer address.
+    pub source_mac: [u8; 6],
+    /// Our address towards the node, of the same family.
+    pub source: IpAddr,
+    /// Largest IP packet, in bytes, that the path takes.
+    pub mtu: u16,
+    /// No router stands between: `mac` is the node's own.
+    pub on_link: bool,
 }
 
-/// Resolved addresses of nodes. An address stays here with its last known link-layer
-/// address while it cannot be resolved.
-pub type Neighbours = BTreeMap<IpAddr, Neighbour>;
+/// The InternalIPs of nodes that are reached by an uplink and whose next hop has been resolved.
+/// An address stays here with its last known link-layer address while that cannot be resolved.
+pub type NextHops = BTreeMap<IpAddr, NextHop>;
+
+/// A neighbour entry's place.
+type Place = (u32, IpAddr);
 
 /// What a neighbour message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +64,8 @@ struct Entry {
     /// If it can be sent to.
     mac: Option<[u8; 6]>,
     managed: bool,
+    /// Somebody has written it down: it needs no resolving.
+    permanent: bool,
     ours: bool,
 }
 
@@ -77,7 +97,14 @@ impl Entry {
             }
         }
         let mac = mac.filter(|_| usable);
-        Some(Self { address: address?, ifindex: message.header.ifindex, mac, managed, ours })
+        Some(Self {
+            address: address?,
+            ifindex: message.header.ifindex,
+            mac,
+            managed,
+            permanent: message.header.state == NeighbourState::Permanent,
+            ours,
+        })
     }
 }
 
@@ -86,8 +113,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// Should a message be missed, or an entry be removed by hand.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 
-/// Keeps the addresses of other nodes resolved that are on a link of ours, and publishes
-/// what is known of them. Ends when nobody wants any more.
+/// Finds how other nodes are reached, keeps their next hops resolved, and publishes what is
+/// known of them. Ends when nobody wants any more.
 ///
 /// # Errors
 ///
@@ -98,17 +125,26 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// Outside of a tokio runtime.
 pub async fn follow(
     mut wanted: watch::Receiver<Option<BTreeSet<IpAddr>>>,
-    mut uplinks: watch::Receiver<Option<Vec<Uplink>>>,
-    neighbours: watch::Sender<Neighbours>,
+    mut links: watch::Receiver<Option<Links>>,
+    next_hops: watch::Sender<NextHops>,
 ) -> Result<(), Error> {
     let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&[
         MulticastGroup::Neigh,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
     ])
     .map_err(|e| Error::Netlink { what: "open a socket".into(), error: e.to_string() })?;
     tokio::spawn(connection);
-    let mut keeper = Keeper { handle, on_link: BTreeMap::new(), neighbours };
+    let mut keeper = Keeper {
+        handle,
+        wanted: BTreeSet::new(),
+        uplinks: Vec::new(),
+        paths: BTreeMap::new(),
+        resolved: BTreeMap::new(),
+        next_hops,
+    };
     let mut check = time::interval(CHECK_EVERY);
     check.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
@@ -118,7 +154,7 @@ pub async fn follow(
                     return Ok(());
                 }
             }
-            changed = uplinks.changed() => {
+            changed = links.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }
@@ -141,28 +177,40 @@ pub async fn follow(
                         next = messages.next().now_or_never().flatten();
                     }
                 }
+                keeper.publish();
                 if !stale {
                     continue;
                 }
             }
         }
-        let wanted = wanted.borrow_and_update().clone();
-        let uplinks = uplinks.borrow_and_update().clone();
-        if let (Some(wanted), Some(uplinks)) = (wanted, uplinks) {
-            keeper.keep(&wanted, &uplinks).await?;
-        }
+        let found = links.borrow_and_update().clone();
+        let (Some(wanted), Some(links)) = (wanted.borrow_and_update().clone(), found) else {
+            continue;
+        };
+        keeper.wanted = wanted;
+        keeper.uplinks = links.uplinks;
+        keeper.keep().await?;
     }
 }
 
 struct Keeper {
     handle: Handle,
-    /// Addresses that are on a link, and by which interface.
-    on_link: BTreeMap<IpAddr, u32>,
-    neighbours: watch::Sender<Neighbours>,
+    wanted: BTreeSet<IpAddr>,
+    uplinks: Vec<Uplink>,
+    /// Of the wanted addresses that an uplink leads to.
+    paths: BTreeMap<IpAddr, Path>,
+    /// The next hops of `paths`, as last seen.
+    resolved: BTreeMap<Place, [u8; 6]>,
+    next_hops: watch::Sender<NextHops>,
+}
+
+/// Whom to send to for this address.
+fn next_hop(address: IpAddr, path: &Path) -> Place {
+    (path.device, path.gateway.unwrap_or(address))
 }
 
 impl Keeper {
-    /// Takes a message in. True if routes and entries have to be looked at anew.
+    /// Takes a message in. True if entries or routes have to be looked at again.
     fn observe(&mut self, message: &RouteNetlinkMessage) -> bool {
         match message {
             RouteNetlinkMessage::NewNeighbour(message) => {
@@ -175,95 +223,108 @@ impl Keeper {
             RouteNetlinkMessage::DelNeighbour(message) => {
                 Entry::parse(message).is_some_and(|entry| self.is_kept(&entry))
             }
-            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => true,
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                // Routes to pods come and go all the time.
+                destination(route).is_some_and(|to| self.wanted.iter().any(|a| to.contains(a)))
+            }
+            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => true,
             _ => false,
         }
     }
 
     fn is_kept(&self, entry: &Entry) -> bool {
-        self.on_link.get(&entry.address) == Some(&entry.ifindex)
+        let place = (entry.ifindex, entry.address);
+        self.paths.iter().any(|(address, path)| next_hop(*address, path) == place)
     }
 
-    fn learn(&self, entry: &Entry) {
+    fn learn(&mut self, entry: &Entry) {
         let Some(mac) = entry.mac.filter(|_| self.is_kept(entry)) else { return };
-        let neighbour = Neighbour { mac, ifindex: entry.ifindex };
-        self.neighbours.send_if_modified(|known| {
-            let changed = known.get(&entry.address) != Some(&neighbour);
+        self.resolved.insert((entry.ifindex, entry.address), mac);
+    }
+
+    /// What can be sent to, from what is known.
+    fn known(&self) -> NextHops {
+        let hop = |(address, path): (&IpAddr, &Path)| {
+            let mac = *self.resolved.get(&next_hop(*address, path))?;
+            let uplink = self.uplinks.iter().find(|uplink| uplink.device == path.device)?;
+            let own = || {
+                let mut own = uplink.addresses.iter().map(ipnet::IpNet::addr);
+                own.find(|a| a.is_ipv4() == address.is_ipv4())
+            };
+            let source = path.source.filter(|a| a.is_ipv4() == address.is_ipv4());
+            let mtu = path.mtu.map_or(uplink.mtu, |mtu| mtu.min(uplink.mtu));
+            let hop = NextHop {
+                device: path.device,
+                ifindex: uplink.ifindex,
+                vlan: uplink.vlan,
+                mac,
+                source_mac: uplink.mac,
+                source: source.or_else(own)?,
+                mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+                on_link: path.gateway.is_none(),
+            };
+            Some((*address, hop))
+        };
+        self.paths.iter().filter_map(hop).collect()
+    }
+
+    fn publish(&self) {
+        let known = self.known();
+        self.next_hops.send_if_modified(|published| {
+            let changed = *published != known;
             if changed {
-                tracing::debug!(address = %entry.address, ?neighbour, "neighbour");
-                known.insert(entry.address, neighbour);
+                for (address, hop) in known.iter().filter(|(a, h)| published.get(a) != Some(h)) {
+                    tracing::debug!(%address, ?hop, "next hop");
+                }
+                *published = known;
             }
             changed
         });
     }
 
-    async fn keep(&mut self, wanted: &BTreeSet<IpAddr>, uplinks: &[Uplink]) -> Result<(), Error> {
-        let mut on_link = BTreeMap::new();
-        for address in wanted {
-            if let Some(ifindex) = self.link_of(*address).await?
-                && uplinks.iter().any(|uplink| uplink.ifindex == ifindex)
+    async fn keep(&mut self) -> Result<(), Error> {
+        let mut paths = BTreeMap::new();
+        for address in &self.wanted {
+            if let Some(path) = self.path_to(*address).await?
+                && self.uplinks.iter().any(|uplink| uplink.device == path.device)
             {
-                on_link.insert(*address, ifindex);
+                paths.insert(*address, path);
             }
         }
-        self.on_link = on_link;
-        self.neighbours.send_if_modified(|known| {
-            let before = known.len();
-            known.retain(|address, n| self.on_link.get(address) == Some(&n.ifindex));
-            known.len() != before
-        });
+        self.paths = paths;
+        let wanted: BTreeSet<Place> =
+            self.paths.iter().map(|(a, path)| next_hop(*a, path)).collect();
+        self.resolved.retain(|place, _| wanted.contains(place));
         let mut there = BTreeSet::new();
         for entry in entries(&self.handle).await? {
-            if self.is_kept(&entry) {
-                self.learn(&entry);
-                if entry.managed && entry.ours {
-                    there.insert(entry.address);
+            let place = (entry.ifindex, entry.address);
+            if wanted.contains(&place) {
+                if let Some(mac) = entry.mac {
+                    self.resolved.insert(place, mac);
+                }
+                if entry.permanent || entry.managed && entry.ours {
+                    there.insert(place);
                 }
             } else if entry.ours {
                 remove(&self.handle, &entry).await?;
             }
         }
-        for (address, ifindex) in &self.on_link {
-            if !there.contains(address) {
-                add(&self.handle, *address, *ifindex).await?;
-            }
+        self.publish();
+        for (ifindex, address) in wanted.difference(&there) {
+            add(&self.handle, *address, *ifindex).await?;
         }
         Ok(())
     }
 
-    /// The interface by which the kernel reaches an address without a gateway.
-    async fn link_of(&self, address: IpAddr) -> Result<Option<u32>, Error> {
-        let request = match address {
-            IpAddr::V4(a) => {
-                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(a, 32).build()
-            }
-            IpAddr::V6(a) => {
-                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(a, 128).build()
-            }
-        };
-        match self.handle.route().get(request).execute().try_next().await {
-            Ok(route) => Ok(route.as_ref().and_then(on_link)),
+    /// How the kernel reaches an address.
+    async fn path_to(&self, address: IpAddr) -> Result<Option<Path>, Error> {
+        match self.handle.route().get(lookup(address)).execute().try_next().await {
+            Ok(route) => Ok(route.as_ref().and_then(Path::parse)),
             // No route: ENETUNREACH, EHOSTUNREACH, and what blackhole and prohibit routes say.
             Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
             Err(error) => Err(netlink::failed(format!("look up the route to {address}"))(error)),
         }
     }
-}
-
-/// The interface of a route without a gateway.
-fn on_link(route: &RouteMessage) -> Option<u32> {
-    if route.header.kind != RouteType::Unicast {
-        return None;
-    }
-    let mut ifindex = None;
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => return None,
-            RouteAttribute::Oif(index) => ifindex = Some(*index),
-            _ => {}
-        }
-    }
-    ifindex
 }
 
 async fn entries(handle: &Handle) -> Result<Vec<Entry>, Error> {
@@ -333,19 +394,84 @@ pub async fn remove_all(handle: &Handle) -> Result<usize, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::uplink;
 
-    #[test]
-    fn only_routes_without_a_gateway_are_on_link() {
-        let mut route = RouteMessage::default();
-        route.header.kind = RouteType::Unicast;
-        route.attributes = vec![RouteAttribute::Oif(4)];
-        assert_eq!(on_link(&route), Some(4));
-        route.header.kind = RouteType::Local;
-        assert_eq!(on_link(&route), None);
-        route.header.kind = RouteType::Unicast;
-        let gateway = IpAddr::from([10, 0, 0, 1]);
-        route.attributes.push(RouteAttribute::Gateway(gateway.into()));
-        assert_eq!(on_link(&route), None);
+    fn keeper() -> Keeper {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        drop(connection);
+        Keeper {
+            handle,
+            wanted: ["10.0.0.2", "10.1.0.2"].map(|a| a.parse().unwrap()).into(),
+            uplinks: vec![Uplink {
+                vlan: 100,
+                device: 4,
+                addresses: vec!["10.0.0.1/24".parse().unwrap()],
+                ..uplink(2, "eth0.100")
+            }],
+            paths: BTreeMap::new(),
+            resolved: BTreeMap::new(),
+            next_hops: watch::Sender::default(),
+        }
+    }
+
+    fn neighbour(ifindex: u32, address: &str, last: u8) -> RouteNetlinkMessage {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = ifindex;
+        message.header.state = NeighbourState::Reachable;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(address.parse::<IpAddr>().unwrap().into()),
+            NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, last]),
+        ];
+        RouteNetlinkMessage::NewNeighbour(message)
+    }
+
+    #[tokio::test]
+    async fn nodes_behind_a_router_are_reached_by_it() {
+        let mut keeper = keeper();
+        let [near, far]: [IpAddr; 2] = ["10.0.0.2", "10.1.0.2"].map(|a| a.parse().unwrap());
+        let router: IpAddr = "fe80::1".parse().unwrap();
+        let source = Some("10.0.0.9".parse().unwrap());
+        let path = Path { device: 4, gateway: None, source, mtu: None };
+        keeper.paths.insert(near, path);
+        let routed = Path { gateway: Some(router), mtu: Some(1400), source: None, ..path };
+        keeper.paths.insert(far, routed);
+        assert!(keeper.known().is_empty(), "nothing is resolved");
+        assert!(!keeper.observe(&neighbour(4, "10.0.0.2", 2)));
+        assert!(!keeper.observe(&neighbour(4, "fe80::1", 3)));
+        // The same address on another link is another's.
+        assert!(!keeper.observe(&neighbour(5, "fe80::1", 4)));
+        let known = keeper.known();
+        let expected = NextHop {
+            device: 4,
+            ifindex: 2,
+            vlan: 100,
+            mac: [2, 0, 0, 0, 0, 2],
+            source_mac: [2, 0, 0, 0, 0, 2],
+            source: source.unwrap(),
+            mtu: 1500,
+            on_link: true,
+        };
+        assert_eq!(known[&near], expected);
+        let expected = NextHop {
+            mac: [2, 0, 0, 0, 0, 3],
+            source: "10.0.0.1".parse().unwrap(),
+            mtu: 1400,
+            on_link: false,
+            ..expected
+        };
+        assert_eq!(known[&far], expected);
+    }
+
+    #[tokio::test]
+    async fn only_routes_that_lead_to_nodes_are_looked_at() {
+        let mut keeper = keeper();
+        let mut route = lookup("10.244.0.7".parse().unwrap());
+        assert!(!keeper.observe(&RouteNetlinkMessage::NewRoute(route.clone())), "to a pod");
+        route.header.destination_prefix_length = 0;
+        route.attributes.clear();
+        assert!(keeper.observe(&RouteNetlinkMessage::DelRoute(route)), "the default route");
+        let route = lookup("10.1.0.2".parse().unwrap());
+        assert!(keeper.observe(&RouteNetlinkMessage::NewRoute(route)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Links carry the interface's index, not its name, since bpffs refuses dots
 //! (`eth0.100`) and since an interface that was made anew has another index.
-use super::{Error, MapLayout};
+use super::{Error, IngressMode, MapLayout};
 use crate::system;
 use aya::maps::{MapError, MapInfo};
 use lb_common::maps::SCHEMA_VERSION;
@@ -21,13 +21,26 @@ pub enum LinkKind {
     Ingress,
     /// The ingress program, generic XDP.
     IngressGeneric,
+    /// The ingress program, TCX.
+    IngressTcx,
     /// The program that passes everything.
     Pass,
 }
 
+impl From<IngressMode> for LinkKind {
+    fn from(mode: IngressMode) -> Self {
+        match mode {
+            IngressMode::Native => Self::Ingress,
+            IngressMode::Generic => Self::IngressGeneric,
+            IngressMode::Tcx => Self::IngressTcx,
+        }
+    }
+}
+
 impl LinkKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Egress, Self::Ingress, Self::IngressGeneric, Self::Pass];
+    pub const ALL: [Self; 5] =
+        [Self::Egress, Self::Ingress, Self::IngressGeneric, Self::IngressTcx, Self::Pass];
 
     /// As it stands in the pin's name.
     pub const fn name(self) -> &'static str {
@@ -35,6 +48,7 @@ impl LinkKind {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
             Self::IngressGeneric => "ingress_generic",
+            Self::IngressTcx => "ingress_tcx",
             Self::Pass => "pass",
         }
     }

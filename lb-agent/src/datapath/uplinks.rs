@@ -1,33 +1,75 @@
-//! Which interfaces VIP traffic arrives on, as netlink tells: never from /sys/class/net,
-//! which may show another network namespace.
-use super::{Error, netlink};
+//! Which interfaces VIP traffic arrives on, and by which replies leave, as netlink tells: never
+//! from /sys/class/net, which may show another network namespace.
+use super::{
+    Error, netlink,
+    routes::{devices, is_default, leaves},
+};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
-    route::{RouteAttribute, RouteHeader, RouteMessage},
+    link::{
+        InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage, VlanProtocol,
+    },
+    route::RouteMessage,
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, packet_core::NetlinkPayload};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time};
 
 /// An interface on which VIP traffic arrives.
+///
+/// Of a VLAN device (`eth0.100`), frames arrive on the device below it and have the VLAN's tag:
+/// there the XDP program is attached, which stands before the kernel takes tags off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
-    /// Its index.
+    /// Index of the interface on which frames arrive: its own, or that of the device below.
     pub ifindex: u32,
+    /// The VLAN that frames there are tagged with; 0 is none.
+    pub vlan: u16,
+    /// Its own index: addresses, routes and neighbours are this one's.
+    pub device: u32,
     /// Its name.
     pub name: String,
+    /// The name of the interface with index `ifindex`.
+    pub lower: String,
+    /// The ports of `lower` where that is a bond or a team: frames arrive on them first.
+    pub ports: Vec<String>,
     /// Its link-layer address.
     pub mac: [u8; 6],
     /// Its addresses, with their prefix lengths, in order.
     pub addresses: Vec<IpNet>,
+    /// Largest IP packet it takes, in bytes.
+    pub mtu: u32,
+    /// No driver stands behind it that could have native XDP: a bridge, or a VLAN of what is
+    /// itself a bridge, a VLAN or unknown.
+    pub without_driver: bool,
+}
+
+/// An interface by which packets leave the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Egress {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Its packets have no link-layer header: tunnels, for the most part.
+    pub bare: bool,
+}
+
+/// What the programs are attached to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// In order of their device's index.
+    pub uplinks: Vec<Uplink>,
+    /// In order of their index, uplinks among them.
+    pub egress: Vec<Egress>,
 }
 
 /// Which interfaces are uplinks.
@@ -55,23 +97,50 @@ pub fn matches(pattern: &str, name: &str) -> bool {
         .is_some_and(|c| (first == '?' || first == c) && matches(rest, characters.as_str()))
 }
 
+/// What matters of an interface's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Other,
+    Bridge,
+    Vrf,
+    /// Its 802.1Q identifier; none where the tag is another's (802.1ad).
+    Vlan(Option<u16>),
+}
+
+/// What its frames begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layer {
+    Ethernet,
+    /// The IP header.
+    Bare,
+    /// Something else, or nothing that leaves the node.
+    Foreign,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Link {
     name: String,
     mac: Option<[u8; 6]>,
+    mtu: u32,
     up: bool,
-    ethernet: bool,
+    layer: Layer,
     /// The bond, bridge or team that it is a port of, or its VRF.
     controller: Option<u32>,
-    is_vrf: bool,
+    /// The device below it, in this network namespace.
+    below: Option<u32>,
+    kind: Kind,
 }
 
-/// Interfaces, their addresses and the default routes, in step with netlink's messages.
+/// Interfaces, their addresses and the routes that matter, in step with netlink's messages.
 #[derive(Clone, Debug, Default)]
 pub struct Interfaces {
     links: BTreeMap<u32, Link>,
     addresses: BTreeSet<(u32, IpNet)>,
     default_routes: BTreeSet<u32>,
+    /// By which routes lead to other hosts. May hold too many while `routes_changed`.
+    routed: BTreeSet<u32>,
+    /// A route went: what is in `routed` may have lost its last.
+    routes_changed: bool,
 }
 
 impl Interfaces {
@@ -87,6 +156,7 @@ impl Interfaces {
                 self.links.remove(&link.header.index);
                 self.addresses.retain(|(index, _)| *index != link.header.index);
                 self.default_routes.remove(&link.header.index);
+                self.routed.remove(&link.header.index);
             }
             RouteNetlinkMessage::NewAddress(address) => self.addresses.extend(prefix(address)),
             RouteNetlinkMessage::DelAddress(address) => {
@@ -94,7 +164,15 @@ impl Interfaces {
                     self.addresses.remove(&entry);
                 }
             }
-            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+            RouteNetlinkMessage::NewRoute(route) => {
+                // A new default route may have replaced one without a word about that.
+                if is_default(route) {
+                    return true;
+                }
+                self.learn_route(route);
+            }
+            RouteNetlinkMessage::DelRoute(route) => {
+                self.routes_changed |= leaves(route);
                 return is_default(route);
             }
             _ => {}
@@ -107,44 +185,21 @@ impl Interfaces {
             return false;
         }
         let index = message.header.index;
-        let mut link = Link {
-            name: String::new(),
-            mac: None,
-            up: message.header.flags.contains(LinkFlags::Up),
-            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
-            controller: None,
-            is_vrf: false,
-        };
-        for attribute in &message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name.clone_from(name),
-                LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
-                LinkAttribute::Controller(index) => link.controller = Some(*index),
-                LinkAttribute::LinkInfo(info) => {
-                    link.is_vrf = info.contains(&LinkInfo::Kind(InfoKind::Vrf));
-                }
-                _ => {}
-            }
-        }
+        let link = Link::parse(message);
         let up = link.up;
         let before = self.links.insert(index, link);
-        before.is_some_and(|before| before.up != up) && self.default_routes.contains(&index)
+        let known = self.default_routes.contains(&index) || self.routed.contains(&index);
+        before.is_some_and(|before| before.up != up) && known
     }
 
-    /// Replaces the default routes by these.
-    pub fn set_default_routes<'a>(&mut self, routes: impl IntoIterator<Item = &'a RouteMessage>) {
-        self.default_routes = routes
-            .into_iter()
-            .filter(|route| is_default(route))
-            .flat_map(|route| &route.attributes)
-            .flat_map(|attribute| match attribute {
-                RouteAttribute::Oif(index) => vec![*index],
-                RouteAttribute::MultiPath(hops) => {
-                    hops.iter().map(|hop| hop.interface_index).collect()
-                }
-                _ => Vec::new(),
-            })
-            .collect();
+    /// Takes a route in.
+    fn learn_route(&mut self, route: &RouteMessage) {
+        if is_default(route) {
+            self.default_routes.extend(devices(route));
+        }
+        if leaves(route) {
+            self.routed.extend(devices(route));
+        }
     }
 
     /// The interface that traffic of this one comes in by: itself, or the bond, team or
@@ -152,11 +207,10 @@ impl Interfaces {
     fn top(&self, mut index: u32) -> u32 {
         // A bound against tables that change while they are read.
         for _ in 0..8 {
-            let controller = self
-                .links
-                .get(&index)
-                .and_then(|link| link.controller)
-                .filter(|above| self.links.get(above).is_some_and(|link| !link.is_vrf));
+            let controller =
+                self.links.get(&index).and_then(|link| link.controller).filter(|above| {
+                    self.links.get(above).is_some_and(|link| link.kind != Kind::Vrf)
+                });
             match controller {
                 Some(above) => index = above,
                 None => break,
@@ -183,25 +237,142 @@ impl Interfaces {
                     .map(|(index, _)| self.top(*index)),
             );
         }
-        chosen
+        chosen.into_iter().filter_map(|device| self.uplink(device)).collect()
+    }
+
+    fn uplink(&self, device: u32) -> Option<Uplink> {
+        let usable =
+            |index: u32| self.links.get(&index).filter(|l| l.up && l.layer == Layer::Ethernet);
+        let link = usable(device)?;
+        let addresses = self
+            .addresses
+            .range((device, IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))..)
+            .take_while(|(index, _)| *index == device)
+            .map(|(_, prefix)| *prefix)
+            .collect();
+        let below = match (link.kind, link.below) {
+            (Kind::Vlan(Some(vlan)), Some(below)) => usable(below)
+                .filter(|lower| lower.kind == Kind::Other)
+                .map(|lower| (below, vlan, lower)),
+            _ => None,
+        };
+        let without_driver = below.is_none() && matches!(link.kind, Kind::Bridge | Kind::Vlan(_));
+        let (ifindex, vlan, lower) = below.unwrap_or((device, 0, link));
+        let ports = if without_driver {
+            Vec::new()
+        } else {
+            self.links
+                .values()
+                .filter(|port| port.controller == Some(ifindex))
+                .map(|port| port.name.clone())
+                .collect()
+        };
+        Some(Uplink {
+            ifindex,
+            vlan,
+            device,
+            name: link.name.clone(),
+            lower: lower.name.clone(),
+            ports,
+            mac: link.mac?,
+            addresses,
+            mtu: link.mtu,
+            without_driver,
+        })
+    }
+
+    /// Uplinks, and the interfaces by which packets leave: those and all with a route to other
+    /// hosts.
+    pub fn links(&self, selection: &Selection) -> Links {
+        let uplinks = self.uplinks(selection);
+        let mut indices: BTreeSet<u32> = uplinks.iter().map(|uplink| uplink.device).collect();
+        indices.extend(&self.routed);
+        let egress = indices
             .into_iter()
             .filter_map(|ifindex| {
-                let link = self.links.get(&ifindex).filter(|link| link.up && link.ethernet)?;
-                let addresses = self
-                    .addresses
-                    .range((ifindex, IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))..)
-                    .take_while(|(index, _)| *index == ifindex)
-                    .map(|(_, prefix)| *prefix)
-                    .collect();
-                Some(Uplink { ifindex, name: link.name.clone(), mac: link.mac?, addresses })
+                let link = self.links.get(&ifindex).filter(|link| link.up)?;
+                let bare = match link.layer {
+                    Layer::Ethernet => false,
+                    Layer::Bare => true,
+                    Layer::Foreign => return None,
+                };
+                Some(Egress { ifindex, name: link.name.clone(), bare })
             })
-            .collect()
+            .collect();
+        Links { uplinks, egress }
     }
 }
 
-fn is_default(route: &RouteMessage) -> bool {
-    let RouteHeader { destination_prefix_length, table, .. } = route.header;
-    destination_prefix_length == 0 && table == RouteHeader::RT_TABLE_MAIN
+impl Link {
+    fn parse(message: &LinkMessage) -> Self {
+        use LinkLayerType as Type;
+        let layer = match message.header.link_layer_type {
+            Type::Ether => Layer::Ethernet,
+            // What `eth_type_trans` or the like is never called for: their skbs begin with IP.
+            Type::None
+            | Type::Tunnel
+            | Type::Tunnel6
+            | Type::Sit
+            | Type::Ipgre
+            | Type::Ip6gre
+            | Type::Ppp
+            | Type::Rawip => Layer::Bare,
+            _ => Layer::Foreign,
+        };
+        let mut link = Self {
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            layer,
+            controller: None,
+            below: None,
+            kind: Kind::Other,
+        };
+        let mut elsewhere = false;
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+                LinkAttribute::Controller(index) => link.controller = Some(*index),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Link(index) => link.below = Some(*index),
+                LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+                LinkAttribute::LinkInfo(info) => link.kind = kind(info),
+                _ => {}
+            }
+        }
+        link.below = link.below.filter(|_| !elsewhere);
+        link
+    }
+}
+
+fn kind(info: &[LinkInfo]) -> Kind {
+    let mut kind = Kind::Other;
+    let (mut id, mut foreign) = (None, false);
+    for info in info {
+        match info {
+            LinkInfo::Kind(InfoKind::Bridge) => kind = Kind::Bridge,
+            LinkInfo::Kind(InfoKind::Vrf) => kind = Kind::Vrf,
+            LinkInfo::Kind(InfoKind::Vlan) => kind = Kind::Vlan(None),
+            LinkInfo::Data(InfoData::Vlan(data)) => {
+                for data in data {
+                    match data {
+                        InfoVlan::Id(vlan) => id = Some(*vlan),
+                        InfoVlan::Protocol(protocol) => {
+                            foreign = *protocol != VlanProtocol::Ieee8021Q;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    match kind {
+        Kind::Vlan(_) => Kind::Vlan(id.filter(|id| *id != 0 && !foreign)),
+        other => other,
+    }
 }
 
 /// The interface and prefix in an address message.
@@ -232,26 +403,25 @@ async fn read(handle: &Handle) -> Result<Interfaces, Error> {
     {
         interfaces.addresses.extend(prefix(&address));
     }
-    let mut defaults = Vec::new();
     for request in [
         RouteMessageBuilder::<Ipv4Addr>::new().build(),
         RouteMessageBuilder::<Ipv6Addr>::new().build(),
     ] {
         let mut routes = handle.route().get(request).execute();
         while let Some(route) = routes.try_next().await.map_err(netlink::failed("read routes"))? {
-            if is_default(&route) {
-                defaults.push(route);
-            }
+            interfaces.learn_route(&route);
         }
     }
-    interfaces.set_default_routes(&defaults);
     Ok(interfaces)
 }
 
 /// Changes come in bursts: an interface that comes up has a dozen messages.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// Publishes the uplinks, and again whenever they change, as soon as there is a selection.
+/// Routes that go are no reason for haste: a program that is attached in vain harms nobody.
+const ROUTES_SETTLE: Duration = Duration::from_secs(1);
+
+/// Publishes the links, and again whenever they change, as soon as there is a selection.
 /// Ends when nobody selects any more.
 ///
 /// # Errors
@@ -263,7 +433,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Outside of a tokio runtime.
 pub async fn follow(
     mut selection: watch::Receiver<Option<Selection>>,
-    uplinks: watch::Sender<Option<Vec<Uplink>>>,
+    links: watch::Sender<Option<Links>>,
 ) -> Result<(), Error> {
     let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&[
         MulticastGroup::Link,
@@ -276,24 +446,37 @@ pub async fn follow(
     tokio::spawn(connection);
     // After the subscription, so that nothing falls between.
     let mut interfaces = read(&handle).await?;
+    let mut read_at = None;
     loop {
         if let Some(selection) = &*selection.borrow_and_update() {
-            let found = interfaces.uplinks(selection);
-            uplinks.send_if_modified(|published| {
+            let found = interfaces.links(selection);
+            links.send_if_modified(|published| {
                 let changed = published.as_ref() != Some(&found);
                 if changed {
-                    let names: Vec<_> = found.iter().map(|u| u.name.as_str()).collect();
-                    tracing::info!(uplinks = names.join(","), "uplinks changed");
+                    let uplinks: Vec<_> = found.uplinks.iter().map(|u| u.name.as_str()).collect();
+                    let egress: Vec<_> = found.egress.iter().map(|e| e.name.as_str()).collect();
+                    tracing::info!(
+                        uplinks = uplinks.join(","),
+                        egress = egress.join(","),
+                        "links changed"
+                    );
                     *published = Some(found);
                 }
                 changed
             });
+        }
+        if interfaces.routes_changed && read_at.is_none() {
+            read_at = Some(Instant::now() + ROUTES_SETTLE);
         }
         tokio::select! {
             changed = selection.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }
+            }
+            () = time::sleep_until(read_at.unwrap_or_else(Instant::now).into()), if read_at.is_some() => {
+                read_at = None;
+                interfaces = read(&handle).await?;
             }
             message = messages.next() => {
                 let mut next = message;
@@ -309,7 +492,7 @@ pub async fn follow(
                     next = messages.next().now_or_never().flatten();
                     if next.is_none() && !settled {
                         settled = true;
-                        tokio::time::sleep(SETTLE).await;
+                        time::sleep(SETTLE).await;
                         next = messages.next().now_or_never().flatten();
                     }
                 }

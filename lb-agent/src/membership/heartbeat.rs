@@ -19,8 +19,10 @@
 //!   then nobody sees its second claim, and any node can serve any VIP when the link is
 //!   back.
 use super::{
-    Alive, AliveNode, Departure, KnownNodes,
+    Alive, AliveNode, Departure, Hearing, KnownNodes, NodeCookies,
+    cookies::Cookie,
     message::{Malformed, Message},
+    proofs::Heard,
 };
 use crate::plan::PLAN_VERSION;
 use std::{
@@ -79,10 +81,8 @@ pub enum Ignored {
 /// What is to be sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
-    /// The heartbeat; empty if it is not time for one.
-    pub message: Vec<u8>,
-    /// Where to.
-    pub destinations: Vec<IpAddr>,
+    /// The heartbeats, and where to; none if it is not time for any.
+    pub heartbeats: Vec<(IpAddr, Arc<[u8]>)>,
     /// Whom to send an ICMP echo request.
     pub echo: Vec<IpAddr>,
 }
@@ -93,6 +93,8 @@ struct Peer {
     /// Counts as alive until then though it has not been heard.
     assumed_until: Option<Instant>,
     heard: Option<Instant>,
+    /// Which of its addresses was heard last.
+    heard_from: Option<IpAddr>,
     /// When its kernel last answered an echo request.
     answered: Option<Instant>,
     incarnation: u64,
@@ -100,6 +102,10 @@ struct Peer {
     departure: Option<Departure>,
     plan_version: u32,
     interfaces: BTreeSet<String>,
+    /// What it asks tunnelled packets to carry. Its kernel goes on with it without its agent.
+    cookie: Option<Cookie>,
+    /// Those of our addresses whose probe frames it says have arrived.
+    hears: BTreeSet<IpAddr>,
 }
 
 impl Peer {
@@ -145,11 +151,17 @@ pub struct Heartbeats {
     departure: Option<Departure>,
     started: Instant,
     peers: BTreeMap<String, Peer>,
+    /// The peers' names by their addresses.
+    names: BTreeMap<IpAddr, String>,
     next_send: Instant,
     polled: Instant,
     /// The nodes whose loss was not believed.
     frozen: Option<BTreeSet<String>>,
     alive: Arc<Alive>,
+    cookie: Option<Cookie>,
+    heard: Heard,
+    cookies: Arc<NodeCookies>,
+    hearing: Arc<Hearing>,
 }
 
 impl Heartbeats {
@@ -167,16 +179,61 @@ impl Heartbeats {
             departure: None,
             started: now,
             peers: BTreeMap::new(),
+            names: BTreeMap::new(),
             next_send: now,
             polled: now,
             frozen: None,
             alive,
+            cookie: None,
+            heard: Heard::default(),
+            cookies: Arc::default(),
+            hearing: Arc::default(),
         }
     }
 
     /// Who is alive, as of the last [`poll`](Self::poll). Replaced, not changed, when it changes.
     pub fn alive(&self) -> &Arc<Alive> {
         &self.alive
+    }
+
+    /// What the other nodes ask tunnelled packets to carry, as of the last
+    /// [`poll`](Self::poll). Replaced, not changed, when it changes.
+    pub fn cookies(&self) -> &Arc<NodeCookies> {
+        &self.cookies
+    }
+
+    /// Whose agents live, and which of our addresses each says it has received probe frames
+    /// of, as of the last [`poll`](Self::poll). Replaced, not changed, when it changes.
+    pub fn hearing(&self) -> &Arc<Hearing> {
+        &self.hearing
+    }
+
+    /// Says what this node asks tunnelled packets to carry. It does so already.
+    pub fn set_cookie(&mut self, cookie: Cookie, now: Instant) {
+        if self.cookie != Some(cookie) {
+            self.cookie = Some(cookie);
+            self.next_send = self.next_send.min(now);
+        }
+    }
+
+    /// Notes that a probe frame of the agent with this address has arrived.
+    pub fn heard_probe(&mut self, sender: IpAddr, now: Instant) {
+        if !self.heard.lately(&sender, now) {
+            self.next_send = self.next_send.min(now);
+        }
+        self.heard.note(sender, now);
+    }
+
+    /// The node with this address, if it is another's.
+    pub fn node_of(&self, address: IpAddr) -> Option<&str> {
+        self.names.get(&address).map(String::as_str)
+    }
+
+    /// Where to write to another node: where it was heard last, or else its first address.
+    pub fn address_of(&self, node: &str) -> Option<IpAddr> {
+        let peer = self.peers.get(node)?;
+        let known = peer.heard_from.filter(|address| peer.addresses.contains(address));
+        known.or_else(|| peer.addresses.first().copied())
     }
 
     /// The lowest plan version among the agents that live.
@@ -201,6 +258,8 @@ impl Heartbeats {
             });
             peer.addresses.clone_from(addresses);
         }
+        let names = others().flat_map(|(name, all)| all.iter().map(|a| (*a, name.clone())));
+        self.names = names.collect();
     }
 
     /// Says which nodes the rows name that an earlier agent left in the kernel: they had
@@ -252,10 +311,14 @@ impl Heartbeats {
             peer.interfaces = message.interfaces;
         }
         peer.heard = Some(now);
+        peer.heard_from = Some(from);
         peer.incarnation = message.incarnation;
         peer.sequence = message.sequence;
         peer.departure = message.departure;
         peer.plan_version = message.plan_version;
+        // An agent that starts may not have read it yet; its kernel still asks for it.
+        peer.cookie = message.cookie.or(peer.cookie);
+        peer.hears = message.heard;
         Ok(())
     }
 
@@ -279,7 +342,26 @@ impl Heartbeats {
         if view != *self.alive {
             self.alive = Arc::new(view);
         }
+        self.publish(now);
         output
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let of = |(name, peer): (&String, &Peer)| Some((name.clone(), peer.cookie?));
+        let cookies: NodeCookies = self.peers.iter().filter_map(of).collect();
+        if cookies != *self.cookies {
+            self.cookies = Arc::new(cookies);
+        }
+        let timeout = self.timing.timeout();
+        let lives = |peer: &&Peer| {
+            peer.heard.is_some() && peer.agent_until(timeout).is_some_and(|until| now < until)
+        };
+        let peers = self.peers.values().filter(lives);
+        let hearing: Hearing =
+            peers.flat_map(|p| p.addresses.iter().map(|a| (*a, p.hears.clone()))).collect();
+        if hearing != *self.hearing {
+            self.hearing = Arc::new(hearing);
+        }
     }
 
     /// When [`poll`](Self::poll) is due again, if nothing is received before.
@@ -308,14 +390,25 @@ impl Heartbeats {
     fn send(&mut self, now: Instant) -> Output {
         self.sequence += 1;
         self.next_send = now + self.timing.interval;
-        let message = Message {
+        self.heard.expire(now);
+        let mut message = Message {
             node: self.me.clone(),
             incarnation: self.incarnation,
             sequence: self.sequence,
             departure: self.departure,
             plan_version: PLAN_VERSION,
             interfaces: self.interfaces.clone(),
+            cookie: self.cookie,
+            heard: BTreeSet::new(),
         };
+        // Each is told of its own probe frames only.
+        let mut heartbeats = Vec::new();
+        for peer in self.peers.values() {
+            let lately = |address: &&IpAddr| self.heard.lately(address, now);
+            message.heard = peer.addresses.iter().filter(lately).copied().collect();
+            let bytes: Arc<[u8]> = message.encode().into();
+            heartbeats.extend(peer.addresses.iter().map(|to| (*to, Arc::clone(&bytes))));
+        }
         let timeout = self.timing.timeout();
         let silent = |peer: &&Peer| {
             let overdue = |heard| now > heard + self.timing.interval * 3 / 2;
@@ -324,8 +417,7 @@ impl Heartbeats {
                 && peer.kernel_until(timeout).is_some_and(|until| now < until)
         };
         Output {
-            message: message.encode(),
-            destinations: self.peers.values().flat_map(|p| p.addresses.clone()).collect(),
+            heartbeats,
             echo: self.peers.values().filter(silent).flat_map(|p| p.addresses.clone()).collect(),
         }
     }

@@ -3,9 +3,16 @@
 //! Agents send each other a datagram every 200 ms ([`heartbeat`]); three that fail to
 //! come mean that a node's agent is gone. Whether its kernel is gone too is then told by
 //! ICMP echo: a kernel serves its pods without an agent. [`udp`] does the sockets.
+//!
+//! Heartbeats also carry what tunnels need: each node's [cookie](cookies), and whose
+//! [probe frames](proofs) have arrived. Other datagrams between agents, those of the
+//! [last resort](crate::resort), share their sockets.
+pub mod cookies;
 pub mod echo;
 pub mod heartbeat;
 pub mod message;
+pub mod probe;
+pub mod proofs;
 pub mod udp;
 
 use std::{
@@ -54,6 +61,13 @@ pub const DEFAULT_PORT: u16 = 7947;
 
 /// The nodes of the cluster by name, with their InternalIPs.
 pub type KnownNodes = BTreeMap<String, Vec<IpAddr>>;
+
+/// What other nodes ask tunnelled packets to carry, by name.
+pub type NodeCookies = BTreeMap<String, cookies::Cookie>;
+
+/// By the address of each node whose agent lives: of which of our addresses it says that
+/// probe frames arrive.
+pub type Hearing = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
 
 /// How an agent goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

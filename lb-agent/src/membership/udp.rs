@@ -3,10 +3,11 @@
 //! They run on a thread with a runtime of its own, so that no work elsewhere in the
 //! agent delays a heartbeat.
 use super::{
-    Alive, Departure, KnownNodes, Liveness,
+    Alive, Departure, Hearing, KnownNodes, Liveness, NodeCookies,
+    cookies::Cookie,
     echo::{is_reply, request},
     heartbeat::{Heartbeats, Output, Timing},
-    message::MAX_LENGTH,
+    message::{self, MAX_LENGTH},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
@@ -60,11 +61,69 @@ struct Inputs {
     departure: Option<Departure>,
 }
 
+/// A datagram between agents that is no heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// The other node: who sent it, by its source address, or whom to send it to.
+    pub node: String,
+    /// The payload.
+    pub bytes: Vec<u8>,
+}
+
+/// What the heartbeat carries to other nodes.
+#[derive(Debug)]
+enum Tell {
+    Cookie(Cookie),
+    Probe(IpAddr),
+    Send(Datagram),
+}
+
+/// What else the heartbeat carries, and what shares its sockets.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    tell: mpsc::Sender<Tell>,
+    cookies: watch::Receiver<Arc<NodeCookies>>,
+    hearing: watch::Receiver<Arc<Hearing>>,
+}
+
+impl Exchange {
+    /// What the other nodes ask tunnelled packets to carry, now and as it changes.
+    pub fn cookies(&self) -> watch::Receiver<Arc<NodeCookies>> {
+        self.cookies.clone()
+    }
+
+    /// Which probe frames have arrived at others, now and as it changes.
+    pub fn hearing(&self) -> watch::Receiver<Arc<Hearing>> {
+        self.hearing.clone()
+    }
+
+    /// Tells the others what this node asks for, and already takes.
+    pub async fn tell_cookie(&self, cookie: Cookie) {
+        // Fails only once the heartbeat has ended.
+        let _ended = self.tell.send(Tell::Cookie(cookie)).await;
+    }
+
+    /// Tells the agent with this address that its probe frame has arrived.
+    pub fn heard_probe(&self, sender: IpAddr) {
+        if self.tell.try_send(Tell::Probe(sender)).is_err() {
+            debug!("a probe frame is not told of: there is too much to tell");
+        }
+    }
+
+    /// Sends a datagram to another agent, as surely as UDP does. False if there is too
+    /// much to send.
+    pub fn send(&self, datagram: Datagram) -> bool {
+        self.tell.try_send(Tell::Send(datagram)).is_ok()
+    }
+}
+
 /// Liveness by UDP heartbeat. Ends when dropped.
 #[derive(Debug)]
 pub struct UdpLiveness {
     inputs: Option<watch::Sender<Inputs>>,
     alive: watch::Receiver<Arc<Alive>>,
+    exchange: Exchange,
+    datagrams: Option<mpsc::Receiver<Datagram>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -90,12 +149,33 @@ impl UdpLiveness {
         core.remember(remembered, now);
         core.poll(now);
         let (publish, alive) = watch::channel(core.alive().clone());
+        let (publish_cookies, cookies) = watch::channel(Arc::default());
+        let (publish_hearing, hearing) = watch::channel(Arc::default());
+        let (tell, told) = mpsc::channel(QUEUE);
+        let (pass_on, datagrams) = mpsc::channel(QUEUE);
         let (inputs, changes) = watch::channel(Inputs { nodes, ..Inputs::default() });
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let me = me.to_owned();
-        let run = move || runtime.block_on(Shell { me, port, core, publish }.run(first, changes));
+        let shell = Shell { me, port, core, publish, publish_cookies, publish_hearing, pass_on };
+        let run = move || runtime.block_on(shell.run(first, changes, told));
         let thread = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(run)?;
-        Ok(Self { inputs: Some(inputs), alive, thread: Some(thread) })
+        Ok(Self {
+            inputs: Some(inputs),
+            alive,
+            exchange: Exchange { tell, cookies, hearing },
+            datagrams: Some(datagrams),
+            thread: Some(thread),
+        })
+    }
+
+    /// What else the heartbeat carries.
+    pub fn exchange(&self) -> Exchange {
+        self.exchange.clone()
+    }
+
+    /// The datagrams of other nodes that are no heartbeats; once.
+    pub fn take_datagrams(&mut self) -> Option<mpsc::Receiver<Datagram>> {
+        self.datagrams.take()
     }
 
     fn edit(&self, change: impl FnOnce(&mut Inputs)) {
@@ -137,7 +217,7 @@ impl Drop for UdpLiveness {
 
 /// What came in.
 enum Received {
-    Heartbeat(IpAddr, Vec<u8>),
+    Datagram(IpAddr, Vec<u8>),
     EchoReply(IpAddr),
 }
 
@@ -146,10 +226,18 @@ struct Shell {
     port: u16,
     core: Heartbeats,
     publish: watch::Sender<Arc<Alive>>,
+    publish_cookies: watch::Sender<Arc<NodeCookies>>,
+    publish_hearing: watch::Sender<Arc<Hearing>>,
+    pass_on: mpsc::Sender<Datagram>,
 }
 
 impl Shell {
-    async fn run(mut self, first: Vec<StdUdpSocket>, mut inputs: watch::Receiver<Inputs>) {
+    async fn run(
+        mut self,
+        first: Vec<StdUdpSocket>,
+        mut inputs: watch::Receiver<Inputs>,
+        mut told: mpsc::Receiver<Tell>,
+    ) {
         let (queue, mut received) = mpsc::channel(QUEUE);
         let mut addresses = own_addresses(&inputs.borrow().nodes, &self.me);
         let mut sockets = Sockets::new(first, &queue);
@@ -174,6 +262,8 @@ impl Shell {
                 }
                 changed
             });
+            replace(&self.publish_cookies, self.core.cookies());
+            replace(&self.publish_hearing, self.core.hearing());
             sockets.send(&output, self.port);
             pings.send(&output);
             tokio::select! {
@@ -202,7 +292,26 @@ impl Shell {
                         self.take_in(more);
                     }
                 }
+                Some(first) = told.recv() => {
+                    self.tell(first, &sockets);
+                    while let Ok(more) = told.try_recv() {
+                        self.tell(more, &sockets);
+                    }
+                }
                 () = sleep_until(self.core.next_deadline().into()) => {}
+            }
+        }
+    }
+
+    fn tell(&mut self, tell: Tell, sockets: &Sockets) {
+        let now = Instant::now();
+        match tell {
+            Tell::Cookie(cookie) => self.core.set_cookie(cookie, now),
+            Tell::Probe(sender) => self.core.heard_probe(sender, now),
+            Tell::Send(Datagram { node, bytes }) => {
+                if let Some(to) = self.core.address_of(&node) {
+                    sockets.send_to(to, &bytes, self.port);
+                }
             }
         }
     }
@@ -211,13 +320,31 @@ impl Shell {
         let now = Instant::now();
         match received {
             Received::EchoReply(from) => self.core.echoed(from, now),
-            Received::Heartbeat(from, bytes) => {
+            Received::Datagram(from, bytes) if !message::begins_as_one(&bytes) => {
+                let Some(node) = self.core.node_of(from) else {
+                    debug!(%from, "ignored: a datagram of no node");
+                    return;
+                };
+                // Nobody waits: what is not taken in is lost, as by a full socket.
+                let _lost = self.pass_on.try_send(Datagram { node: node.to_owned(), bytes });
+            }
+            Received::Datagram(from, bytes) => {
                 if let Err(ignored) = self.core.receive(from, &bytes, now) {
                     debug!(%from, "ignored: {ignored}");
                 }
             }
         }
     }
+}
+
+fn replace<T>(published: &watch::Sender<Arc<T>>, current: &Arc<T>) {
+    published.send_if_modified(|published| {
+        let changed = !Arc::ptr_eq(published, current);
+        if changed {
+            published.clone_from(current);
+        }
+        changed
+    });
 }
 
 fn own_addresses(nodes: &KnownNodes, me: &str) -> Vec<IpAddr> {
@@ -283,7 +410,7 @@ impl Sockets {
                 Ok(socket) => {
                     let socket = Arc::new(socket);
                     sockets.tasks.spawn(read(socket.clone(), queue.clone(), |from, bytes| {
-                        Some(Received::Heartbeat(from, bytes.to_vec()))
+                        Some(Received::Datagram(from, bytes.to_vec()))
                     }));
                     sockets.open.push(socket);
                 }
@@ -299,16 +426,18 @@ impl Sockets {
     }
 
     fn send(&self, output: &Output, port: u16) {
-        for to in &output.destinations {
-            let fits = |s: &&Arc<UdpSocket>| {
-                s.local_addr().is_ok_and(|local| local.is_ipv6() == to.is_ipv6())
-            };
-            if let Some(socket) = self.open.iter().find(fits) {
-                // The kernel's buffer takes it or it is lost: another follows soon.
-                if let Err(error) = socket.try_send_to(&output.message, SocketAddr::new(*to, port))
-                {
-                    debug!(%to, "heartbeat not sent: {error}");
-                }
+        for (to, message) in &output.heartbeats {
+            self.send_to(*to, message, port);
+        }
+    }
+
+    fn send_to(&self, to: IpAddr, message: &[u8], port: u16) {
+        let fits =
+            |s: &&Arc<UdpSocket>| s.local_addr().is_ok_and(|local| local.is_ipv6() == to.is_ipv6());
+        if let Some(socket) = self.open.iter().find(fits) {
+            // The kernel's buffer takes it or it is lost: another follows soon.
+            if let Err(error) = socket.try_send_to(message, SocketAddr::new(to, port)) {
+                debug!(%to, "datagram not sent: {error}");
             }
         }
     }
@@ -447,6 +576,36 @@ mod tests {
         let may_ask = raw_socket(Domain::IPV4, Protocol::ICMPV4).is_ok();
         tokio::time::sleep(Duration::from_millis(900)).await;
         assert_eq!(alive.borrow().contains_key("n2"), may_ask);
+    }
+
+    #[tokio::test]
+    async fn cookies_and_other_datagrams_travel_too() {
+        let addresses = ["127.83.3.1", "127.83.3.2"];
+        let nodes: KnownNodes =
+            addresses.iter().zip(1..).map(|(a, i)| (format!("n{i}"), vec![ip(a)])).collect();
+        let port = free_port(addresses[0]);
+        let start = |me: &str| {
+            UdpLiveness::start(me, port, Timing::default(), nodes.clone(), &BTreeSet::new())
+                .unwrap()
+        };
+        let (one, mut two) = (start("n1"), start("n2"));
+        let cookie = Cookie::new(7).unwrap();
+        one.exchange().tell_cookie(cookie).await;
+        one.exchange().heard_probe(ip(addresses[1]));
+        let mut cookies = two.exchange().cookies();
+        let mut hearing = two.exchange().hearing();
+        let patience = Duration::from_secs(20);
+        let told = cookies.wait_for(|cookies| cookies.get("n1") == Some(&cookie));
+        tokio::time::timeout(patience, told).await.unwrap().unwrap();
+        let told = hearing.wait_for(|h| {
+            h.get(&ip(addresses[0])).is_some_and(|heard| heard.contains(&ip(addresses[1])))
+        });
+        tokio::time::timeout(patience, told).await.unwrap().unwrap();
+
+        let mut datagrams = two.take_datagrams().unwrap();
+        assert!(one.exchange().send(Datagram { node: "n2".into(), bytes: b"Hello".to_vec() }));
+        let got = tokio::time::timeout(patience, datagrams.recv()).await.unwrap();
+        assert_eq!(got, Some(Datagram { node: "n1".into(), bytes: b"Hello".to_vec() }));
     }
 
     #[tokio::test]

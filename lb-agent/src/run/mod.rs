@@ -11,7 +11,7 @@ use self::{
     steer::{Inputs, Parts, Steering, lock},
 };
 use crate::{
-    datapath::{apply::Datapath, conflicts, neighbours, netlink, uplinks},
+    datapath::{apply::Datapath, conflicts, neighbours, netlink, reach::Peers, uplinks},
     exit::{Exit, ExitContext as _},
     http,
     membership::{Liveness as _, heartbeat::Timing, udp::UdpLiveness},
@@ -88,7 +88,7 @@ async fn serve<S: Source>(
     source: Arc<S>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let datapath = Arc::new(Mutex::new(Datapath::open(&(&options.load).into())?));
+    let datapath = Arc::new(Mutex::new(Datapath::open(&options.load_options())?));
     let netlink = netlink::connect()?;
     check_interfaces(&netlink, &options.interfaces).await?;
     let view = Arc::new(view(node.clone(), &datapath));
@@ -115,13 +115,14 @@ async fn serve<S: Source>(
     let alive = liveness.alive();
 
     let (selection, selections) = watch::channel(None);
-    let (publish_uplinks, uplinks) = watch::channel(None);
+    let (publish_links, links) = watch::channel(None);
     let (wanted, wants) = watch::channel(None);
-    let (publish_neighbours, neighbours) = watch::channel(neighbours::Neighbours::default());
+    let (publish_next_hops, next_hops) = watch::channel(neighbours::NextHops::default());
+    let (_tell_peers, peers) = watch::channel(Peers::default());
     let mut followers = JoinSet::new();
-    followers.spawn(uplinks::follow(selections, publish_uplinks));
-    followers.spawn(neighbours::follow(wants, uplinks.clone(), publish_neighbours));
-    tokio::spawn(conflicts::tell(uplinks.clone()));
+    followers.spawn(uplinks::follow(selections, publish_links));
+    followers.spawn(neighbours::follow(wants, links.clone(), publish_next_hops));
+    tokio::spawn(conflicts::tell(links.clone()));
     tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
 
     let network = Network::new(
@@ -132,8 +133,16 @@ async fn serve<S: Source>(
         Box::new(liveness),
         nodes,
     );
-    let parts = Parts { node, options: options.plan_options(), datapath, network, netlink, view };
-    let inputs = Inputs { snapshots, alive: alive.clone(), uplinks, neighbours };
+    let parts = Parts {
+        node,
+        options: options.plan_options(),
+        forward: options.forward,
+        datapath,
+        network,
+        netlink,
+        view,
+    };
+    let inputs = Inputs { snapshots, alive: alive.clone(), links, next_hops, peers };
     let mut steering = Steering::new(source, parts);
     tokio::select! {
         ended = steering.run(inputs, &stop) => ended?,
@@ -167,6 +176,7 @@ fn view(node: String, datapath: &Arc<Mutex<Datapath>>) -> View {
             Some(KernelStats {
                 frames: datapath.counters().ok()?,
                 services: datapath.service_stats().ok()?,
+                ingress: datapath.ingress_modes(),
             })
         }),
     )

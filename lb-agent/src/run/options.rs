@@ -1,6 +1,7 @@
 //! The command line of `lb-agent run`.
 use crate::{
     cli::LoadOptions,
+    datapath::{self, DEFAULT_TUNNEL_PORT, reach::Forward},
     exit::{Exit, ExitContext as _},
     plan::{Delivery, PlanOptions},
 };
@@ -36,8 +37,8 @@ pub struct Run {
     /// Who does the last step to the pod: Herald, or kube-proxy
     #[arg(long, value_enum, default_value_t = DeliveryArgument::Direct)]
     pub delivery: DeliveryArgument,
-    /// How packets reach other nodes: by rewriting link-layer addresses on a common link
-    #[arg(long, value_enum, default_value_t = Forward::Auto)]
+    /// How packets reach other nodes
+    #[arg(long, value_enum, default_value_t)]
     pub forward: Forward,
     /// Serve only Services with this spec.loadBalancerClass; by default, those without one
     #[arg(long, value_name = "CLASS")]
@@ -48,6 +49,10 @@ pub struct Run {
     /// UDP port of the heartbeats between agents, the same on all nodes
     #[arg(long, value_name = "PORT", default_value_t = crate::membership::DEFAULT_PORT)]
     pub heartbeat_port: u16,
+    /// UDP port of the tunnels between nodes, the same on all
+    /// [default: the one after --heartbeat-port, 7948]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub tunnel_port: Option<u16>,
     /// Where /metrics, /healthz and /readyz are served; `off` serves none
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9120", value_parser = listener)]
     pub metrics_addr: Listener,
@@ -69,15 +74,6 @@ pub enum DeliveryArgument {
     Direct,
     /// Herald steers to a node with an endpoint and leaves the rest to kube-proxy.
     Kernel,
-}
-
-/// `--forward`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Forward {
-    /// The best that works between two nodes.
-    Auto,
-    /// By rewriting link-layer addresses.
-    Link,
 }
 
 /// `--log-format`
@@ -127,6 +123,18 @@ impl Run {
         (self.namespace.clone())
             .or_else(|| environment(&["POD_NAMESPACE", "METALLB_NAMESPACE"]))
             .unwrap_or_else(|| DEFAULT_NAMESPACE.into())
+    }
+
+    /// The UDP port of the tunnels.
+    pub fn tunnel_port(&self) -> u16 {
+        self.tunnel_port
+            .or_else(|| self.heartbeat_port.checked_add(1))
+            .unwrap_or(DEFAULT_TUNNEL_PORT)
+    }
+
+    /// How programs and maps are loaded.
+    pub fn load_options(&self) -> datapath::Options {
+        datapath::Options { tunnel_port: self.tunnel_port(), ..(&self.load).into() }
     }
 
     /// What plans depend on.

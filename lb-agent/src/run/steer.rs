@@ -2,11 +2,12 @@
 use super::network::Network;
 use crate::{
     datapath::{
-        Error, address_from_bytes,
+        Error,
         apply::{Applied, Datapath},
         multicast,
-        neighbours::Neighbours,
-        uplinks::Uplink,
+        neighbours::NextHops,
+        reach::{Forward, Peers, Reach},
+        uplinks::{Links, Uplink},
     },
     l2::{Announcement, Announcer},
     membership::{Alive, Departure},
@@ -44,8 +45,9 @@ const ANNOUNCEMENTS: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
 pub(super) struct Inputs {
     pub(super) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     pub(super) alive: watch::Receiver<Arc<Alive>>,
-    pub(super) uplinks: watch::Receiver<Option<Vec<Uplink>>>,
-    pub(super) neighbours: watch::Receiver<Neighbours>,
+    pub(super) links: watch::Receiver<Option<Links>>,
+    pub(super) next_hops: watch::Receiver<NextHops>,
+    pub(super) peers: watch::Receiver<Peers>,
 }
 
 impl Inputs {
@@ -54,8 +56,9 @@ impl Inputs {
         let changed = tokio::select! {
             changed = self.snapshots.changed() => changed,
             changed = self.alive.changed() => changed,
-            changed = self.uplinks.changed() => changed,
-            changed = self.neighbours.changed() => changed,
+            changed = self.links.changed() => changed,
+            changed = self.next_hops.changed() => changed,
+            changed = self.peers.changed() => changed,
         };
         changed.is_ok()
     }
@@ -86,6 +89,7 @@ const NO_UPLINK: &str = "no interface has one of this node's InternalIPs or a de
 pub(super) struct Parts {
     pub(super) node: String,
     pub(super) options: PlanOptions,
+    pub(super) forward: Forward,
     pub(super) datapath: Arc<Mutex<Datapath>>,
     pub(super) network: Network,
     pub(super) netlink: Handle,
@@ -156,18 +160,23 @@ impl<S: Source> Steering<S> {
     async fn update(&mut self, inputs: &mut Inputs) -> Result<Option<Instant>, Error> {
         let Some(snapshot) = inputs.snapshots.borrow_and_update().clone() else { return Ok(None) };
         let alive = Arc::clone(&inputs.alive.borrow_and_update());
-        let neighbours = inputs.neighbours.borrow_and_update().clone();
+        let reach = Reach {
+            next_hops: inputs.next_hops.borrow_and_update().clone(),
+            peers: inputs.peers.borrow_and_update().clone(),
+            forward: self.parts.forward,
+        };
         self.parts.network.update(&snapshot);
         // Without it there would be no uplink, and all would be taken out of the kernel.
-        let Some(uplinks) = inputs.uplinks.borrow_and_update().clone() else { return Ok(None) };
-        self.parts.network.tell_interfaces(&uplinks);
+        let Some(links) = inputs.links.borrow_and_update().clone() else { return Ok(None) };
+        let uplinks = &links.uplinks;
+        self.parts.network.tell_interfaces(uplinks);
 
         let started = Instant::now();
         let Parts { node, options, datapath, .. } = &self.parts;
         let cache = &mut self.cache;
         let (plan, applied) = block_in_place(|| {
             let plan = plan_with(&snapshot, node, &alive, options, cache);
-            let applied = lock(datapath).apply(&plan, node, &uplinks, &neighbours);
+            let applied = lock(datapath).apply(&plan, node, &links, &reach);
             (plan, applied)
         });
         let mut troubles = BTreeSet::new();
@@ -184,7 +193,7 @@ impl<S: Source> Steering<S> {
                 self.started |= !none;
                 debug!(writes = applied.writes, took = ?started.elapsed(), "plan applied");
                 retry_at = retry_of(&applied, &mut troubles);
-                self.in_force(plan, &uplinks, alive.len()).await;
+                self.in_force(plan, uplinks, alive.len()).await;
             }
             Err(error) => {
                 troubles.insert(error.to_string());
@@ -223,16 +232,10 @@ impl<S: Source> Steering<S> {
     /// What the kernel now answers for on the link.
     fn follow_announced(&mut self, uplinks: &[Uplink]) {
         let announced = lock(&self.parts.datapath)
-            .contents()
-            .announced
-            .iter()
-            .map(|(key, value)| Announcement {
-                vip: address_from_bytes(key.vip),
-                ifindex: key.ifindex,
-                mac: value.mac,
-            })
+            .announced()
+            .map(|(vip, ifindex, mac)| Announcement { vip, ifindex, mac })
             .collect();
-        self.sockets.retain(|ifindex, _| uplinks.iter().any(|u| u.ifindex == *ifindex));
+        self.sockets.retain(|ifindex, _| uplinks.iter().any(|u| u.device == *ifindex));
         self.announcer.update(Instant::now(), announced);
     }
 
@@ -279,9 +282,10 @@ async fn until(at: Option<Instant>) {
 }
 
 fn retry_of(applied: &Applied, troubles: &mut BTreeSet<String>) -> Option<Instant> {
-    let Applied { writes: _, newly_announced: _, problems, not_attached, retry_at } = applied;
+    let Applied { writes: _, newly_announced: _, problems, not_attached, no_egress, retry_at } =
+        applied;
     troubles.extend(problems.iter().map(ToString::to_string));
-    troubles.extend(not_attached.iter().map(ToString::to_string));
+    troubles.extend(not_attached.iter().chain(no_egress).map(ToString::to_string));
     if !not_attached.is_empty() {
         return Some(Instant::now() + RETRY_AFTER);
     }

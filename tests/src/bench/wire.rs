@@ -24,6 +24,7 @@ use crate::{
     kernel::{
         frames::{self, Arp, BROADCAST, Link, Mac},
         object::{Capacity, DataPath},
+        tables::{Clock, monotonic_s},
         world::{self, Family, MY_MAC, NEIGHBOUR_MAC, World},
     },
     system::PacketSocket,
@@ -211,7 +212,8 @@ fn node(orders: &Receiver<Order>, done: &Sender<()>) -> Result<()> {
     ip(&format!("addr add {NODE_ADDRESS}/24 dev {NODE}"))?;
     let ifindex = interface_index(NODE)?;
     let mut path = DataPath::load(Capacity::SMALL)?;
-    path.install(&World::new(ifindex, 77))?;
+    let clock = Clock { base: monotonic_s() };
+    path.install(&World::new(ifindex, 77), clock)?;
     let mut link = None;
     done.send(())?;
     while let Ok(order) = orders.recv() {

@@ -9,6 +9,8 @@
 //! * [`object`]: the real object, loaded without pins, its maps filled from a [`world::World`]
 //! * [`pcap`]: a failing case as a capture file
 //! * [`random`]: seeded random numbers
+//! * [`services`]: the Services of the suites, by port
+//! * [`tables`]: from a world to the maps, and back
 //! * [`rig`]: a case run through the object and the model, and compared
 
 pub mod acceptance;
@@ -20,4 +22,6 @@ pub mod object;
 pub mod pcap;
 pub mod random;
 pub mod rig;
+pub mod services;
+pub mod tables;
 pub mod world;

@@ -13,6 +13,14 @@ pub const CLIENT: OnLan = host(100);
 pub const CONTROL: OnLan = host(5);
 /// Where default routes lead: to nobody, unless a test puts a router there.
 pub const GATEWAY: OnLan = host(254);
+/// The router on the last node's own link.
+pub const FAR_GATEWAY: OnLan = far(254);
+/// The client behind the router.
+pub const REMOTE: Pair =
+    (Ipv4Addr::new(198, 51, 100, 10), Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 0x10));
+/// The router on that client's link.
+pub const REMOTE_GATEWAY: Pair =
+    (Ipv4Addr::new(198, 51, 100, 1), Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 1));
 /// The prefixes that all pods' addresses come from.
 pub const ALL_PODS: (&str, &str) = ("10.244.0.0/16", "fd77:244::/32");
 /// The first addresses of the pool in `examples/`, which the first Service gets.
@@ -29,6 +37,34 @@ pub const fn host(last: u8) -> OnLan {
     )
 }
 
+/// A host on the last node's own link: `10.78.0.LAST`, and the same digits after `fd78::` and
+/// `02:78:00:00:`.
+const fn far(last: u8) -> OnLan {
+    let (_, _, mut mac) = host(last);
+    mac[1] = 0x78;
+    (
+        Ipv4Addr::new(10, 78, 0, last),
+        Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, digits_as_hex(last)),
+        mac,
+    )
+}
+
+/// The node of that number on a link of its own: `10.78.0.11` and so on.
+pub const fn far_node(i: u8) -> OnLan {
+    far(10 + i)
+}
+
+/// Whether an address is on the last node's own link.
+pub fn is_far(address: Ipv4Addr) -> bool {
+    address.octets()[1] == FAR_GATEWAY.0.octets()[1]
+}
+
+/// The router's addresses on the link of a host.
+pub fn gateway(host: Ipv4Addr) -> Pair {
+    let (v4, v6, _) = if is_far(host) { FAR_GATEWAY } else { GATEWAY };
+    (v4, v6)
+}
+
 /// The node of that number, counted from 1: `10.77.0.11` and so on.
 pub const fn node(i: u8) -> OnLan {
     host(10 + i)
@@ -40,7 +76,7 @@ pub fn pod_prefixes(node: u8) -> (String, String) {
 }
 
 /// The addresses of the `j`-th pod of a node (both counted from 1) and of its gateway.
-/// `None` for more than nine.
+/// `None` for more than 99.
 pub fn pod(node: u8, j: u8) -> Option<(Pair, Pair)> {
     let at = |last: u8| {
         (
@@ -48,7 +84,7 @@ pub fn pod(node: u8, j: u8) -> Option<(Pair, Pair)> {
             Ipv6Addr::new(0xfd77, 0x244, node.into(), 0, 0, 0, 0, last.into()),
         )
     };
-    (1..=9).contains(&j).then(|| (at(j + 1), at(1)))
+    (1..=99).contains(&j).then(|| (at(j + 1), at(1)))
 }
 
 /// 12 becomes 0x12, so that both families' addresses look alike.
@@ -84,6 +120,10 @@ mod tests {
         assert_eq!(CLIENT.1.to_string(), "fd77::100");
         assert_eq!(pod(3, 2).unwrap().0.0.to_string(), "10.244.3.3");
         assert_eq!(pod(3, 2).unwrap().0.1.to_string(), "fd77:244:3::3");
-        assert!(pod(1, 10).is_none());
+        assert!(pod(1, 100).is_none());
+        assert_eq!(far_node(3).0.to_string(), "10.78.0.13");
+        assert_eq!(far_node(3).1.to_string(), "fd78::13");
+        assert_eq!(mac_text(far_node(3).2), "02:78:00:00:00:13");
+        assert_eq!(gateway(far_node(3).0).1.to_string(), "fd78::254");
     }
 }

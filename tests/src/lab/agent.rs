@@ -143,3 +143,14 @@ pub fn command(node: &Host, options: &Options) -> Result<Command> {
     }
     Ok(agent)
 }
+
+/// Takes everything of an agent that has ended out of a node's kernel, as an operator would, and as
+/// a reboot does.
+///
+/// # Errors
+/// `lb-agent unload` refuses.
+pub fn unload(lab: &Lab, node: &Host) -> Result<()> {
+    let mut unload = node.namespace.command(command::sibling("lb-agent")?);
+    unload.arg("unload").arg("--pin-dir").arg(lab.pin_directory(node));
+    command::run(&mut unload).map(drop)
+}

@@ -22,12 +22,35 @@ impl Capture {
     /// # Errors
     /// tcpdump is not installed, or there is no such interface.
     pub fn start(directory: &Path, namespace: &Namespace, interface: &str) -> Result<Self> {
+        Self::with(directory, namespace, interface, &["-s", "256"])
+    }
+
+    /// Starts one that keeps the latest 40 million bytes, in two files, of frames' headers.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn latest(directory: &Path, namespace: &Namespace, interface: &str) -> Result<Self> {
+        // It would have no right to make the second file as the user that it becomes otherwise.
+        Self::with(
+            directory,
+            namespace,
+            interface,
+            &["-s", "128", "-C", "20", "-W", "2", "-Z", "root"],
+        )
+    }
+
+    fn with(
+        directory: &Path,
+        namespace: &Namespace,
+        interface: &str,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let name = format!("{}-{interface}", namespace.name);
         let file = directory.join(format!("{name}.pcap"));
         let log = directory.join(format!("{name}.tcpdump.log"));
         let mut tcpdump = namespace.command(command::find("tcpdump")?);
         // -U: every frame is in the file at once, even if tcpdump is killed.
-        tcpdump.args(["-i", interface, "-n", "-U", "-s", "256", "-w"]).arg(&file);
+        tcpdump.args(["-i", interface, "-n", "-U"]).args(arguments).arg("-w").arg(&file);
         tcpdump.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log)?);
         let child = cleanup::spawn(&mut tcpdump)?;
         wait::until_true(Duration::from_secs(5), "tcpdump records", || {

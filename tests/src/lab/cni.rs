@@ -101,7 +101,7 @@ pub fn cluster(neighbourhood: Neighbourhood) -> Result<Cluster> {
 }
 
 fn prepare(lab: &mut Lab, neighbourhood: Neighbourhood) -> Result<(ControlPlane, agent::Options)> {
-    let (control, options) = scenario::api_with_objects(lab)?;
+    let (control, options) = scenario::api_with(lab, &scenario::EXAMPLES)?;
     control.apply_text(RIGHTS)?;
     let kubeconfig = control.kubeconfig_of("flannel", "kube-flannel", "flannel")?;
     let folder = lab.directory.join("cni");
@@ -123,7 +123,7 @@ fn prepare(lab: &mut Lab, neighbourhood: Neighbourhood) -> Result<(ControlPlane,
             lab.pods.push(pod);
         }
     }
-    lab.await_pods()?;
+    lab.pods.iter().try_for_each(|pod| lab.await_pod(pod))?;
     for node in &lab.nodes {
         control.start_kube_proxy(node, neighbourhood.rules)?;
     }

@@ -62,7 +62,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// Names the first that is not, and how to build it.
 pub fn check_programs() -> Result<()> {
-    ["etcd", "kube-apiserver", "kube-proxy", "kubectl"]
+    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kubectl"]
         .iter()
         .try_for_each(|p| program(p).map(drop))
 }
@@ -263,6 +263,42 @@ impl ControlPlane {
             .split_whitespace()
             .map(|text| text.parse().with_context(|| format!("{text} is no address")))
             .collect()
+    }
+
+    /// Starts the controllers of that name, and no others.
+    ///
+    /// # Errors
+    /// They are not built.
+    pub fn start_controllers(&self, controllers: &[&str]) -> Result<()> {
+        let mut manager = self.host.namespace.command(program("kube-controller-manager")?);
+        manager.arg("--kubeconfig").arg(self.admin_kubeconfig());
+        manager.arg(format!("--controllers={}", controllers.join(",")));
+        manager.args(["--leader-elect=false", "--bind-address=127.0.0.1"]);
+        manager.arg("--cert-dir").arg(self.directory.join("controllers-pki"));
+        self.spawn(manager, "kube-controller-manager")?;
+        Ok(())
+    }
+
+    /// Starts `kubectl proxy`, for [`super::api::Api`].
+    pub(super) fn start_proxy(&self, port: u16) -> Result<()> {
+        let mut proxy = self.host.namespace.command(program("kubectl")?);
+        proxy.arg("--kubeconfig").arg(self.admin_kubeconfig());
+        proxy.args(["proxy", "--port", &port.to_string()]);
+        self.spawn(proxy, "kubectl-proxy")?;
+        Ok(())
+    }
+
+    /// Writes addresses into a Service's status, as another load balancer would.
+    ///
+    /// # Errors
+    /// There is no such Service.
+    pub fn set_ingress(&self, service: &str, addresses: &[IpAddr]) -> Result<()> {
+        let list: Vec<_> = addresses.iter().map(|ip| format!("{{\"ip\": \"{ip}\"}}")).collect();
+        let patch =
+            format!("{{\"status\": {{\"loadBalancer\": {{\"ingress\": [{}]}}}}}}", list.join(","));
+        let arguments =
+            ["patch", "service", service, "--subresource=status", "--type=merge", "-p", &patch];
+        self.kubectl(&arguments).map(drop)
     }
 
     /// Starts kube-proxy on a node.

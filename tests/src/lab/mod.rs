@@ -3,24 +3,34 @@
 //! ```text
 //!   pods ── veth ── node1 ─┐
 //!   pods ── veth ── node2 ─┼─ bridge (namespace "lan") ── client, control
-//!   pods ── veth ── node3 ─┘
+//!   pods ── veth ── node3 ─┘        ┊
+//!                                router ── remote     (where Shape::router asks for them)
 //! ```
 //! A "CNI" is a few routes: each node routes the others' pod prefixes to their
 //! addresses, and hides its pods behind its own address from the rest of the world, as
 //! most CNIs do. A laboratory without these leaves that to a real one ([`cni`]).
 pub mod addresses;
 pub mod agent;
+pub mod api;
+pub mod bgp;
 pub mod capture;
 pub mod cleanup;
 pub mod cni;
 pub mod command;
+pub mod connections;
 pub mod control_plane;
+pub mod datagrams;
+pub mod endpoints;
 pub mod frames;
+pub mod kubelet;
 pub mod maps;
 pub mod namespace;
 pub mod pod;
 pub mod probe;
+pub mod routed;
+pub mod router;
 pub mod scenario;
+pub mod traffic;
 
 use crate::{system, wait};
 use agent::Agent;
@@ -28,13 +38,14 @@ use anyhow::{Context, Result, bail, ensure};
 use capture::Capture;
 use command::run;
 use namespace::Namespace;
+use router::Router;
 use std::{
     cell::{Cell, RefCell},
     fmt::Write as _,
     fs,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -43,14 +54,27 @@ use std::{
 pub struct Shape {
     /// How many nodes (1 to 9).
     pub nodes: u8,
-    /// How many pods on each (0 to 9).
+    /// How many pods on each (0 to 99).
     pub pods_per_node: u8,
+    /// Whether the LAN has a way out.
+    pub router: Outside,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodes: 3, pods_per_node: 2 }
+        Self { nodes: 3, pods_per_node: 2, router: Outside::None }
     }
+}
+
+/// What is beyond the LAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// Nothing: default routes lead to nobody.
+    None,
+    /// A router, and a client behind it.
+    Router,
+    /// The same, and the last node is on a link of its own at that router.
+    RouterAndNode,
 }
 
 /// A host of the LAN: a node, a client, or the machine of the control plane.
@@ -85,6 +109,13 @@ pub struct Pod {
     pub ipv6: Ipv6Addr,
 }
 
+/// A pod that can be ended.
+pub struct RunningPod {
+    /// The pod.
+    pub pod: Pod,
+    server: Child,
+}
+
 /// How a node's link is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -108,6 +139,8 @@ pub struct Lab {
     pub pods: Vec<Pod>,
     /// A host outside the cluster.
     pub client: Host,
+    /// The LAN's way out, if the shape has one.
+    pub router: Option<Router>,
     failed: Cell<bool>,
     kept: Cell<bool>,
     captures: RefCell<Vec<Capture>>,
@@ -115,6 +148,8 @@ pub struct Lab {
 
 /// The switch's bridge. Recording on it shows the frames of all ports.
 pub const BRIDGE: &str = "br0";
+/// The bridge of the last node's own link ([`Outside::RouterAndNode`]).
+pub const FAR_BRIDGE: &str = "br1";
 const XDP_PASS: i32 = 2;
 /// The port a pod serves on.
 pub const POD_PORT: u16 = 8080;
@@ -129,7 +164,7 @@ impl Lab {
         for pod in &lab.pods {
             lab.serve(pod)?;
         }
-        lab.await_pods()?;
+        lab.pods.iter().try_for_each(|pod| lab.await_pod(pod))?;
         Ok(lab)
     }
 
@@ -138,7 +173,7 @@ impl Lab {
     /// # Errors
     /// As [`Self::new`].
     pub fn without_pods(nodes: u8) -> Result<Self> {
-        Self::build(Shape { nodes, pods_per_node: 0 }, false)
+        Self::build(Shape { nodes, pods_per_node: 0, router: Outside::None }, false)
     }
 
     fn build(shape: Shape, routes: bool) -> Result<Self> {
@@ -158,18 +193,33 @@ impl Lab {
         let guard = Guard(&prefix);
         let lan = Namespace::create(&prefix, "lan")?;
         lan.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
-        lan.ip(&format!(
-            "link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
-             link set {BRIDGE} up\n"
-        ))?;
+        for bridge in [BRIDGE, FAR_BRIDGE] {
+            lan.ip(&format!(
+                "link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+                 link set {bridge} up\n"
+            ))?;
+        }
         system::pin_constant_xdp_program("lab_pass", XDP_PASS, &pass_pin(&prefix))
             .context("pinning the laboratory's pass program")?;
-        let client = host(&prefix, &lan, "client", addresses::CLIENT, false)?;
+        let switch = Switch { prefix: &prefix, lan: &lan, bridge: BRIDGE };
+        let client = switch.plug("client", addresses::CLIENT, false)?;
         let nodes = (1..=shape.nodes)
-            .map(|i| host(&prefix, &lan, &format!("node{i}"), addresses::node(i), true))
+            .map(|i| {
+                let name = format!("node{i}");
+                if shape.router == Outside::RouterAndNode && i == shape.nodes {
+                    let far = Switch { bridge: FAR_BRIDGE, ..switch };
+                    far.plug(&name, addresses::far_node(i), true)
+                } else {
+                    switch.plug(&name, addresses::node(i), true)
+                }
+            })
             .collect::<Result<Vec<_>>>()?;
+        let router = match shape.router {
+            Outside::None => None,
+            Outside::Router | Outside::RouterAndNode => Some(Router::new(&switch)?),
+        };
         if routes {
-            route_pods(&nodes)?;
+            route_pods(&nodes, router.as_ref())?;
         }
         let mut pods = vec![];
         for (position, node) in nodes.iter().enumerate() {
@@ -186,6 +236,7 @@ impl Lab {
             nodes,
             pods,
             client,
+            router,
             failed: Cell::new(false),
             kept: Cell::new(false),
             captures: RefCell::new(vec![]),
@@ -197,31 +248,52 @@ impl Lab {
     /// # Errors
     /// The name or the address is taken.
     pub fn add_host(&self, name: &str, address: addresses::OnLan) -> Result<Host> {
-        host(&self.prefix, &self.lan, name, address, false)
+        Switch { prefix: &self.prefix, lan: &self.lan, bridge: BRIDGE }.plug(name, address, false)
+    }
+
+    /// A further pod, which serves once this returns. It is not one of [`Lab::pods`].
+    ///
+    /// # Errors
+    /// The name or the number is taken.
+    pub fn add_pod(&self, node: usize, name: &str, number: u8) -> Result<RunningPod> {
+        let pod = pod(&self.prefix, &self.nodes[node], node, name, number)?;
+        let server = self.serve(&pod)?;
+        self.await_pod(&pod)?;
+        Ok(RunningPod { pod, server })
+    }
+
+    /// Ends a pod as a kubelet does at the end of the grace period: its processes are killed, and
+    /// its addresses are gone.
+    ///
+    /// # Errors
+    /// `ip` refuses.
+    pub fn remove_pod(&self, mut running: RunningPod) -> Result<()> {
+        running.server.kill()?;
+        running.server.wait()?;
+        let RunningPod { pod, .. } = running;
+        self.nodes[pod.node].namespace.ip(&format!("link del {}\n", pod.name))?;
+        pod.namespace.remove()
     }
 
     /// Starts a pod's server.
-    fn serve(&self, pod: &Pod) -> Result<()> {
+    fn serve(&self, pod: &Pod) -> Result<Child> {
         let mut server = pod.namespace.command(&command::sibling("lab-pod")?);
         server.args(["--name", &pod.name, "--node", &self.nodes[pod.node].name]);
         server.args(["--port", &POD_PORT.to_string()]);
         let log = fs::File::create(self.directory.join(format!("{}.log", pod.name)))?;
         server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        cleanup::spawn(&mut server).context("starting a pod's server")?;
-        Ok(())
+        cleanup::spawn(&mut server).context("starting a pod's server")
     }
 
-    /// Waits until each pod answers its own node.
-    fn await_pods(&self) -> Result<()> {
-        for pod in &self.pods {
-            let node = &self.nodes[pod.node].namespace;
-            for address in [pod.ipv4.into(), pod.ipv6.into()] {
-                wait::until_true(
-                    Duration::from_secs(5),
-                    &format!("{} serves on {address}", pod.name),
-                    || Ok(probe::http(node, address, POD_PORT)?.pod == pod.name),
-                )?;
-            }
+    /// Waits until a pod answers its own node.
+    fn await_pod(&self, pod: &Pod) -> Result<()> {
+        let node = &self.nodes[pod.node].namespace;
+        for address in [pod.ipv4.into(), pod.ipv6.into()] {
+            wait::until_true(
+                Duration::from_secs(5),
+                &format!("{} serves on {address}", pod.name),
+                || Ok(probe::http(node, address, POD_PORT)?.pod == pod.name),
+            )?;
         }
         Ok(())
     }
@@ -270,7 +342,8 @@ impl Lab {
     /// `ip` refuses.
     pub fn mend(&self, node: &Host) -> Result<()> {
         let port = &node.port;
-        self.lan.ip(&format!("link set {port} master {BRIDGE}\nlink set {port} up\n"))
+        let bridge = if addresses::is_far(node.ipv4) { FAR_BRIDGE } else { BRIDGE };
+        self.lan.ip(&format!("link set {port} master {bridge}\nlink set {port} up\n"))
     }
 
     /// Records the frames of an interface in the laboratory's folder until it ends.
@@ -279,6 +352,16 @@ impl Lab {
     /// tcpdump is missing or does not start.
     pub fn capture(&self, namespace: &Namespace, interface: &str) -> Result<()> {
         let capture = Capture::start(&self.directory, namespace, interface)?;
+        self.captures.borrow_mut().push(capture);
+        Ok(())
+    }
+
+    /// The same, but only the latest frames are kept, and of those the headers.
+    ///
+    /// # Errors
+    /// As [`Self::capture`].
+    pub fn capture_latest(&self, namespace: &Namespace, interface: &str) -> Result<()> {
+        let capture = Capture::latest(&self.directory, namespace, interface)?;
         self.captures.borrow_mut().push(capture);
         Ok(())
     }
@@ -345,45 +428,75 @@ fn mount_bpf_file_system() -> Result<()> {
     Ok(())
 }
 
-/// A namespace plugged into the switch.
-fn host(
-    prefix: &str,
-    lan: &Namespace,
-    name: &str,
-    (ipv4, ipv6, mac): addresses::OnLan,
-    forwards: bool,
-) -> Result<Host> {
-    let namespace = Namespace::create(prefix, name)?;
-    // Duplicate address detection would only delay every start by a second.
-    for scope in ["all", "default"] {
-        namespace.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
+/// A bridge that hosts are plugged into.
+#[derive(Clone, Copy)]
+struct Switch<'a> {
+    prefix: &'a str,
+    lan: &'a Namespace,
+    bridge: &'a str,
+}
+
+impl Switch<'_> {
+    /// A namespace plugged into it, whose default routes lead to the gateway.
+    fn plug(&self, name: &str, address: addresses::OnLan, forwards: bool) -> Result<Host> {
+        let host = self.plug_without_routes(name, address, forwards)?;
+        let (gateway4, gateway6) = addresses::gateway(address.0);
+        host.namespace.ip(&format!(
+            "route add default via {gateway4}\nroute add ::/0 via {gateway6} dev eth0\n"
+        ))?;
+        Ok(host)
     }
-    if forwards {
-        namespace.sysctl("net/ipv4/ip_forward", "1")?;
-        namespace.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+
+    fn plug_without_routes(
+        &self,
+        name: &str,
+        address: addresses::OnLan,
+        forwards: bool,
+    ) -> Result<Host> {
+        let namespace = Namespace::create(self.prefix, name)?;
+        // Duplicate address detection would only delay every start by a second.
+        for scope in ["all", "default"] {
+            namespace.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
+        }
+        if forwards {
+            namespace.sysctl("net/ipv4/ip_forward", "1")?;
+            namespace.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        }
+        namespace.ip("link set lo up\n")?;
+        self.connect(&namespace, name, "eth0", address)
     }
-    let port = format!("p-{name}");
-    let mac_text = addresses::mac_text(mac);
-    lan.ip(&format!(
-        "link add {port} type veth peer name eth0 address {mac_text} netns {}\n\
-         link set {port} master {BRIDGE}\n\
-         link set {port} up\n",
-        namespace.name
-    ))?;
-    let (gateway4, gateway6) = (addresses::GATEWAY.0, addresses::GATEWAY.1);
-    namespace.ip(&format!(
-        "link set lo up\n\
-         link set eth0 up\n\
-         addr add {ipv4}/24 brd + dev eth0\n\
-         addr add {ipv6}/64 dev eth0 nodad\n\
-         route add default via {gateway4}\n\
-         route add ::/0 via {gateway6} dev eth0\n"
-    ))?;
-    // A frame that a program turns around keeps its partial checksum, which no
-    // network card would have sent (a veth does).
-    namespace.output("ethtool", &["-K", "eth0", "tx", "off"])?;
-    attach(lan, &port, &pass_pin(prefix))?;
-    Ok(Host { name: name.into(), namespace, ipv4, ipv6, mac, port })
+
+    /// A cable from an interface of a namespace to this switch.
+    fn connect(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        interface: &str,
+        (ipv4, ipv6, mac): addresses::OnLan,
+    ) -> Result<Host> {
+        let Self { lan, bridge, .. } = self;
+        let mut port = format!("p-{name}");
+        if interface != "eth0" {
+            port = format!("{port}-{interface}");
+        }
+        let mac_text = addresses::mac_text(mac);
+        lan.ip(&format!(
+            "link add {port} type veth peer name {interface} address {mac_text} netns {}\n\
+             link set {port} master {bridge}\n\
+             link set {port} up\n",
+            namespace.name
+        ))?;
+        namespace.ip(&format!(
+            "link set {interface} up\n\
+             addr add {ipv4}/24 brd + dev {interface}\n\
+             addr add {ipv6}/64 dev {interface} nodad\n"
+        ))?;
+        // A frame that a program turns around keeps its partial checksum, which no
+        // network card would have sent (a veth does).
+        namespace.output("ethtool", &["-K", interface, "tx", "off"])?;
+        attach(lan, &port, &pass_pin(self.prefix))?;
+        Ok(Host { name: name.into(), namespace: namespace.clone(), ipv4, ipv6, mac, port })
+    }
 }
 
 /// Attaches a pinned program to an interface in native mode. The kernel keeps it until
@@ -396,12 +509,24 @@ pub fn attach(namespace: &Namespace, interface: &str, pin: &Path) -> Result<()> 
     namespace.output("ip", &["link", "set", "dev", interface, "xdpdrv", "pinned", &pin]).map(|_| ())
 }
 
-/// Each node learns the way to the others' pods, and hides its own from the world.
-fn route_pods(nodes: &[Host]) -> Result<()> {
+/// Each node learns the way to the others' pods, and hides its own from the world. To pods on
+/// another link the way leads through the router, which knows them all.
+fn route_pods(nodes: &[Host], router: Option<&Router>) -> Result<()> {
+    let numbered = || (1u8..).zip(nodes);
+    if let Some(router) = router {
+        let mut routes = String::new();
+        for (i, node) in numbered() {
+            let (prefix4, prefix6) = addresses::pod_prefixes(i);
+            writeln!(routes, "route add {prefix4} via {}", node.ipv4)?;
+            writeln!(routes, "route add {prefix6} via {}", node.ipv6)?;
+        }
+        router.host.namespace.ip(&routes)?;
+    }
     for node in nodes {
         let mut routes = String::new();
-        for (i, other) in (1u8..).zip(nodes) {
-            if other.name != node.name {
+        for (i, other) in numbered() {
+            let on_link = addresses::gateway(other.ipv4) == addresses::gateway(node.ipv4);
+            if other.name != node.name && on_link {
                 let (prefix4, prefix6) = addresses::pod_prefixes(i);
                 writeln!(routes, "route add {prefix4} via {}", other.ipv4)?;
                 writeln!(routes, "route add {prefix6} via {}", other.ipv6)?;
@@ -427,7 +552,7 @@ fn route_pods(nodes: &[Host]) -> Result<()> {
 fn pod(prefix: &str, node: &Host, position: usize, name: &str, j: u8) -> Result<Pod> {
     let i = u8::try_from(position)? + 1;
     let Some(((ipv4, ipv6), (gateway4, gateway6))) = addresses::pod(i, j) else {
-        bail!("{name}: a node has room for 9 pods")
+        bail!("{name}: a node has room for 99 pods")
     };
     let namespace = Namespace::create(prefix, name)?;
     for scope in ["all", "default"] {

@@ -30,6 +30,11 @@ impl Namespace {
         Ok(Self { name })
     }
 
+    /// Removes it; processes in it lose their interfaces, but go on.
+    pub(super) fn remove(self) -> Result<()> {
+        command::run(Command::new("ip").args(["netns", "del", &self.name])).map(drop)
+    }
+
     /// The file that stands for it.
     pub fn path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.name)

@@ -224,7 +224,7 @@ pub struct Running<T> {
 }
 
 impl<T: Send + 'static> Running<T> {
-    fn start(
+    pub(super) fn start(
         from: &Namespace,
         body: impl FnOnce(&AtomicBool) -> Result<T> + Send + 'static,
     ) -> Self {

@@ -60,6 +60,15 @@ pub fn manifests(lab: &Lab) -> Result<PathBuf> {
             }
         }
     }
+    // Nodes on another link have another address there.
+    let file = folder.join("nodes.yaml");
+    let mut text = fs::read_to_string(&file)?;
+    for (i, node) in (1u8..).zip(&lab.nodes) {
+        let (usual4, usual6, _) = addresses::node(i);
+        text = text.replace(&usual4.to_string(), &node.ipv4.to_string());
+        text = text.replace(&usual6.to_string(), &node.ipv6.to_string());
+    }
+    fs::write(&file, text)?;
     Ok(folder)
 }
 
@@ -209,21 +218,31 @@ impl Cluster {
 /// # Errors
 /// A program is missing or does not start, or the API server refuses something.
 pub fn control_plane(lab: &Lab) -> Result<(ControlPlane, Options)> {
-    let (control, options) = api_with_objects(lab)?;
+    control_plane_with(lab, &EXAMPLES)
+}
+
+/// What the objects of `examples/` are, those that a cluster has of itself among them.
+pub(super) const EXAMPLES: [&str; 4] =
+    ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"];
+
+/// The same with these files of `examples/` only.
+///
+/// # Errors
+/// As [`control_plane`].
+pub fn control_plane_with(lab: &Lab, examples: &[&str]) -> Result<(ControlPlane, Options)> {
+    let (control, options) = api_with(lab, examples)?;
     for node in &lab.nodes {
         control.start_kube_proxy(node, ProxyMode::Nftables)?;
     }
     Ok((control, options))
 }
 
-/// An API server with `deploy/` and `examples/` in it.
-pub(super) fn api_with_objects(lab: &Lab) -> Result<(ControlPlane, Options)> {
+/// An API server with `deploy/` and these files of `examples/` in it.
+pub(super) fn api_with(lab: &Lab, examples: &[&str]) -> Result<(ControlPlane, Options)> {
     let control = ControlPlane::start(lab)?;
     let options = control.install()?;
-    let examples = command::workspace().join("examples");
-    for objects in ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"]
-    {
-        control.apply(&examples.join(objects))?;
+    for objects in examples {
+        control.apply(&command::workspace().join("examples").join(objects))?;
     }
     Ok((control, options))
 }

@@ -34,7 +34,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Result<Self> {
-        let lab = Lab::new(Shape { nodes: 1, pods_per_node: 1 })?;
+        let lab = Lab::new(Shape { nodes: 1, pods_per_node: 1, ..Shape::default() })?;
         let manifests = scenario::manifests(&lab)?;
         Ok(Self { lab, manifests })
     }

@@ -26,7 +26,7 @@ struct Said {
 
 impl Bench {
     fn new() -> Result<Self> {
-        let lab = Lab::new(Shape { nodes: 2, pods_per_node: 1 })?;
+        let lab = Lab::new(Shape { nodes: 2, pods_per_node: 1, ..Shape::default() })?;
         let pins = lab.pin_directory(&lab.nodes[0]);
         Ok(Self { lab, pins })
     }

@@ -10,8 +10,9 @@ use crate::process::{Step, output};
 use crate::project;
 
 /// What the tests and the demo call, with the Debian package of each.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("arping", "iputils-arping"),
+    ("bird", "bird2"),
     ("bpftool", "bpftool"),
     ("cc", "gcc"),
     ("conntrack", "conntrack"),

@@ -17,7 +17,7 @@ use summary::{Counts, Reader};
 /// What to test.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Suites (unit, kernel, net, cluster, lint; all if none is named) and parts of tests' names
+    /// Suites (unit, kernel, net, interop, cluster, lint; all if none is named) and parts of tests' names
     filters: Vec<String>,
     /// The large counts: hours instead of minutes
     #[arg(long)]
@@ -27,9 +27,10 @@ pub(crate) struct Options {
 const UNIT: &str = "unit";
 const LINT: &str = "lint";
 const CLUSTER: &str = "cluster";
+const INTEROP: &str = "interop";
 
 /// The order of the suites in the laboratory: the quick ones first. Others follow by name.
-const ORDER: [&str; 3] = ["kernel", "net", CLUSTER];
+const ORDER: [&str; 4] = ["kernel", "net", INTEROP, CLUSTER];
 
 /// The laboratory's crate; its integration tests are suites of their own.
 const LABORATORY: &str = "tests";
@@ -135,7 +136,7 @@ fn require_rights(choice: &Choice) -> Result<()> {
 /// Installs what is missing and compiles everything, so that the suites' times are their own.
 fn prepare(choice: &Choice) -> Result<()> {
     if choice.has_laboratory() {
-        setup::for_laboratory(choice.has(CLUSTER))?;
+        setup::for_laboratory(choice.has(CLUSTER) || choice.has(INTEROP))?;
     } else {
         setup::for_building()?;
     }

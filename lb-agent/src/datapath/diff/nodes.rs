@@ -1,14 +1,19 @@
 //! The nodes' part: who has which index, how each is reached, whose frames are an agent's.
 use super::{
     super::{
-        address_bytes,
+        address_bytes, address_from_bytes,
         state::{NodeOwner, State, Write, prune, upsert},
     },
     Changes, Inputs,
 };
 use crate::plan::PlannedNode;
-use lb_common::maps::{MAX_NODES, MacKey, MacOwner, NO_NODE, Node, THIS_NODE};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use lb_common::maps::{
+    MAX_NODES, MacKey, MacOwner, NO_NODE, NODE_LINK, NODE_TUNNEL, Node, THIS_NODE,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 /// Which index of `NODES` each node of the plan has.
 pub(super) struct Positions {
@@ -62,38 +67,63 @@ pub(super) fn write_nodes(
     positions
 }
 
-/// How a node is reached: by the first of its addresses that is resolved on an uplink.
+/// How a node is reached: by the first of its addresses that a frame gets to without a router,
+/// else by the first that is reached by one.
 ///
 /// While none is, the last known way stays: the kernel forgets a neighbour that misses a
 /// few answers, and a frame to where it was is at worst as lost as one that is dropped here.
+/// A cookie stays until the node tells another: its kernel goes on without its agent.
 fn node_value(node: &PlannedNode, inputs: Inputs<'_>, before: Option<&Node>) -> Node {
-    let mac_of = |ifindex: u32| {
-        inputs.uplinks.iter().find(|uplink| uplink.ifindex == ifindex).map(|uplink| uplink.mac)
-    };
-    let resolved = node.addresses.iter().find_map(|address| {
-        let neighbour = inputs.neighbours.get(address)?;
-        Some(Node {
-            address: address_bytes(*address),
-            mac: neighbour.mac,
-            source_mac: mac_of(neighbour.ifindex)?,
-            ifindex: neighbour.ifindex,
+    let Inputs { uplinks, reach, .. } = inputs;
+    let before =
+        before.filter(|before| node.addresses.iter().any(|a| address_bytes(*a) == before.address));
+    let cookie = reach.peers.cookies.get(&node.name).copied();
+    let cookie = cookie.or(before.map(|before| before.cookie)).unwrap_or(0);
+    let of_link = |on_link: bool| {
+        node.addresses.iter().find_map(|address| {
+            let hop = reach.next_hops.get(address).filter(|hop| hop.on_link == on_link)?;
+            let uplink = uplinks.iter().find(|uplink| uplink.device == hop.device)?;
+            Some((*address, hop, uplink))
         })
-    });
-    let last_known = || {
-        let before = before.filter(|before| {
-            before.ifindex != 0
-                && node.addresses.iter().any(|a| address_bytes(*a) == before.address)
-        })?;
-        Some(Node { source_mac: mac_of(before.ifindex)?, ..*before })
     };
-    resolved.or_else(last_known).unwrap_or_else(|| Node {
+    let flags = |by_link: bool| {
+        let of = |set: bool, flag: u32| if set { flag } else { 0 };
+        of(by_link, NODE_LINK) | of(cookie != 0, NODE_TUNNEL)
+    };
+    if let Some((address, hop, uplink)) = of_link(true).or_else(|| of_link(false)) {
+        return Node {
+            address: address_bytes(address),
+            source: address_bytes(hop.source),
+            cookie,
+            ifindex: uplink.ifindex,
+            flags: flags(reach.by_link(address)),
+            mac: hop.mac,
+            source_mac: uplink.mac,
+            vlan: uplink.vlan,
+            mtu: hop.mtu,
+        };
+    }
+    let last_known = || {
+        let before = before.filter(|before| before.ifindex != 0)?;
+        let uplink =
+            uplinks.iter().find(|u| (u.ifindex, u.vlan) == (before.ifindex, before.vlan))?;
+        let by_link = before.flags & NODE_LINK != 0 && reach.may_link(address(before));
+        Some(Node { source_mac: uplink.mac, cookie, flags: flags(by_link), ..*before })
+    };
+    last_known().unwrap_or_else(|| Node {
         address: node.addresses.first().map_or([0; 16], |address| address_bytes(*address)),
+        cookie,
         ..Node::default()
     })
 }
 
-/// All resolved addresses of all nodes: a node may send from another than we send to.
-/// Unresolved ones keep the last known.
+fn address(node: &Node) -> IpAddr {
+    address_from_bytes(node.address)
+}
+
+/// The link-layer addresses of all nodes on our links: a node may send from another address than
+/// we send to. Those that cannot be resolved now keep the last known. A router's is never among
+/// them, since it brings clients' frames as well.
 pub(super) fn write_node_macs(
     state: &mut State,
     inputs: Inputs<'_>,
@@ -105,18 +135,19 @@ pub(super) fn write_node_macs(
         if index == THIS_NODE || index == NO_NODE {
             continue;
         }
-        let resolved =
-            node.addresses.iter().filter_map(|a| inputs.neighbours.get(a)).map(|n| n.mac);
+        let resolved = node.addresses.iter().filter_map(|address| {
+            let hop = inputs.reach.next_hops.get(address).filter(|hop| hop.on_link)?;
+            let uplink = inputs.uplinks.iter().find(|uplink| uplink.device == hop.device)?;
+            Some(MacKey { mac: hop.mac, vlan: uplink.vlan })
+        });
         let sent_to = state
             .contents
             .nodes
             .get(&u32::from(index))
-            .filter(|node| node.ifindex != 0)
-            .map(|node| node.mac);
-        for mac in resolved.chain(sent_to) {
-            wanted
-                .entry(MacKey { mac, pad: [0; 2] })
-                .or_insert(MacOwner { node: u32::from(index) });
+            .filter(|node| node.ifindex != 0 && node.flags & NODE_LINK != 0)
+            .map(|node| MacKey { mac: node.mac, vlan: node.vlan });
+        for key in resolved.chain(sent_to) {
+            wanted.entry(key).or_insert(MacOwner { node: u32::from(index) });
         }
     }
     let mut left_out = wanted.len().saturating_sub(MAX_NODES as usize);
@@ -150,3 +181,6 @@ pub(super) fn remove_nodes(
         keep
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,13 @@ use super::*;
 use crate::{
     datapath::{
         address_from_bytes,
-        neighbours::Neighbour,
+        neighbours::NextHops,
         ranges::REST_NS,
         state::{Contents, range},
     },
     plan::{PlannedNode, PlannedService, PlannedVip},
     snapshot::Protocol,
+    testing::next_hop,
 };
 use lb_common::maps::{Node, THIS_NODE};
 use proptest::prelude::*;
@@ -186,14 +187,7 @@ fn restarted(model: &Model) -> State {
 }
 
 fn uplinks() -> Vec<Uplink> {
-    [(2, "eth0"), (3, "eth1")]
-        .map(|(ifindex, name)| Uplink {
-            ifindex,
-            name: name.into(),
-            mac: [2, 0, 0, 0, 0, ifindex as u8],
-            addresses: Vec::new(),
-        })
-        .into()
+    [(2, "eth0"), (3, "eth1")].map(|(ifindex, name)| crate::testing::uplink(ifindex, name)).into()
 }
 
 fn node_address(n: u16) -> IpAddr {
@@ -290,11 +284,10 @@ impl Spec {
         }
     }
 
-    fn neighbours(&self) -> Neighbours {
-        self.resolved
-            .iter()
-            .map(|n| (node_address(*n), Neighbour { mac: [6, 0, 0, 0, 0, *n as u8], ifindex: 2 }))
-            .collect()
+    fn reach(&self) -> Reach {
+        let next_hops: NextHops =
+            self.resolved.iter().map(|n| (node_address(*n), next_hop(2, *n as u8))).collect();
+        Reach { next_hops, ..Reach::default() }
     }
 }
 
@@ -317,8 +310,8 @@ proptest! {
                 model.now += REST_NS;
             }
             let plan = spec.plan_with(&mut cache);
-            let (neighbours, uplinks) = (spec.neighbours(), uplinks());
-            let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, neighbours: &neighbours };
+            let (reach, uplinks) = (spec.reach(), uplinks());
+            let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, reach: &reach };
             let changes = model.apply(&mut state, inputs);
             prop_assert_eq!(changes.problems, vec![]);
             model.compare(inputs);
@@ -331,8 +324,8 @@ proptest! {
         }
         // And everything can be taken away again.
         let uplinks = uplinks();
-        let (plan, neighbours) = (Plan::default(), Neighbours::new());
-        let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, neighbours: &neighbours };
+        let (plan, reach) = (Plan::default(), Reach::default());
+        let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, reach: &reach };
         model.apply(&mut state, inputs);
         let left = &model.contents;
         prop_assert!(left.services.is_empty() && left.vips.is_empty() && left.nodes.is_empty());
@@ -351,8 +344,8 @@ proptest! {
         for spec in specs {
             model.now += REST_NS / 2;
             let plan = spec.plan_with(&mut cache);
-            let (neighbours, uplinks) = (spec.neighbours(), uplinks());
-            let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, neighbours: &neighbours };
+            let (reach, uplinks) = (spec.reach(), uplinks());
+            let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, reach: &reach };
             // Checks after each write.
             let changes = model.apply(&mut state, inputs);
             for problem in &changes.problems {
@@ -380,9 +373,9 @@ fn takeover_is_told_once_and_again_when_the_address_changes() {
     let mut model = Model::new(64);
     let mut state = restarted(&model);
     let spec = one_service(8);
-    let (plan, neighbours, mut uplinks) = (spec.plan(), spec.neighbours(), uplinks());
+    let (plan, reach, mut uplinks) = (spec.plan(), spec.reach(), uplinks());
     let mut apply = |uplinks: &[Uplink]| {
-        let inputs = Inputs { plan: &plan, me: "me", uplinks, neighbours: &neighbours };
+        let inputs = Inputs { plan: &plan, me: "me", uplinks, reach: &reach };
         let told = model.apply(&mut state, inputs).newly_announced;
         told.into_iter().map(|a| (a.vip.to_string(), a.interface, a.mac[5])).collect::<Vec<_>>()
     };
@@ -402,17 +395,17 @@ fn a_node_whose_address_is_forgotten_keeps_its_last() {
     let mut state = restarted(&model);
     let spec = one_service(8);
     let (plan, uplinks) = (spec.plan(), uplinks());
-    let resolved = spec.neighbours();
-    let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, neighbours: &resolved };
+    let resolved = spec.reach();
+    let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, reach: &resolved };
     model.apply(&mut state, inputs);
     let before = model.contents.nodes.clone();
     assert_eq!(before.values().filter(|node| node.ifindex != 0).count(), 1);
     assert_eq!(model.contents.node_macs.len(), 1);
-    let none = Neighbours::new();
-    let changes = model.apply(&mut state, Inputs { neighbours: &none, ..inputs });
+    let none = Reach::default();
+    let changes = model.apply(&mut state, Inputs { reach: &none, ..inputs });
     assert_eq!(changes.writes, []);
     // But not by an interface that is no uplink any more.
-    model.apply(&mut state, Inputs { neighbours: &none, uplinks: &uplinks[1..], ..inputs });
+    model.apply(&mut state, Inputs { reach: &none, uplinks: &uplinks[1..], ..inputs });
     assert!(model.contents.nodes.values().all(|node| node.ifindex == 0));
     assert!(model.contents.node_macs.is_empty());
 }
@@ -423,8 +416,8 @@ fn services_with_equal_placements_share_rows_and_unequal_ones_do_not() {
     let mut state = restarted(&model);
     let mut spec = one_service(8);
     spec.services = [(1, (3, 0, false)), (2, (3, 0, true)), (3, (3, 1, false))].into();
-    let (plan, uplinks, neighbours) = (spec.plan(), uplinks(), spec.neighbours());
-    let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, neighbours: &neighbours };
+    let (plan, uplinks, reach) = (spec.plan(), uplinks(), spec.reach());
+    let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, reach: &reach };
     model.apply(&mut state, inputs);
     let starts: Vec<_> = model.contents.services.values().map(|s| s.rows_start).collect();
     assert_eq!(starts.iter().collect::<BTreeSet<_>>().len(), 2);
@@ -437,8 +430,8 @@ fn overlapping_rows_of_an_earlier_agent_are_written_anew() {
     let mut state = restarted(&model);
     let mut spec = one_service(8);
     spec.services.insert(5, (4, 2, false));
-    let (plan, uplinks, neighbours) = (spec.plan(), uplinks(), spec.neighbours());
-    let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, neighbours: &neighbours };
+    let (plan, uplinks, reach) = (spec.plan(), uplinks(), spec.reach());
+    let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, reach: &reach };
     model.apply(&mut state, inputs);
     // As if by a fault: one points into the other's rows.
     let [first, second] = [0, 1].map(|n| *model.contents.services.keys().nth(n).unwrap());

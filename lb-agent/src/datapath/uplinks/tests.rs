@@ -1,4 +1,5 @@
 use super::*;
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteType};
 
 #[test]
 fn patterns_match_whole_names() {
@@ -51,6 +52,8 @@ fn address(index: u32, address: &str) -> AddressMessage {
 fn default_route(index: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.kind = RouteType::Unicast;
+    message.header.address_family = AddressFamily::Inet;
     message.attributes = vec![RouteAttribute::Oif(index)];
     message
 }
@@ -75,7 +78,7 @@ fn node() -> Interfaces {
     ] {
         assert!(!interfaces.observe(&message));
     }
-    interfaces.set_default_routes(&[default_route(3)]);
+    interfaces.learn_route(&default_route(3));
     interfaces
 }
 
@@ -136,4 +139,94 @@ fn changes_are_followed() {
     interfaces.observe(&RouteNetlinkMessage::DelLink(port));
     assert!(names(&interfaces, &selection).is_empty());
     assert!(interfaces.observe(&RouteNetlinkMessage::NewRoute(default_route(2))));
+}
+
+/// eth0.100 on eth0 with the node's address.
+fn vlan(index: u32, lower: u32, data: Vec<InfoVlan>) -> RouteNetlinkMessage {
+    let RouteNetlinkMessage::NewLink(mut message) = link(index, "eth0.100", None, None) else {
+        unreachable!()
+    };
+    message.attributes.push(LinkAttribute::Link(lower));
+    message.attributes.push(LinkAttribute::Mtu(1496));
+    let info = vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(InfoData::Vlan(data))];
+    message.attributes.push(LinkAttribute::LinkInfo(info));
+    RouteNetlinkMessage::NewLink(message)
+}
+
+#[test]
+fn a_vlan_is_served_on_the_device_below() {
+    let mut interfaces = node();
+    let of_vlan = |interfaces: &Interfaces| {
+        let uplinks = interfaces.uplinks(&internal("10.1.0.1"));
+        uplinks.into_iter().find(|uplink| uplink.name == "eth0.100").unwrap()
+    };
+    interfaces.observe(&vlan(12, 2, vec![InfoVlan::Id(100)]));
+    interfaces.observe(&RouteNetlinkMessage::NewAddress(address(12, "10.1.0.1/24")));
+    let uplink = of_vlan(&interfaces);
+    assert_eq!((uplink.ifindex, uplink.vlan, uplink.device), (2, 100, 12));
+    assert_eq!((uplink.lower.as_str(), uplink.mtu, uplink.mac[5]), ("eth0", 1496, 12));
+    assert!(!uplink.without_driver);
+
+    // A bond's frames arrive on its ports, whose cards may take tags off.
+    interfaces.observe(&vlan(12, 6, vec![InfoVlan::Id(100)]));
+    let uplink = of_vlan(&interfaces);
+    assert_eq!(
+        (uplink.lower.as_str(), uplink.ports),
+        ("bond0", vec!["eth2".into(), "eth3".into()])
+    );
+
+    // Frames with two tags, or another's, are not looked into; nor is what a bridge passes up.
+    interfaces.observe(&link(20, "br0", None, Some(InfoKind::Bridge)));
+    interfaces.observe(&vlan(21, 2, vec![InfoVlan::Id(7)]));
+    for (lower, data) in [
+        (20, vec![InfoVlan::Id(100)]),
+        (21, vec![InfoVlan::Id(100)]),
+        (99, vec![InfoVlan::Id(100)]),
+        (2, vec![InfoVlan::Id(100), InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)]),
+        (2, vec![]),
+    ] {
+        interfaces.observe(&vlan(12, lower, data));
+        let uplink = of_vlan(&interfaces);
+        assert_eq!((uplink.ifindex, uplink.vlan, uplink.without_driver), (12, 0, true), "{lower}");
+    }
+}
+
+#[test]
+fn replies_leave_by_all_interfaces_with_routes_to_other_hosts() {
+    let mut interfaces = node();
+    let egress = |interfaces: &Interfaces| {
+        let links = interfaces.links(&internal("10.0.0.1"));
+        links.egress.into_iter().map(|e| (e.name, e.bare)).collect::<Vec<_>>()
+    };
+    let named = |names: &[(&str, bool)]| {
+        names.iter().map(|(name, bare)| ((*name).to_owned(), *bare)).collect::<Vec<_>>()
+    };
+    assert_eq!(egress(&interfaces), named(&[("eth0", false), ("eth1", false)]));
+    let RouteNetlinkMessage::NewLink(mut tunnel) = link(30, "tunl0", None, None) else {
+        unreachable!()
+    };
+    tunnel.header.link_layer_type = LinkLayerType::Tunnel;
+    tunnel.attributes.retain(|attribute| !matches!(attribute, LinkAttribute::Address(_)));
+    interfaces.observe(&RouteNetlinkMessage::NewLink(tunnel.clone()));
+    let route = |index: u32, destination: &str| {
+        let prefix: IpNet = destination.parse().unwrap();
+        let mut route = default_route(index);
+        route.header.destination_prefix_length = prefix.prefix_len();
+        route.attributes.push(RouteAttribute::Destination(prefix.addr().into()));
+        route
+    };
+    let of_pods = route(30, "10.244.3.0/24");
+    // A pod's veth has a route to the pod alone.
+    for route in [of_pods.clone(), route(9, "10.244.1.7/32")] {
+        assert!(!interfaces.observe(&RouteNetlinkMessage::NewRoute(route)));
+    }
+    let three = named(&[("eth0", false), ("eth1", false), ("tunl0", true)]);
+    assert_eq!(egress(&interfaces), three);
+    // One route less may leave others: they are counted later.
+    assert!(!interfaces.observe(&RouteNetlinkMessage::DelRoute(of_pods)));
+    assert!(interfaces.routes_changed);
+    assert_eq!(egress(&interfaces), three);
+    tunnel.header.flags = LinkFlags::empty();
+    assert!(interfaces.observe(&RouteNetlinkMessage::NewLink(tunnel)), "it may have lost routes");
+    assert_eq!(egress(&interfaces), named(&[("eth0", false), ("eth1", false)]));
 }

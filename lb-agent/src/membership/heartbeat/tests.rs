@@ -72,10 +72,10 @@ impl Lab {
                 if !Arc::ptr_eq(&before, &after) {
                     self.seen.push((self.now - self.began, name.clone(), after));
                 }
-                for to in output.destinations {
+                for (to, message) in output.heartbeats {
                     let to = self.name_of(to);
                     let at = self.now + TRIP;
-                    self.under_way.push((at, name.clone(), to, Some(output.message.clone())));
+                    self.under_way.push((at, name.clone(), to, Some(message.to_vec())));
                 }
                 for to in output.echo {
                     let to = self.name_of(to);
@@ -366,6 +366,38 @@ fn the_first_view_assumes_and_the_second_knows() {
 }
 
 #[test]
+fn cookies_and_heard_probes_reach_the_others_and_outlive_an_agent() {
+    let mut lab = Lab::new(3);
+    let cookie = |n| Cookie::new(n).unwrap();
+    assert!(lab.agents["n1"].cookies().is_empty());
+    for (name, n) in [("n1", 1), ("n2", 2), ("n3", 3)] {
+        let now = lab.now;
+        lab.agents.get_mut(name).unwrap().set_cookie(cookie(n), now);
+    }
+    lab.run(10);
+    let expected: NodeCookies = [("n2".to_owned(), cookie(2)), ("n3".to_owned(), cookie(3))].into();
+    assert_eq!(**lab.agents["n1"].cookies(), expected, "told at once");
+
+    // n2 receives a probe frame of n1: n1 is told, n3 is not.
+    let now = lab.now;
+    lab.agents.get_mut("n2").unwrap().heard_probe(ip("10.0.0.1"), now);
+    lab.run(10);
+    let (one, two) = (ip("10.0.0.1"), ip("10.0.0.2"));
+    assert_eq!(lab.agents["n1"].hearing()[&two], [one].into());
+    assert!(lab.agents["n3"].hearing()[&two].is_empty());
+    lab.run(40_000);
+    assert!(lab.agents["n1"].hearing()[&two].is_empty(), "it is not told of for ever");
+
+    lab.kill_agent("n2");
+    lab.run(2000);
+    assert_eq!(lab.agents["n1"].cookies()["n2"], cookie(2), "its kernel goes on with it");
+    assert!(!lab.agents["n1"].hearing().contains_key(&two));
+    lab.start("n2");
+    lab.run(2000);
+    assert_eq!(lab.agents["n1"].cookies()["n2"], cookie(2), "though it has not said any");
+}
+
+#[test]
 fn who_is_listened_to() {
     let now = Instant::now();
     let mut agent = Heartbeats::new("n1", 1, Timing::default(), now);
@@ -378,6 +410,8 @@ fn who_is_listened_to() {
             departure: None,
             plan_version: 0,
             interfaces: BTreeSet::new(),
+            cookie: None,
+            heard: BTreeSet::new(),
         }
         .encode()
     };

@@ -1,0 +1,175 @@
+//! Where a packet goes that this node does not know and that has arrived at a place of its row:
+//! the table of docs/data-path.md, section 2.
+use crate::{
+    affinity, elsewhere,
+    maps::{ROW_ENDPOINTS, ROWS, SETTINGS, now_s},
+    packet::Packet,
+    step::Step,
+};
+use lb_common::{
+    hash::row_index,
+    maps::{
+        NO_ENDPOINT, NO_NODE, NO_RANGE, ROW_NODES, Row, SERVICE_CLIENT_IP, SERVICE_KERNEL, Service,
+        THIS_NODE,
+    },
+    outcome::Outcome,
+    tunnel::LAST,
+    wire::protocol,
+};
+
+/// Decides about a packet of an unknown flow, or one that begins a flow. `index` is that of
+/// the row among the Service's.
+#[inline(never)]
+pub(crate) fn decide(packet: &Packet, service: &Service, row: &Row, index: u32) -> Step {
+    // Copied, so that all below is about the same row.
+    let row = *row;
+    let first = row.nodes[0];
+    let here = first == THIS_NODE;
+    let udp = packet.flow.proto == protocol::UDP && !packet.is_error;
+    if !here && !packet.is_from_tunnel() && first == NO_NODE {
+        return leaderless(packet, service, &row, udp);
+    }
+    let at = if packet.is_from_tunnel() { packet.arrived } else { 0 };
+    let by_client = service.flags & SERVICE_CLIENT_IP != 0;
+    let begins = packet.begins && !packet.is_error;
+    if by_client && (begins || udp) {
+        let endpoint = affinity::find(packet, service.affinity_s);
+        if endpoint != NO_ENDPOINT {
+            return Step::deliver_new(endpoint);
+        }
+    }
+    if udp || begins && by_client {
+        return look_for(packet, service, &row, index, at, begins);
+    }
+    if begins {
+        let endpoint = endpoint_of(service, index);
+        if takes_new(service, endpoint, here) {
+            return Step::deliver_new(endpoint);
+        }
+        if !here && first != NO_NODE && at < LAST {
+            return Step::send(first, at + 1);
+        }
+        return Step::refuse(Outcome::DropNoEndpoint);
+    }
+    if here && at < LAST {
+        let step = elsewhere::answer(packet, service);
+        if !step.is_none() {
+            return step;
+        }
+    }
+    let next = next(&row, at + 1, ROW_NODES as u8);
+    if !next.is_none() {
+        return next;
+    }
+    elsewhere::last_resort(packet, service, at, first)
+}
+
+/// Nobody takes new flows of the row.
+#[inline(always)]
+fn leaderless(packet: &Packet, service: &Service, row: &Row, udp: bool) -> Step {
+    if packet.begins && !packet.is_error {
+        return Step::refuse(Outcome::DropNoEndpoint);
+    }
+    let next = next(row, 1, if udp { LAST } else { ROW_NODES as u8 });
+    if !next.is_none() {
+        return next;
+    }
+    if udp {
+        return Step::done(Outcome::DropNoEndpoint);
+    }
+    elsewhere::last_resort(packet, service, 0, NO_NODE)
+}
+
+/// A packet of which nobody can say whether it is of a known flow (UDP) or client: it is looked
+/// for along the row while the tables are young, and comes back to the row's node at the last
+/// position.
+#[inline(always)]
+fn look_for(
+    packet: &Packet,
+    service: &Service,
+    row: &Row,
+    index: u32,
+    at: u8,
+    begins: bool,
+) -> Step {
+    let first = row.nodes[0];
+    let here = first == THIS_NODE;
+    let endpoint = endpoint_of(service, index);
+    let takes = takes_new(service, endpoint, here);
+    let is_other = !here && first != NO_NODE;
+    let mut deliver = at >= LAST || here && is_settled(packet, service, first);
+    if !deliver && at == 0 && !here {
+        if !takes && is_other {
+            return Step::send(first, LAST);
+        }
+        deliver = true;
+    }
+    if !deliver {
+        let next = next(row, at + 1, LAST);
+        if !next.is_none() {
+            return next;
+        }
+        if is_other {
+            return Step::send(first, LAST);
+        }
+    }
+    if takes {
+        Step::deliver_new(endpoint)
+    } else if begins {
+        Step::refuse(Outcome::DropNoEndpoint)
+    } else {
+        Step::done(Outcome::DropNoEndpoint)
+    }
+}
+
+/// Whether all flows of the row that are not known here can only be new ones.
+#[inline(always)]
+fn is_settled(packet: &Packet, service: &Service, first: u16) -> bool {
+    let Some(settings) = SETTINGS.get(0) else { return true };
+    let by_client = service.flags & SERVICE_CLIENT_IP != 0;
+    let window = if by_client { service.affinity_s } else { settings.udp_window_s };
+    let now = now_s();
+    if now.saturating_sub(settings.started_s) < window {
+        return false;
+    }
+    if now.saturating_sub(service.changed_s) >= window {
+        return true;
+    }
+    if by_client || service.previous_rows == 0 {
+        return false;
+    }
+    let before = row_index(packet.hash, service.previous_rows, service.previous_mask);
+    ROWS.get(service.previous_start.wrapping_add(before))
+        .is_some_and(|before| before.nodes[0] == first)
+}
+
+/// This node's endpoint for new flows of a row, or [`NO_ENDPOINT`].
+#[inline(always)]
+fn endpoint_of(service: &Service, index: u32) -> u32 {
+    if service.endpoints_start == NO_RANGE {
+        return service.endpoint;
+    }
+    ROW_ENDPOINTS
+        .get(service.endpoints_start.wrapping_add(index))
+        .map_or(NO_ENDPOINT, |endpoint| *endpoint)
+}
+
+/// Whether this node takes new flows of the row. The kernel does its own choosing.
+#[inline(always)]
+const fn takes_new(service: &Service, endpoint: u32, here: bool) -> bool {
+    endpoint != NO_ENDPOINT || here && service.flags & SERVICE_KERNEL != 0
+}
+
+/// On to the first other node from a place of the row on, at its own place.
+#[inline(always)]
+fn next(row: &Row, from: u8, end: u8) -> Step {
+    let mut place = 1;
+    while place < ROW_NODES as u8 {
+        let node = row.nodes[place as usize];
+        if place >= from && place < end && node != THIS_NODE && node != NO_NODE {
+            return Step::send(node, place);
+        }
+        place += 1;
+    }
+    Step::NONE
+}

@@ -1,0 +1,87 @@
+//! Flows that no node of their row knows: what the other agents said, and asking them.
+use crate::{
+    events,
+    maps::{ELSEWHERE, now_s},
+    packet::Packet,
+    step::Step,
+};
+use lb_common::{
+    maps::{
+        ELSEWHERE_ASKED, ELSEWHERE_NOBODY, ELSEWHERE_NODE, Elsewhere, FlowKey, NO_NODE, Service,
+        THIS_NODE,
+    },
+    outcome::Outcome,
+    tunnel::LAST,
+    wire::TCP_RST,
+};
+
+/// `BPF_ANY` (`linux/bpf.h`).
+const ANY: u64 = 0;
+/// For how many seconds nobody is asked again.
+const ASKED_S: u32 = 2;
+
+/// What is known of a flow, if it still counts: the node and the verdict.
+#[inline(always)]
+fn look(flow: &FlowKey) -> Option<(u16, u16)> {
+    let elsewhere = ELSEWHERE.get_ptr(flow)?;
+    // SAFETY: entries of an LRU map may be reused while they are read; the worst that comes of
+    // it is one packet to a node that does not know its flow, which drops it.
+    unsafe {
+        let (node, verdict) = ((*elsewhere).node, (*elsewhere).verdict);
+        (now_s() < (*elsewhere).until_s).then_some((node, verdict))
+    }
+}
+
+/// What the row's node does before it sends an unknown packet to the next: uses an answer
+/// that has come in. [`Step::NONE`] if there is none.
+#[inline(always)]
+pub(crate) fn answer(packet: &Packet, service: &Service) -> Step {
+    match look(&packet.flow) {
+        Some((node, ELSEWHERE_NODE)) if node != THIS_NODE && node != NO_NODE => {
+            Step::send_elsewhere(node)
+        }
+        Some((_, ELSEWHERE_NOBODY)) if !packet.is_error => nobody(service),
+        _ => Step::NONE,
+    }
+}
+
+/// The end of the row. `at` is the position of this node in it, `first` the row's node.
+#[inline(always)]
+pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16) -> Step {
+    if packet.is_error {
+        return Step::done(Outcome::DropIcmpUnknown);
+    }
+    match look(&packet.flow) {
+        Some((node, ELSEWHERE_NODE)) if node != THIS_NODE && node != NO_NODE => {
+            if at >= LAST {
+                return Step::done(Outcome::DropHops);
+            }
+            return Step::send_elsewhere(node);
+        }
+        Some((_, ELSEWHERE_NOBODY)) => return nobody(service),
+        Some((_, ELSEWHERE_ASKED)) => return Step::done(Outcome::DropAsked),
+        _ => {}
+    }
+    if packet.flags & TCP_RST != 0 {
+        return Step::done(Outcome::DropUnknownFlow);
+    }
+    let asked = Elsewhere {
+        node: NO_NODE,
+        verdict: ELSEWHERE_ASKED,
+        until_s: now_s().wrapping_add(ASKED_S),
+    };
+    let _ = ELSEWHERE.insert(&packet.flow, &asked, ANY);
+    events::unknown_flow(&packet.flow, first);
+    Step::done(Outcome::DropAsked)
+}
+
+/// Nobody knows the flow: that is certain once the tables have stood for a while.
+#[inline(always)]
+fn nobody(service: &Service) -> Step {
+    let settle_s = crate::maps::SETTINGS.get(0).map_or(u32::MAX, |settings| settings.settle_s);
+    if now_s().saturating_sub(service.changed_s) >= settle_s {
+        Step::refuse(Outcome::DropUnknownFlow)
+    } else {
+        Step::done(Outcome::DropUnknownFlow)
+    }
+}

@@ -1,0 +1,135 @@
+//! Herald takes over from another load balancer with kube-proxy, and changes between its two ways
+//! of delivering, with connections open.
+use anyhow::{Result, ensure};
+use herald_tests::{
+    lab::{
+        Shape,
+        connections::Load,
+        probe::{self, Over},
+        routed::Routed,
+        scenario::{self, START_LIMIT, WEB_PORT},
+    },
+    wait,
+};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+/// What stands in the cluster, of `examples/`.
+const OBJECTS: [&str; 4] =
+    ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"];
+
+/// Four times what a connection may take, opening and request.
+const SLOW: Duration = Duration::from_millis(400);
+
+/// Rounds of requests after a change.
+const SETTLED: u64 = 4;
+
+/// Connections that kube-proxy began go on after the agents have started, and so do those of each
+/// way of delivering after a change to the other.
+pub(crate) fn from_kube_proxy() -> Result<()> {
+    let objects = ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"];
+    let mut routed = Routed::on_kubernetes(Shape::routed(), &objects)?;
+    let result = take_over(&mut routed);
+    result.map_err(|error| routed.failed(error))
+}
+
+/// The same with 5,000 new connections a second from few client ports, which meet what conntrack still
+/// has of earlier ones: none is refused, and none loses a segment.
+pub(crate) fn under_load() -> Result<()> {
+    let mut routed = Routed::on_kubernetes(Shape::routed(), &OBJECTS)?;
+    let result = take_over_under_load(&mut routed);
+    result.map_err(|error| routed.failed(error))
+}
+
+fn take_over_under_load(routed: &mut Routed) -> Result<()> {
+    let remote = &routed.remote()?.namespace;
+    // Each port is used again after three seconds, as on a busy proxy.
+    remote.sysctl("net/ipv4/ip_local_port_range", "20000 35000")?;
+    remote.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+    routed.await_all_serve()?;
+    let interval = Duration::from_millis(40);
+    let load = Load { connections: 100, interval, life: Some(Duration::ZERO), ..Load::default() };
+    let traffic = routed.traffic(load, 0)?;
+    // Two seconds each.
+    traffic.settle(50)?;
+    routed.cluster.agents = scenario::start_agents(&routed.cluster.lab, &routed.cluster.options)?;
+    for arguments in [&[][..], &["--delivery", "kernel"], &[]] {
+        if routed.cluster.options.arguments != arguments {
+            routed.cluster.options.arguments = arguments.iter().map(ToString::to_string).collect();
+            restart_agents(routed)?;
+        }
+        await_delivery(routed, arguments.is_empty())?;
+        traffic.settle(100)?;
+    }
+    let outcome = traffic.stop()?;
+    outcome.check()?;
+    for (vip, report) in &outcome.tcp {
+        // A segment that is lost is repeated after 200 ms, a SYN after a second.
+        ensure!(report.longest < SLOW, "{vip}: {report}");
+    }
+    Ok(())
+}
+
+fn take_over(routed: &mut Routed) -> Result<()> {
+    routed.await_all_serve()?;
+    let load = Load { connections: 150, ..Load::default() };
+    let by_kube_proxy = routed.traffic(load, 0)?;
+    by_kube_proxy.settle(2)?;
+    routed.cluster.agents = scenario::start_agents(&routed.cluster.lab, &routed.cluster.options)?;
+    await_delivery(routed, true)?;
+    by_kube_proxy.settle(SETTLED)?;
+    let direct = routed.traffic(load, 0)?;
+    direct.settle(2)?;
+    // Under policy Cluster, kube-proxy's pods do not see the client's address.
+    routed.cluster.options.arguments.extend(["--delivery", "kernel"].map(str::to_owned));
+    restart_agents(routed)?;
+    await_delivery(routed, false)?;
+    direct.settle(SETTLED)?;
+    let by_kernel = routed.traffic(load, 0)?;
+    by_kernel.settle(2)?;
+    routed.cluster.options.arguments.clear();
+    restart_agents(routed)?;
+    await_delivery(routed, true)?;
+    for traffic in [&by_kube_proxy, &direct, &by_kernel] {
+        traffic.settle(SETTLED)?;
+    }
+    let stages =
+        [("kube-proxy's", by_kube_proxy), ("direct", direct), ("by the kernel", by_kernel)];
+    for (name, traffic) in stages {
+        let outcome = traffic.stop()?;
+        outcome.check().map_err(|error| error.context(format!("connections {name}")))?;
+    }
+    Ok(())
+}
+
+/// One after another, in order.
+fn restart_agents(routed: &mut Routed) -> Result<()> {
+    for position in 0..routed.cluster.agents.len() {
+        let status = routed.cluster.agents.remove(position).terminate(START_LIMIT)?;
+        ensure!(status.success(), "the agent ended with {status}");
+        let lab = &routed.cluster.lab;
+        let agent = lab.start_agent(&lab.nodes[position], &routed.cluster.options)?;
+        routed.cluster.agents.insert(position, agent);
+    }
+    Ok(())
+}
+
+/// Waits until new connections are delivered directly, which pods tell by the client's address
+/// that they see; or until none is.
+fn await_delivery(routed: &mut Routed, directly: bool) -> Result<()> {
+    let remote = routed.remote()?.clone();
+    for vip in routed.cluster.vips {
+        let client: IpAddr = if vip.is_ipv4() { remote.ipv4.into() } else { remote.ipv6.into() };
+        let how = if directly { "directly" } else { "by kube-proxy" };
+        wait::until_true(START_LIMIT, &format!("{vip} is delivered {how}"), || {
+            let to = (vip, WEB_PORT).into();
+            let spread = probe::try_spread(&remote.namespace, Over::Tcp, to, 100)?;
+            let as_wanted = if directly {
+                spread.clients == BTreeSet::from([client])
+            } else {
+                !spread.clients.contains(&client)
+            };
+            Ok(spread.failed == 0 && as_wanted)
+        })?;
+    }
+    Ok(())
+}
