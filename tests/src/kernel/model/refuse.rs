@@ -16,8 +16,8 @@ pub(super) fn refuse(
     otherwise: Dropped,
 ) -> Result<Verdict, Dropped> {
     // Never an error about an error (RFC 1122 section 3.2.2).
-    let error = packet.kind == Kind::Error;
-    if !world.fresh || error || packet.flags() & RST != 0 || !may_be_answered(case) {
+    let is_error = packet.kind == Kind::Error;
+    if !world.fresh || is_error || packet.flags() & RST != 0 || !may_be_answered(case) {
         return Err(otherwise);
     }
     if packet.protocol != 6 && !is_quotable(case) {
