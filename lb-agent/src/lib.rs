@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 pub mod api;
 pub mod cli;
+pub mod conntrack;
 pub mod datapath;
 pub mod exit;
 pub mod http;
@@ -10,6 +11,7 @@ pub mod l2;
 pub mod membership;
 pub mod metrics;
 pub mod plan;
+pub mod resort;
 pub mod run;
 pub mod snapshot;
 pub mod source;

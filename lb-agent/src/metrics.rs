@@ -1,6 +1,10 @@
 //! What the agent tells Prometheus, read from the kernel's counters at each scrape.
 //!
 //! Names that MetalLB has are kept where they mean the same.
+mod own;
+
+pub use own::{Number, Own};
+
 use crate::{
     datapath::IngressMode,
     plan::{Plan, ServiceAddress},
@@ -46,6 +50,8 @@ pub struct View {
     alive: AtomicI64,
     allocator: AtomicBool,
     read: ReadStats,
+    /// What the agent counts itself.
+    pub own: Own,
 }
 
 impl fmt::Debug for View {
@@ -64,6 +70,7 @@ impl View {
             alive: AtomicI64::new(0),
             allocator: AtomicBool::new(false),
             read,
+            own: Own::default(),
         }
     }
 
@@ -84,7 +91,8 @@ impl View {
         self.ready.load(Ordering::Relaxed)
     }
 
-    fn plan(&self) -> Arc<Plan> {
+    /// The plan that stands in the kernel.
+    pub fn plan(&self) -> Arc<Plan> {
         Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -133,6 +141,7 @@ impl Collector for FromView {
             i64::try_from(plan.vips.len()).unwrap_or(i64::MAX),
         )?;
         self.announced(&mut encoder, &plan)?;
+        view.own.encode(&mut encoder)?;
         let Some(stats) = (view.read)() else { return Ok(()) };
         uplinks(&mut encoder, &stats.ingress)?;
         frames(&mut encoder, &stats.frames)?;
@@ -279,6 +288,8 @@ mod tests {
         };
         let plan = Plan { vips: [("10.0.0.1".parse().unwrap(), vip)].into(), ..Plan::default() };
         view.applied(Arc::new(plan), 3);
+        view.own.asked.add(2);
+        view.own.links_disproved.set(1);
         let text = scrape(&view).unwrap();
         for line in [
             "herald_ready 1",
@@ -287,6 +298,9 @@ mod tests {
             r#"herald_frames_total{outcome="arp_answered"} 3"#,
             r#"herald_service_packets_total{ip="10.0.0.1",port="80",protocol="TCP",to="node"} 7"#,
             r#"metallb_speaker_announced{service="default/web",protocol="layer2",node="node-1",ip="10.0.0.1"} 1"#,
+            r#"herald_flow_questions_total{outcome="asked"} 2"#,
+            "herald_conntrack_deleted_total 0",
+            r#"herald_link_proofs{state="disproved"} 1"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");

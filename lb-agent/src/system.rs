@@ -1,6 +1,7 @@
 //! The system calls that no safe library offers: the one module of the agent with `unsafe`.
 //!
 //! Each function is a thin, safe wrapper; what is done with the results stands elsewhere.
+use aya::maps::{MapData, RingBuf};
 use lb_common::maps::Row;
 use std::{
     ffi::CString,
@@ -14,6 +15,7 @@ use std::{
     slice,
     sync::atomic::{AtomicU64, Ordering, fence},
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock that `bpf_ktime_get_ns` reads in the kernel.
 pub fn monotonic_ns() -> u64 {
@@ -112,6 +114,21 @@ impl FrameSocket {
         // A packet socket sends a frame whole or not at all.
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
+}
+
+/// Makes a ring that the kernel fills awaitable.
+///
+/// # Errors
+///
+/// Those of epoll_ctl(2).
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub fn await_readable(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring owns its descriptor and keeps it until it is dropped, which AsyncFd does
+    // after it has deregistered it.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// What ethtool's flags and its question for the driver have in common.

@@ -2,17 +2,13 @@
 //! own stack (routes, CNI policy) takes the packet from there.
 use crate::{
     flows::Target,
-    frame::Frame,
+    frame::{Frame, Rewrite},
     icmp_error,
     maps::address_words,
-    packet::{LATER, Packet, at},
+    packet::{LATER, Packet},
     verdict::Verdict,
 };
-use lb_common::{
-    checksum::Difference,
-    outcome::Outcome,
-    wire::{Ipv4, Ipv6, Tcp, Udp, length::ETHERNET, protocol},
-};
+use lb_common::{outcome::Outcome, wire::Ports};
 
 /// Delivers a packet to the endpoint of its flow.
 #[inline(always)]
@@ -34,52 +30,21 @@ fn rewrite<F: Frame, const V6: bool>(
     target: &Target,
 ) -> Option<Outcome> {
     let flow = &packet.flow;
-    let new_source = u16::from_ne_bytes(target.client_port);
-    let new_destination = u16::from_ne_bytes(target.port);
-    let address = address_words(target.address);
-    let old = address_words(flow.peer);
-    let mut change = Difference::new()
-        .word(u16::from_ne_bytes(flow.client_port), new_source)
-        .word(u16::from_ne_bytes(flow.peer_port), new_destination);
-    if V6 {
-        let ip = at::<_, Ipv6>(frame, ETHERNET)?;
-        change = change.address(old, address);
-        // SAFETY: `at` has checked the bounds.
-        unsafe { (*ip).destination = address };
-    } else {
-        let ip = at::<_, Ipv4>(frame, ETHERNET)?;
-        change = change.words(old[3], address[3]);
-        // SAFETY: `at` has checked the bounds.
-        unsafe {
-            (*ip).check = Difference::new().words(old[3], address[3]).apply((*ip).check);
-            (*ip).destination = address[3];
-        }
-    }
-    if packet.fragment == LATER {
-        // The first one's checksum covers the new addresses.
-        return Some(Outcome::Delivered);
-    }
-    match flow.proto {
-        protocol::TCP => {
-            let tcp = at::<_, Tcp>(frame, packet.transport_at())?;
-            // SAFETY: `at` has checked the bounds.
-            unsafe {
-                (*tcp).source = new_source;
-                (*tcp).destination = new_destination;
-                (*tcp).check = change.apply((*tcp).check);
-            }
-        }
-        protocol::UDP => {
-            let udp = at::<_, Udp>(frame, packet.transport_at())?;
-            // SAFETY: `at` has checked the bounds.
-            unsafe {
-                (*udp).source = new_source;
-                (*udp).destination = new_destination;
-                (*udp).check = change.apply_udp((*udp).check);
-            }
-        }
-        // SCTP's ports are never changed, and its checksum covers no address.
-        _ => {}
-    }
+    // A later fragment has no ports, and the first one's checksum covers the new addresses.
+    let proto = if packet.fragment == LATER { 0 } else { flow.proto };
+    frame.rewrite::<V6>(&Rewrite {
+        old: address_words(flow.peer),
+        new: address_words(target.address),
+        transport: packet.transport_at(),
+        proto,
+        old_ports: Ports {
+            source: u16::from_ne_bytes(flow.client_port),
+            destination: u16::from_ne_bytes(flow.peer_port),
+        },
+        new_ports: Ports {
+            source: u16::from_ne_bytes(target.client_port),
+            destination: u16::from_ne_bytes(target.port),
+        },
+    })?;
     Some(Outcome::Delivered)
 }

@@ -45,7 +45,7 @@ pub(crate) const fn is_extension(next_header: u8) -> bool {
 /// is found there. Behind a fragment header that has to be a transport protocol, since
 /// fragments without the first must be known to belong to it. A fragment that is the whole
 /// packet is none (RFC 6946).
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn skip<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
     let start = packet.transport;
     let mut skipped = 0;

@@ -8,13 +8,12 @@ use crate::{
     step::Step,
     tunnel,
     verdict::Verdict,
-    vlan,
 };
 use lb_common::{
     checksum::Difference,
     maps::{NODE_LINK, NODE_TUNNEL},
     outcome::Outcome,
-    wire::{Ethernet, IPV4_DONT_FRAGMENT, Ipv4, Ipv6, length::ETHERNET},
+    wire::{Ethernet, IPV4_DONT_FRAGMENT, Ipv4, Ipv6, Tcp, Udp, length::ETHERNET, protocol},
 };
 
 /// Sends the packet on. TTL or hop limit goes down by one, as at any hop (RFC 1812
@@ -38,7 +37,7 @@ pub(crate) fn forward<F: Frame, const V6: bool>(frame: &F, packet: &Packet, step
     if ttl <= 1 {
         return Outcome::DropTtl.into();
     }
-    if !by_link && packet.ip_length() > tunnel::room(node) {
+    if !by_link && largest(frame, packet) > tunnel::room(node) {
         return too_big::<F, V6>(frame, packet, tunnel::room(node));
     }
     lower_ttl::<F, V6>(frame);
@@ -54,7 +53,7 @@ pub(crate) fn forward<F: Frame, const V6: bool>(frame: &F, packet: &Packet, step
     } else if tunnel::send::<F, V6>(frame, packet, node, u32::from(step.position())) == 0 {
         return Outcome::DropNoNextHop.into();
     }
-    if node.vlan != 0 && vlan::push(frame, node.vlan.to_be()) == 0 {
+    if !frame.set_vlan(node.vlan) {
         return Outcome::DropNoNextHop.into();
     }
     let here = node.ifindex == frame.ifindex();
@@ -99,7 +98,10 @@ fn lower_ttl<F: Frame, const V6: bool>(frame: &F) {
     unsafe {
         if V6 {
             if let Some(ip) = at::<_, Ipv6>(frame, ETHERNET) {
-                (*ip).hop_limit -= 1;
+                let old = u16::from_ne_bytes([(*ip).next_header, (*ip).hop_limit]);
+                (*ip).hop_limit = (*ip).hop_limit.wrapping_sub(1);
+                let new = u16::from_ne_bytes([(*ip).next_header, (*ip).hop_limit]);
+                frame.was_changed(Difference::new().word(old, new));
             }
         } else if let Some(ip) = at::<_, Ipv4>(frame, ETHERNET) {
             let ttl = (*ip).ttl;
@@ -109,6 +111,26 @@ fn lower_ttl<F: Frame, const V6: bool>(frame: &F) {
             (*ip).ttl = ttl.wrapping_sub(1);
         }
     }
+}
+
+/// The length of the largest IP packet that leaves: where the kernel has joined several into
+/// one, it takes them apart again.
+#[inline(always)]
+fn largest<F: Frame>(frame: &F, packet: &Packet) -> u32 {
+    let segment = frame.segment();
+    if segment == 0 {
+        return packet.ip_length();
+    }
+    let header = if packet.flow.proto == protocol::TCP {
+        let Some(tcp) = at::<_, Tcp>(frame, packet.transport_at()) else {
+            return packet.ip_length();
+        };
+        // SAFETY: `at` has checked the bounds.
+        unsafe { u32::from((*tcp).data_offset >> 4) * 4 }
+    } else {
+        size_of::<Udp>() as u32
+    };
+    packet.transport - ETHERNET as u32 + header + segment
 }
 
 /// Too large for the tunnel: whoever may not have it fragmented is told (RFC 1191, RFC 8201).

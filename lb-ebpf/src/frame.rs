@@ -1,20 +1,23 @@
 //! What a program may do with the frame that it is run on, whether it runs on a driver's
 //! buffer (XDP) or on the kernel's (TC).
 //!
-//! Every pointer into a frame is good until the frame is moved or cut.
-use aya_ebpf::{
-    helpers::{
-        bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
-        bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
-    },
-    programs::{TcContext, XdpContext},
+//! Every pointer into a frame is good until the frame is moved, cut or gathered.
+use aya_ebpf::helpers::bpf_redirect;
+use lb_common::{checksum::Difference, wire::Ports};
+
+mod bounds;
+mod buffer;
+mod driver;
+
+pub(crate) use buffer::{
+    PSEUDO, Transport, difference, rewrite_v4, rewrite_v6, write_address_v4, write_address_v6,
 };
-use lb_common::wire::{Ethernet, length::ETHERNET};
 
 /// A frame that begins with an Ethernet header.
 pub(crate) trait Frame {
     /// Whether the frame is one of the kernel's buffers (`sk_buff`): its checksums may be
-    /// only begun or already summed, so that they change by the kernel's helpers alone.
+    /// only begun or already summed, its VLAN tag stands beside it, and its bytes may be
+    /// scattered.
     const IS_BUFFER: bool;
 
     /// Where the linear part starts.
@@ -29,10 +32,33 @@ pub(crate) trait Frame {
     /// Its length in bytes, with what is not in the linear part.
     fn whole_length(&self) -> usize;
 
+    /// Makes the first `wanted` bytes lie in the linear part, or all if there are fewer, and
+    /// writable. Returns whether they do. A driver's buffer stays as it is.
+    fn gather(&self, wanted: usize) -> bool;
+
+    /// The VLAN tag that stands beside the frame, as [`tag_of`](crate::packet::tag_of) has it;
+    /// 0 is none. A driver's buffer has none there.
+    fn tag_beside(&self) -> u32;
+
+    /// Tags the frame for a VLAN, 0 being none, in the place of any tag that stands beside it.
+    /// Returns whether that was possible.
+    fn set_vlan(&self, vlan: u16) -> bool;
+
+    /// Bytes of payload in each packet of those that the kernel has joined to this one; 0 if
+    /// it is as it came.
+    fn segment(&self) -> u32;
+
     /// Moves the link-layer header `delta` bytes away from what follows it (which leaves a
     /// gap of undefined bytes) or, if negative, over the bytes that follow it. Its 14 bytes
     /// stay as they are. Returns whether that was possible.
     fn make_room(&self, delta: i32) -> bool;
+
+    /// [`make_room`](Self::make_room) for the headers of a tunnel over UDP. The EtherType is
+    /// left to the caller.
+    fn encapsulate(&self, length: usize, outer_v6: bool) -> bool;
+
+    /// Takes the headers of a tunnel off. The EtherType is left to the caller.
+    fn decapsulate(&self, length: usize, inner_v6: bool) -> bool;
 
     /// Appends `delta` bytes of zeros or, if negative, cuts that many off. Returns whether
     /// that was possible.
@@ -48,6 +74,13 @@ pub(crate) trait Frame {
     /// there is the sum of the pseudo-header only.
     fn is_checksum_partial(&self, at: usize) -> bool;
 
+    /// Tells the kernel of bytes behind the link-layer header that were changed in place, if no
+    /// checksum among them makes up for it: the card may have summed them all.
+    fn was_changed(&self, change: Difference);
+
+    /// Puts another destination and other ports into the packet, with its checksums in step.
+    fn rewrite<const V6: bool>(&self, rewrite: &Rewrite) -> Option<()>;
+
     /// Tells the kernel where the frame goes if the verdict is to redirect it.
     #[inline(always)]
     fn redirect(&self, ifindex: u32) {
@@ -57,124 +90,16 @@ pub(crate) trait Frame {
     }
 }
 
-impl Frame for XdpContext {
-    const IS_BUFFER: bool = false;
-
-    #[inline(always)]
-    fn data(&self) -> usize {
-        Self::data(self)
-    }
-
-    #[inline(always)]
-    fn data_end(&self) -> usize {
-        Self::data_end(self)
-    }
-
-    #[inline(always)]
-    fn ifindex(&self) -> u32 {
-        self.ingress_ifindex() as u32
-    }
-
-    #[inline(always)]
-    fn whole_length(&self) -> usize {
-        // SAFETY: the context is the program's own.
-        unsafe { bpf_xdp_get_buff_len(self.ctx) as usize }
-    }
-
-    #[inline(always)]
-    fn is_checksum_partial(&self, _: usize) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn make_room(&self, delta: i32) -> bool {
-        let start = Self::data(self);
-        if start + ETHERNET > Self::data_end(self) {
-            return false;
-        }
-        // SAFETY: the bounds are checked above.
-        let header = unsafe { *(start as *const Ethernet) };
-        // SAFETY: the helper checks what it is asked; the pointer is taken anew below.
-        if unsafe { bpf_xdp_adjust_head(self.ctx, -delta) } != 0 {
-            return false;
-        }
-        let start = Self::data(self);
-        if start + ETHERNET > Self::data_end(self) {
-            return false;
-        }
-        // SAFETY: the bounds are checked above.
-        unsafe { *(start as *mut Ethernet) = header };
-        true
-    }
-
-    #[inline(always)]
-    fn move_tail(&self, delta: i32) -> bool {
-        // SAFETY: the helper checks what it is asked.
-        unsafe { bpf_xdp_adjust_tail(self.ctx, delta) == 0 }
-    }
-
-    #[inline(always)]
-    unsafe fn copy_out(&self, offset: u32, to: *mut u8, length: u32) -> bool {
-        // SAFETY: as the caller promises.
-        unsafe { bpf_xdp_load_bytes(self.ctx, offset, to.cast(), length) == 0 }
-    }
-}
-
-/// `BPF_ADJ_ROOM_MAC` (`linux/bpf.h`): the room is behind the link-layer header.
-const ROOM_MAC: u32 = 1;
-
-impl Frame for TcContext {
-    const IS_BUFFER: bool = true;
-
-    #[inline(always)]
-    fn data(&self) -> usize {
-        Self::data(self)
-    }
-
-    #[inline(always)]
-    fn data_end(&self) -> usize {
-        Self::data_end(self)
-    }
-
-    #[inline(always)]
-    fn ifindex(&self) -> u32 {
-        // SAFETY: the context is the program's own.
-        unsafe { (*self.skb.skb).ifindex }
-    }
-
-    #[inline(always)]
-    fn whole_length(&self) -> usize {
-        self.len() as usize
-    }
-
-    #[inline(always)]
-    fn is_checksum_partial(&self, at: usize) -> bool {
-        // The helper leaves such a checksum alone where it is told of a change behind the
-        // pseudo-header, and changes every other.
-        let read = || self.load::<u16>(at).ok();
-        let Some(before) = read() else { return false };
-        if self.skb.l4_csum_replace(at, 0, 1, 0).is_err() {
-            return false;
-        }
-        read() == Some(before) || self.skb.store(at, &before, 0).is_err()
-    }
-
-    #[inline(always)]
-    fn make_room(&self, delta: i32) -> bool {
-        // SAFETY: the helper checks what it is asked.
-        unsafe { bpf_skb_adjust_room(self.skb.skb, delta, ROOM_MAC, 0) == 0 }
-    }
-
-    #[inline(always)]
-    fn move_tail(&self, delta: i32) -> bool {
-        let length = (self.len() as i32).wrapping_add(delta);
-        // SAFETY: the helper checks what it is asked.
-        length > 0 && unsafe { bpf_skb_change_tail(self.skb.skb, length as u32, 0) == 0 }
-    }
-
-    #[inline(always)]
-    unsafe fn copy_out(&self, offset: u32, to: *mut u8, length: u32) -> bool {
-        // SAFETY: as the caller promises.
-        unsafe { bpf_skb_load_bytes(self.skb.skb.cast(), offset, to.cast(), length) == 0 }
-    }
+/// A destination that becomes another, with the ports.
+pub(crate) struct Rewrite {
+    /// As headers hold it.
+    pub(crate) old: [u32; 4],
+    /// As headers hold it.
+    pub(crate) new: [u32; 4],
+    /// Offset of the transport header.
+    pub(crate) transport: usize,
+    /// Of which protocol that is; of others than TCP and UDP, such as 0, nothing is changed.
+    pub(crate) proto: u8,
+    pub(crate) old_ports: Ports,
+    pub(crate) new_ports: Ports,
 }

@@ -40,9 +40,6 @@ const fn header(v6: bool) -> usize {
 /// `packet.is_error` is set: it is steered from here like a packet of that flow.
 #[inline(never)]
 pub(crate) fn read<F: Frame, const V6: bool>(frame: &F, packet: &mut Packet) -> Verdict {
-    // Else the compiler would read the frame's bounds at the caller's and pass them as numbers
-    // of 32 bits, which the verifier does not take for pointers.
-    let frame = core::hint::black_box(frame);
     match about::<F, V6>(frame, packet) {
         Some(flow) => {
             packet.flow = flow;

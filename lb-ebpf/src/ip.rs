@@ -3,8 +3,8 @@ use crate::{
     echo, extension, fragment,
     frame::Frame,
     icmp_error,
+    ingress::Ingress,
     maps::{address_bytes, is_vip, mapped, may_be_vip},
-    ndp,
     packet::{FIRST, LATER, Packet, WHOLE, at, is_for_us, linear_length},
     steer, step,
     step::Step,
@@ -27,6 +27,19 @@ pub(crate) const TO_VIP: u32 = 1 << 16;
 /// The same: to the port of the tunnels.
 pub(crate) const TO_TUNNEL: u32 = 1 << 17;
 
+/// As far as headers are read: in a tunnel and with extension headers, or of an ICMP error the
+/// quoted ones.
+const HEADERS: usize = 384;
+
+/// Makes all headers readable in a frame that may concern a VIP; its IP header is there already.
+#[inline(always)]
+fn with_headers<F: Frame, T>(frame: &F, ip: *mut T) -> Option<*mut T> {
+    if !F::IS_BUFFER {
+        return Some(ip);
+    }
+    if frame.gather(HEADERS) { at(frame, ETHERNET) } else { None }
+}
+
 /// What an IPv4 packet is: [`TO_VIP`], perhaps; [`TO_TUNNEL`]; or an outcome.
 #[inline(always)]
 pub(crate) fn look_v4<F: Frame>(frame: &F) -> u32 {
@@ -36,6 +49,7 @@ pub(crate) fn look_v4<F: Frame>(frame: &F) -> u32 {
     if !may_be_vip(vip_bit_v4(destination)) {
         return Outcome::Passed as u32;
     }
+    let Some(ip) = with_headers(frame, ip) else { return Outcome::Passed as u32 };
     // SAFETY: as above.
     unsafe {
         if (*ip).protocol == protocol::UDP
@@ -50,19 +64,24 @@ pub(crate) fn look_v4<F: Frame>(frame: &F) -> u32 {
 
 /// What an IPv6 packet is: [`TO_VIP`], perhaps; [`TO_TUNNEL`]; or an outcome.
 #[inline(always)]
-pub(crate) fn look_v6<F: Frame>(frame: &F, vlan: u16) -> u32 {
+pub(crate) fn look_v6<F: Ingress>(frame: &F, vlan: u16) -> u32 {
     let Some(ip) = at::<_, Ipv6>(frame, ETHERNET) else { return Outcome::Passed as u32 };
     // SAFETY: `at` has checked the bounds.
     let (destination, next_header) = unsafe { ((*ip).destination, (*ip).next_header) };
     let to_vip = may_be_vip(vip_bit_v6(destination));
     // Solicitations go to a group of the VIP or to itself, advertisements to all nodes.
     let to_group = destination[0].to_be() >> 24 == 0xff;
-    // `is_vip` keeps the answer from depending on which addresses share a bit of the filter.
-    if next_header == protocol::ICMPV6
-        && (to_group || to_vip && is_vip(address_bytes(destination)))
-        && let Some(outcome) = ndp::handle(frame, vlan)
+    if (to_vip || to_group && next_header == protocol::ICMPV6) && with_headers(frame, ip).is_none()
     {
-        return outcome as u32;
+        return Outcome::Passed as u32;
+    }
+    // `is_vip` keeps the answer from depending on which addresses share a bit of the filter.
+    if next_header == protocol::ICMPV6 && (to_group || to_vip && is_vip(address_bytes(destination)))
+    {
+        let verdict = frame.discover(vlan);
+        if !verdict.is_none() {
+            return verdict.number();
+        }
     }
     if !to_vip {
         return Outcome::Passed as u32;
@@ -75,7 +94,7 @@ pub(crate) fn look_v6<F: Frame>(frame: &F, vlan: u16) -> u32 {
 
 /// A packet to what may be a VIP.
 #[inline(always)]
-pub(crate) fn handle<F: Frame, const V6: bool>(frame: &F, tag: u32, arrived: u8) -> Verdict {
+pub(crate) fn handle<F: Ingress, const V6: bool>(frame: &F, tag: u32, arrived: u8) -> Verdict {
     let mut packet = Packet::new(tag, arrived);
     let mut step = Step::NONE;
     let mut reason = if V6 { read_v6(frame, &mut packet) } else { read_v4(frame, &mut packet) };
@@ -147,7 +166,7 @@ fn read_v4<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
 }
 
 #[inline(always)]
-fn read_v6<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
+fn read_v6<F: Ingress>(frame: &F, packet: &mut Packet) -> Verdict {
     let Some(ip) = at::<_, Ipv6>(frame, ETHERNET) else { return Outcome::DropMalformed.into() };
     // SAFETY: `at` has checked the bounds, and nothing moves the frame here.
     let version = unsafe {
@@ -163,7 +182,7 @@ fn read_v6<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
     }
     let measured = measure(frame, packet);
     if measured.is_none() && extension::is_extension(packet.flow.proto) {
-        return extension::skip(frame, packet);
+        return frame.skip_extensions(packet);
     }
     measured
 }

@@ -2,6 +2,7 @@
 //!
 //! * [`herald_ingress`] (XDP, on each uplink) answers ARP, neighbour solicitations and
 //!   echo requests for VIPs and steers their TCP, UDP and SCTP traffic;
+//! * [`herald_ingress_tc`] (TCX) does the same where XDP cannot be;
 //! * [`herald_egress`] (TCX, on each interface that replies leave by) writes the VIP back into
 //!   them; [`herald_egress_l3`] is the same for interfaces without link-layer header;
 //! * [`herald_pass`] (XDP) passes everything: veth devices take frames from XDP_TX
@@ -10,6 +11,7 @@
 //! This file only wires. Each handler returns an [`Outcome`]; the outcome is counted
 //! and turned into the kernel's verdict here and nowhere else.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros emit bare public functions")]
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros pass the context by value")]
 
@@ -28,6 +30,7 @@ mod forward;
 mod fragment;
 mod frame;
 mod icmp_error;
+mod ingress;
 mod ip;
 mod maps;
 mod ndp;
@@ -43,23 +46,17 @@ mod verdict;
 mod vlan;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use frame::Frame;
-use lb_common::{
-    outcome::{Action, Outcome},
-    wire::{
-        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet, length::ETHERNET,
-    },
-};
-use verdict::Verdict;
+use lb_common::{outcome::Action, wire::length::ETHERNET};
 
 /// The ingress program.
 #[xdp(frags)]
 pub fn herald_ingress(ctx: XdpContext) -> u32 {
-    let verdict = ingress(&ctx);
+    let verdict = ingress::ingress(&ctx);
     maps::count(verdict);
     sample::take(&ctx, sample::INGRESS, verdict);
     #[cfg(feature = "log")]
@@ -73,57 +70,23 @@ pub fn herald_ingress(ctx: XdpContext) -> u32 {
     verdict.action() as u32
 }
 
-#[inline(always)]
-fn ethertype<F: Frame>(frame: &F) -> Option<u16> {
-    // SAFETY: `at` has checked the bounds.
-    packet::at::<_, Ethernet>(frame, 0).map(|ethernet| unsafe { (*ethernet).ethertype })
-}
-
-#[inline(always)]
-fn ingress<F: Frame>(frame: &F) -> Verdict {
-    let Some(mut kind) = ethertype(frame) else { return Outcome::Passed.into() };
-    let mut tag = 0;
-    if kind == ETHERTYPE_VLAN {
-        tag = vlan::take(frame);
-        kind = match ethertype(frame) {
-            Some(inner) if tag != 0 => inner,
-            _ => return Outcome::Passed.into(),
-        };
-    }
-    let verdict = dispatch(frame, kind, tag);
-    if tag == 0 { verdict } else { vlan::put_back(frame, tag, verdict) }
-}
-
-/// Handles a frame without a tag, or whose tag has been taken off.
-#[inline(always)]
-fn dispatch<F: Frame>(frame: &F, kind: u16, tag: u32) -> Verdict {
-    let vlan = packet::vlan_of(tag);
-    let mut v6 = kind == ETHERTYPE_IPV6;
-    let mut look = match kind {
-        ETHERTYPE_IPV4 => ip::look_v4(frame),
-        ETHERTYPE_IPV6 => ip::look_v6(frame, vlan),
-        ETHERTYPE_ARP => arp::handle(frame, vlan) as u32,
-        _ => Outcome::Passed as u32,
-    };
-    let mut arrived = packet::BY_FRAME;
-    if look == ip::TO_TUNNEL {
-        look = if v6 {
-            tunnel::receive::<F, true>(frame, vlan)
-        } else {
-            tunnel::receive::<F, false>(frame, vlan)
-        };
-        if look & (tunnel::INNER_V4 | tunnel::INNER_V6) != 0 {
-            v6 = look & tunnel::INNER_V6 != 0;
-            arrived = look as u8;
+/// The ingress program where XDP cannot be. Like the egress program it ends the chain of TCX
+/// programs only by dropping or sending on.
+#[classifier]
+pub fn herald_ingress_tc(ctx: TcContext) -> i32 {
+    let verdict = ingress::ingress(&ctx);
+    maps::count(verdict);
+    sample::take(&ctx, sample::INGRESS, verdict);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(&ctx, "ingress of {} bytes: outcome {}", ctx.len(), verdict.number());
+    match verdict.action() {
+        Action::Drop => TC_ACT_SHOT,
+        Action::Pass => TC_ACT_UNSPEC,
+        Action::Tx => {
+            ctx.redirect(ctx.ifindex());
+            TC_ACT_REDIRECT
         }
-    }
-    if look < ip::TO_VIP {
-        return Verdict::from_number(look);
-    }
-    if v6 {
-        ip::handle::<F, true>(frame, tag, arrived)
-    } else {
-        ip::handle::<F, false>(frame, tag, arrived)
+        Action::Redirect => TC_ACT_REDIRECT,
     }
 }
 

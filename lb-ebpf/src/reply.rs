@@ -5,14 +5,14 @@
 //!
 //! `LINK` is the length of the link-layer header that comes first: Ethernet's, or none on
 //! interfaces without (tun, WireGuard).
-use crate::maps::{
-    FLOWS, PENDING, SETTINGS, address_bytes, address_words, mapped, may_be_endpoint, port_bytes,
+use crate::{
+    frame::{Frame, Transport, rewrite_v4, rewrite_v6},
+    maps::{
+        FLOWS, PENDING, SETTINGS, address_bytes, address_words, mapped, may_be_endpoint, port_bytes,
+    },
+    packet::at,
 };
-use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::bpf_csum_diff,
-    programs::TcContext,
-};
+use aya_ebpf::programs::TcContext;
 use core::mem::offset_of;
 use lb_common::{
     filter::{reply_bit_v4, reply_bit_v6},
@@ -20,7 +20,7 @@ use lb_common::{
     outcome::Outcome,
     wire::{
         ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV4_FRAGMENT_MASK, Ipv4, Ipv6, Ports, TCP_ACK,
-        TCP_SYN, Tcp, Udp,
+        TCP_SYN, Tcp,
         length::{IPV4, IPV6},
         protocol,
     },
@@ -30,40 +30,17 @@ mod fragment;
 mod icmp;
 mod mss;
 
-#[inline(always)]
-fn at<T>(ctx: &TcContext, offset: usize) -> Option<*const T> {
-    let start = ctx.data() + offset;
-    if start + size_of::<T>() > ctx.data_end() {
-        return None;
-    }
-    Some(start as *const T)
-}
-
-/// Makes the packet's first bytes directly readable, `wanted` of them if it has so many.
-///
-/// They are but for a few senders of user space.
-#[inline(always)]
-fn pull(ctx: &TcContext, wanted: usize) -> Option<()> {
-    let linear = ctx.data_end() - ctx.data();
-    let length = ctx.len() as usize;
-    if linear < wanted && length > linear {
-        let wanted = if length < wanted { length } else { wanted };
-        return ctx.pull_data(wanted as u32).ok();
-    }
-    Some(())
-}
-
 /// A packet on its way out.
 #[inline(always)]
 pub(crate) fn egress<const LINK: usize>(ctx: &TcContext) -> Outcome {
     // The headers that are read: IPv6 and TCP.
-    if pull(ctx, LINK + IPV6 + size_of::<Tcp>()).is_none() {
+    if !ctx.gather(LINK + IPV6 + size_of::<Tcp>()) {
         return Outcome::EgressPassed;
     }
     let ethertype = if LINK == 0 {
         ctx.skb.protocol() as u16
     } else {
-        let Some(ethernet) = at::<Ethernet>(ctx, 0) else { return Outcome::EgressPassed };
+        let Some(ethernet) = at::<_, Ethernet>(ctx, 0) else { return Outcome::EgressPassed };
         // SAFETY: `at` has checked the bounds.
         unsafe { (*ethernet).ethertype }
     };
@@ -77,7 +54,7 @@ pub(crate) fn egress<const LINK: usize>(ctx: &TcContext) -> Outcome {
 
 #[inline(always)]
 fn v4<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
-    let ip = at::<Ipv4>(ctx, LINK)?;
+    let ip = at::<_, Ipv4>(ctx, LINK)?;
     // SAFETY: `at` has checked the bounds.
     let (header, fragment, proto, source, destination) = unsafe {
         ((*ip).version_ihl, (*ip).fragment, (*ip).protocol, (*ip).source, (*ip).destination)
@@ -97,7 +74,7 @@ fn v4<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
     }
     let flow = find(mapped(source), mapped(destination), ports, proto)?;
     let answers = proto == protocol::TCP && is_syn_ack(ctx, LINK + IPV4);
-    let mut written = rewrite_v4::<LINK>(ctx, source, ports, &flow, proto);
+    let mut written = write_v4::<LINK>(ctx, source, ports, &flow, proto);
     if answers && written.is_some() {
         let limit = SETTINGS.get(0).map_or(0, |settings| settings.mss_v4);
         written = mss::lower(ctx, LINK + IPV4, limit).then_some(());
@@ -107,7 +84,7 @@ fn v4<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
 
 #[inline(always)]
 fn v6<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
-    let ip = at::<Ipv6>(ctx, LINK)?;
+    let ip = at::<_, Ipv6>(ctx, LINK)?;
     // SAFETY: `at` has checked the bounds.
     let (proto, source, destination) =
         unsafe { ((*ip).next_header, (*ip).source, (*ip).destination) };
@@ -123,7 +100,7 @@ fn v6<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
     }
     let flow = find(address_bytes(source), address_bytes(destination), ports, proto)?;
     let answers = proto == protocol::TCP && is_syn_ack(ctx, LINK + IPV6);
-    let mut written = rewrite_v6::<LINK>(ctx, LINK + IPV6, source, ports, &flow, proto);
+    let mut written = write_v6::<LINK>(ctx, LINK + IPV6, source, ports, &flow, proto);
     if answers && written.is_some() {
         let limit = SETTINGS.get(0).map_or(0, |settings| settings.mss_v6);
         written = mss::lower(ctx, LINK + IPV6, limit).then_some(());
@@ -152,7 +129,7 @@ fn ports_of(ctx: &TcContext, transport: usize, proto: u8) -> Option<Ports> {
         return None;
     }
     // SAFETY: `at` has checked the bounds.
-    Some(unsafe { *at::<Ports>(ctx, transport)? })
+    Some(unsafe { *at::<_, Ports>(ctx, transport)? })
 }
 
 #[inline(always)]
@@ -164,7 +141,7 @@ fn is_transport(proto: u8) -> bool {
 fn is_syn_ack(ctx: &TcContext, transport: usize) -> bool {
     const BOTH: u8 = TCP_SYN | TCP_ACK;
     // SAFETY: `at` has checked the bounds.
-    at::<Tcp>(ctx, transport).is_some_and(|tcp| unsafe { (*tcp).flags & BOTH == BOTH })
+    at::<_, Tcp>(ctx, transport).is_some_and(|tcp| unsafe { (*tcp).flags & BOTH == BOTH })
 }
 
 /// The flow that a packet from `endpoint` to `client` belongs to.
@@ -184,11 +161,19 @@ fn find(endpoint: [u8; 16], client: [u8; 16], ports: Ports, proto: u8) -> Option
     unsafe { FLOWS.get(key).or_else(|| PENDING.get(key)).copied() }
 }
 
-const PSEUDO: u64 = BPF_F_PSEUDO_HDR as u64;
+/// The transport header of a reply, into which the VIP's port and the client's own go back.
+#[inline(always)]
+fn transport(at: usize, ports: Ports, flow: &Flow, proto: u8) -> Transport {
+    let new = Ports {
+        source: u16::from_ne_bytes(flow.peer_port),
+        destination: u16::from_ne_bytes(flow.client_port),
+    };
+    Transport { at, proto, old: ports, new }
+}
 
 /// Writes the VIP and the client's own port into a packet with a transport header.
 #[inline(always)]
-fn rewrite_v4<const LINK: usize>(
+fn write_v4<const LINK: usize>(
     ctx: &TcContext,
     source: u32,
     ports: Ports,
@@ -196,86 +181,21 @@ fn rewrite_v4<const LINK: usize>(
     proto: u8,
 ) -> Option<()> {
     let vip = address_words(flow.peer)[3];
-    // SCTP's CRC32c covers no address (RFC 9260 section 6.8), and its ports are as they were.
-    if proto != protocol::SCTP {
-        let check = LINK + IPV4 + check_offset(proto);
-        let flags = check_flags(proto) | PSEUDO | 4;
-        ctx.skb.l4_csum_replace(check, source.into(), vip.into(), flags).ok()?;
-        rewrite_ports(ctx, LINK + IPV4, ports, flow, proto)?;
-    }
-    write_source_v4::<LINK>(ctx, source, vip)
+    let transport = transport(LINK + IPV4, ports, flow, proto);
+    rewrite_v4(ctx, LINK, offset_of!(Ipv4, source), source, vip, &transport)
 }
 
 /// The same for IPv6, where the transport header may stand behind a fragment header.
 #[inline(always)]
-fn rewrite_v6<const LINK: usize>(
+fn write_v6<const LINK: usize>(
     ctx: &TcContext,
-    transport: usize,
+    at: usize,
     source: [u32; 4],
     ports: Ports,
     flow: &Flow,
     proto: u8,
 ) -> Option<()> {
     let vip = address_words(flow.peer);
-    if proto != protocol::SCTP {
-        let flags = check_flags(proto) | PSEUDO;
-        let change = difference(source, vip);
-        ctx.skb.l4_csum_replace(transport + check_offset(proto), 0, change, flags).ok()?;
-        rewrite_ports(ctx, transport, ports, flow, proto)?;
-    }
-    write_source_v6::<LINK>(ctx, vip)
-}
-
-/// Puts another source into an IPv4 header, which has a checksum of its own.
-#[inline(always)]
-fn write_source_v4<const LINK: usize>(ctx: &TcContext, old: u32, new: u32) -> Option<()> {
-    ctx.skb.l3_csum_replace(LINK + offset_of!(Ipv4, check), old.into(), new.into(), 4).ok()?;
-    ctx.skb.store(LINK + offset_of!(Ipv4, source), &new, 0).ok()
-}
-
-/// Puts another source into an IPv6 header.
-#[inline(always)]
-fn write_source_v6<const LINK: usize>(ctx: &TcContext, new: [u32; 4]) -> Option<()> {
-    ctx.skb.store(LINK + offset_of!(Ipv6, source), &new, 0).ok()
-}
-
-/// What another address makes of a checksum, as `bpf_l4_csum_replace` takes it.
-#[inline(always)]
-fn difference(mut old: [u32; 4], mut new: [u32; 4]) -> u64 {
-    // SAFETY: both are 16 bytes on the stack.
-    let difference = unsafe { bpf_csum_diff(old.as_mut_ptr(), 16, new.as_mut_ptr(), 16, 0) };
-    difference as u64
-}
-
-#[inline(always)]
-fn check_offset(proto: u8) -> usize {
-    if proto == protocol::TCP { offset_of!(Tcp, check) } else { offset_of!(Udp, check) }
-}
-
-/// A UDP checksum of 0 is none and stays so (RFC 768).
-#[inline(always)]
-fn check_flags(proto: u8) -> u64 {
-    if proto == protocol::TCP { 0 } else { u64::from(BPF_F_MARK_MANGLED_0) }
-}
-
-/// Writes the VIP's port and the client's own back.
-#[inline(always)]
-fn rewrite_ports(
-    ctx: &TcContext,
-    transport: usize,
-    old: Ports,
-    flow: &Flow,
-    proto: u8,
-) -> Option<()> {
-    let new = Ports {
-        source: u16::from_ne_bytes(flow.peer_port),
-        destination: u16::from_ne_bytes(flow.client_port),
-    };
-    if new.source == old.source && new.destination == old.destination {
-        return Some(());
-    }
-    let word = |ports: Ports| u64::from(ports.source) | u64::from(ports.destination) << 16;
-    let check = transport + check_offset(proto);
-    ctx.skb.l4_csum_replace(check, word(old), word(new), check_flags(proto) | 4).ok()?;
-    ctx.skb.store(transport, &new, 0).ok()
+    let transport = transport(at, ports, flow, proto);
+    rewrite_v6(ctx, LINK + offset_of!(Ipv6, source), source, vip, &transport)
 }

@@ -38,20 +38,11 @@ fn write<F: Frame>(frame: &F, program: u32, verdict: Verdict, one_in: u32) -> u3
     let sample = entry.as_mut_ptr();
     // SAFETY: the entry is ours until it is submitted, and every byte pattern is valid.
     let bytes = unsafe { addr_of_mut!((*sample).bytes) }.cast::<u8>();
-    // Two calls, because the verifier wants to see the length's bounds.
+    let whole = linear.min(SAMPLE_BYTES) as u32;
+    // A frame is never empty; this is how the verifier sees that, and the upper bound.
+    let captured = (whole.wrapping_sub(1) & (SAMPLE_BYTES as u32 - 1)) + 1;
     // SAFETY: there is room for as many bytes.
-    let captured = unsafe {
-        if linear >= SAMPLE_BYTES {
-            frame.copy_out(0, bytes, SAMPLE_BYTES as u32);
-            SAMPLE_BYTES as u32
-        } else {
-            let length = linear as u32 & (SAMPLE_BYTES as u32 - 1);
-            if length != 0 {
-                frame.copy_out(0, bytes, length);
-            }
-            length
-        }
-    };
+    unsafe { frame.copy_out(0, bytes, captured) };
     // SAFETY: as above.
     unsafe {
         (*sample).time_ns = now_ns();

@@ -63,7 +63,7 @@ pub(crate) fn receive<F: Frame, const V6: bool>(frame: &F, vlan: u16) -> u32 {
     }
     if gue.position > LAST
         || gue.protocol != protocol::IPV4 && gue.protocol != protocol::IPV6
-        || !frame.make_room(-(overhead(V6) as i32))
+        || !frame.decapsulate(overhead(V6), gue.protocol == protocol::IPV6)
     {
         return Outcome::DropTunnel as u32;
     }
@@ -81,7 +81,7 @@ pub(crate) fn receive<F: Frame, const V6: bool>(frame: &F, vlan: u16) -> u32 {
         } else {
             (*ethernet).ethertype = ETHERTYPE_IPV6;
             if congested && let Some(ip) = at::<_, Ipv6>(frame, ETHERNET) {
-                mark_v6(ip);
+                frame.was_changed(mark_v6(ip));
             }
             INNER_V6 | position
         }
@@ -175,16 +175,21 @@ unsafe fn mark_v4(ip: *mut Ipv4) {
     }
 }
 
+/// The same, without a checksum to make up for it.
+///
 /// # Safety
 /// The pointer is good.
 #[inline(always)]
-unsafe fn mark_v6(ip: *mut Ipv6) {
+unsafe fn mark_v6(ip: *mut Ipv6) -> Difference {
     // SAFETY: as the caller promises.
     unsafe {
-        let first = (*ip).version_class_label.to_be();
-        if first >> 20 & u32::from(ECN) != 0 {
-            (*ip).version_class_label = (first | u32::from(CE) << 20).to_be();
+        let old = (*ip).version_class_label;
+        let mut new = old;
+        if old.to_be() >> 20 & u32::from(ECN) != 0 {
+            new = (old.to_be() | u32::from(CE) << 20).to_be();
         }
+        (*ip).version_class_label = new;
+        Difference::new().words(old, new)
     }
 }
 
@@ -241,7 +246,7 @@ fn over_v4<F: Frame>(
     inner: u8,
     position: u8,
 ) -> Option<()> {
-    if !frame.make_room(overhead(false) as i32) {
+    if !frame.encapsulate(overhead(false), false) {
         return None;
     }
     let ip = at::<_, Ipv4>(frame, ETHERNET)?;
@@ -281,7 +286,7 @@ fn over_v6<F: Frame>(
     inner: u8,
     position: u8,
 ) -> Option<()> {
-    if !frame.make_room(overhead(true) as i32) {
+    if !frame.encapsulate(overhead(true), true) {
         return None;
     }
     let ip = at::<_, Ipv6>(frame, ETHERNET)?;

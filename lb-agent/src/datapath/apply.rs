@@ -108,6 +108,18 @@ impl Datapath {
         &self.maps
     }
 
+    pub(super) fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    pub(super) fn object_mut(&mut self) -> &mut Object {
+        &mut self.object
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
     /// What stands in the maps, but for flows, rows and counters.
     pub fn contents(&self) -> &Contents {
         self.state.contents()

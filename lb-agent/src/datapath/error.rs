@@ -131,6 +131,10 @@ pub enum Error {
         error: MapError,
     },
 
+    /// The ring `EVENTS` cannot be read.
+    #[error("the ring EVENTS cannot be read: {0}")]
+    Events(io::Error),
+
     /// `ROWS` could not be mapped into memory.
     #[error("map ROWS cannot be mapped into memory: {0}")]
     MapRows(io::Error),
@@ -254,7 +258,9 @@ impl Error {
             | Self::OtherNamespace { .. }
             | Self::Attach { .. }
             | Self::TooManyUplinks { .. } => Exit::Interface,
-            Self::Map { .. } | Self::MapRows(_) | Self::Netlink { .. } => Exit::Failure,
+            Self::Map { .. } | Self::MapRows(_) | Self::Events(_) | Self::Netlink { .. } => {
+                Exit::Failure
+            }
         }
     }
 }

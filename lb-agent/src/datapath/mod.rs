@@ -10,11 +10,14 @@
 //! * [`reach`], [`tunnels`]: by which way packets are sent on, and what that asks of TCP
 //! * [`diff`] (pure), [`state`], [`maps`], [`apply`]: the plan written into the maps
 //! * [`stats`]: the counters
+//! * [`events`], [`flows`]: what the program tells, and the tables of flows
 pub mod apply;
 pub mod attach;
 pub mod conflicts;
 pub mod diff;
 mod error;
+pub mod events;
+pub mod flows;
 #[cfg(feature = "debug-object")]
 mod frame_log;
 pub mod maps;

@@ -6,6 +6,7 @@
 //! tells in its heartbeat whose it has received of late. A link is *proven* when it does, and
 //! *disproved* when five frames have been sent to an agent whose heartbeats arrive and that
 //! says nothing of them. Each direction of a link is proven by itself.
+use crate::datapath::reach::{LinkProof, LinkProofs};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -21,19 +22,6 @@ pub const STEADY: Duration = Duration::from_secs(10);
 pub const TRIES: u32 = 5;
 /// How long a probe frame that has arrived is told of: two of three may be lost.
 pub const LATELY: Duration = Duration::from_secs(31);
-
-/// What is known of a link towards a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkProof {
-    /// Frames with foreign source addresses get through.
-    Proven,
-    /// They do not.
-    Disproved,
-}
-
-/// What is known of the links towards other nodes, by their address. Nothing is known (yet)
-/// of those that are not listed.
-pub type LinkProofs = BTreeMap<IpAddr, LinkProof>;
 
 /// What a peer on a common link does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,20 +1,35 @@
 //! `lb-agent run`: wires the parts together.
 mod allocate;
+mod handover;
 mod logging;
 mod network;
 pub mod options;
+mod peers;
+mod resort;
 mod steer;
 
 use self::{
+    handover::Handover,
     network::{Network, known_nodes},
     options::Run,
     steer::{Inputs, Parts, Steering, lock},
 };
 use crate::{
-    datapath::{apply::Datapath, conflicts, neighbours, netlink, reach::Peers, uplinks},
+    datapath::{
+        apply::Datapath,
+        conflicts,
+        events::{self, Event},
+        neighbours, netlink,
+        reach::Peers,
+        uplinks,
+    },
     exit::{Exit, ExitContext as _},
     http,
-    membership::{Liveness as _, heartbeat::Timing, udp::UdpLiveness},
+    membership::{
+        Alive, Liveness as _,
+        heartbeat::Timing,
+        udp::{Datagram, UdpLiveness},
+    },
     metrics::{KernelStats, View},
     snapshot::Snapshot,
     source::{
@@ -32,11 +47,14 @@ use std::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+/// Unknown flows that may wait for being asked about; the kernel program names more again.
+const UNKNOWN_FLOWS: usize = 4096;
 
 /// Runs the agent until it is told to stop.
 ///
@@ -103,7 +121,7 @@ async fn serve<S: Source>(
         .map(|(name, _)| name.clone())
         .collect();
     let (port, timing) = (options.heartbeat_port, Timing::default());
-    let liveness =
+    let mut liveness =
         UdpLiveness::start(&node, port, timing, nodes.clone(), &remembered)
             .with_context(|| {
                 format!(
@@ -113,17 +131,34 @@ async fn serve<S: Source>(
             })
             .exit_with(Exit::Environment)?;
     let alive = liveness.alive();
+    let exchange = liveness.exchange();
+    let datagrams = liveness.take_datagrams().context("the heartbeat has another listener")?;
 
     let (selection, selections) = watch::channel(None);
     let (publish_links, links) = watch::channel(None);
     let (wanted, wants) = watch::channel(None);
     let (publish_next_hops, next_hops) = watch::channel(neighbours::NextHops::default());
-    let (_tell_peers, peers) = watch::channel(Peers::default());
+    let (tell_peers, peers) = watch::channel(Peers::default());
     let mut followers = JoinSet::new();
     followers.spawn(uplinks::follow(selections, publish_links));
     followers.spawn(neighbours::follow(wants, links.clone(), publish_next_hops));
     tokio::spawn(conflicts::tell(links.clone()));
     tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
+
+    let handover = Arc::new(Handover::new(Arc::clone(&view)));
+    let mut helpers = JoinSet::new();
+    helpers.spawn(Arc::clone(&handover).run());
+    let parts = peers::Parts {
+        me: node.clone(),
+        tunnel_port: options.tunnel_port(),
+        datapath: Arc::clone(&datapath),
+        view: Arc::clone(&view),
+        exchange,
+        snapshots: snapshots.clone(),
+        next_hops: next_hops.clone(),
+        peers: tell_peers,
+    };
+    with_others(&mut helpers, parts, datagrams, alive.clone())?;
 
     let network = Network::new(
         node.clone(),
@@ -141,6 +176,7 @@ async fn serve<S: Source>(
         network,
         netlink,
         view,
+        handover,
     };
     let inputs = Inputs { snapshots, alive: alive.clone(), links, next_hops, peers };
     let mut steering = Steering::new(source, parts);
@@ -155,6 +191,57 @@ async fn serve<S: Source>(
     info!("leaving: others take the VIPs over, and the kernel goes on steering");
     let others = alive.borrow().values().filter(|node| node.agent).count();
     steering.leave(others).await;
+    Ok(())
+}
+
+/// Starts what agents do together: cookies, proofs of links, and the last resort.
+fn with_others(
+    helpers: &mut JoinSet<()>,
+    parts: peers::Parts,
+    datagrams: mpsc::Receiver<Datagram>,
+    alive: watch::Receiver<Arc<Alive>>,
+) -> anyhow::Result<()> {
+    let (flows, events) = {
+        let mut datapath = lock(&parts.datapath);
+        (datapath.take_flows()?, datapath.take_events()?)
+    };
+    let cookies = peers::adopt(&parts.datapath)?;
+    let (publish, cookies_in_force) = watch::channel(cookies.in_force());
+    let (ask, unknown) = mpsc::channel(UNKNOWN_FLOWS);
+    let resort = resort::Parts {
+        me: parts.me.clone(),
+        datapath: Arc::clone(&parts.datapath),
+        flows,
+        view: Arc::clone(&parts.view),
+        exchange: parts.exchange.clone(),
+        alive,
+        cookies: cookies_in_force,
+    };
+    helpers.spawn(resort::run(resort, unknown, datagrams));
+    let (exchange, view) = (parts.exchange.clone(), Arc::clone(&parts.view));
+    helpers.spawn(async move {
+        let mut claims = BTreeSet::new();
+        let sort = |event| match event {
+            Event::UnknownFlow { flow, node } => {
+                if ask.try_send((flow, node)).is_err() {
+                    view.own.not_asked.add(1);
+                }
+            }
+            Event::Probe { sender } => exchange.heard_probe(sender),
+            Event::Claim { vip, mac, ifindex } => {
+                view.own.claims.add(1);
+                // Once for each, and not for ever.
+                if claims.len() < 1000 && claims.insert((vip, mac)) {
+                    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                    warn!(%vip, mac, ifindex, "a host that is no agent's node claims this VIP: free the address there, or take it out of the pool");
+                }
+            }
+        };
+        if let Err(error) = events::follow(events, sort).await {
+            warn!("{error}: flows that no node of their row knows are not asked about");
+        }
+    });
+    helpers.spawn(peers::run(parts, cookies, publish));
     Ok(())
 }
 

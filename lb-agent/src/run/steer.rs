@@ -1,5 +1,5 @@
 //! Keeps the kernel at what the newest snapshot, the living nodes and the links ask for.
-use super::network::Network;
+use super::{handover::Handover, network::Network};
 use crate::{
     datapath::{
         Error,
@@ -94,6 +94,7 @@ pub(super) struct Parts {
     pub(super) network: Network,
     pub(super) netlink: Handle,
     pub(super) view: Arc<View>,
+    pub(super) handover: Arc<Handover>,
 }
 
 impl<S: Source> Steering<S> {
@@ -172,11 +173,13 @@ impl<S: Source> Steering<S> {
         self.parts.network.tell_interfaces(uplinks);
 
         let started = Instant::now();
-        let Parts { node, options, datapath, .. } = &self.parts;
+        let Parts { node, options, datapath, handover, .. } = &self.parts;
         let cache = &mut self.cache;
         let (plan, applied) = block_in_place(|| {
             let plan = plan_with(&snapshot, node, &alive, options, cache);
-            let applied = lock(datapath).apply(&plan, node, &links, &reach);
+            let mut datapath = lock(datapath);
+            handover.before(&plan, datapath.contents());
+            let applied = datapath.apply(&plan, node, &links, &reach);
             (plan, applied)
         });
         let mut troubles = BTreeSet::new();

@@ -1,13 +1,13 @@
 //! Replies in fragments: only the first has ports, which the later ones are told by
 //! `FRAGMENTED`.
-use super::{
-    at, find, is_transport, ports_of, pull, rewrite_v4, rewrite_v6, write_source_v4,
-    write_source_v6,
-};
-use crate::maps::{
-    FRAGMENTED, address_bytes, address_words, mapped, may_be_endpoint, now_s, port_bytes,
+use super::{find, is_transport, ports_of, write_v4, write_v6};
+use crate::{
+    frame::{Frame, write_address_v4, write_address_v6},
+    maps::{FRAGMENTED, address_bytes, address_words, mapped, may_be_endpoint, now_s, port_bytes},
+    packet::at,
 };
 use aya_ebpf::programs::TcContext;
+use core::mem::offset_of;
 use lb_common::{
     filter::{reply_bit_v4, reply_bit_v6},
     maps::{FragmentKey, Fragmented, TO_CLIENT},
@@ -36,7 +36,7 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> u32 {
 
 #[inline(always)]
 fn handle_v4<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
-    let ip = at::<Ipv4>(ctx, LINK)?;
+    let ip = at::<_, Ipv4>(ctx, LINK)?;
     // SAFETY: `at` has checked the bounds.
     let (id, offset, proto, source, destination) = unsafe {
         (
@@ -64,9 +64,9 @@ fn handle_v4<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
     let flow = find(key.source, key.destination, ports, proto)?;
     let written = if first {
         note(&key, ports);
-        rewrite_v4::<LINK>(ctx, source, ports, &flow, proto)
+        write_v4::<LINK>(ctx, source, ports, &flow, proto)
     } else {
-        write_source_v4::<LINK>(ctx, source, address_words(flow.peer)[3])
+        write_address_v4(ctx, LINK, offset_of!(Ipv4, source), source, address_words(flow.peer)[3])
     };
     Some(if written.is_some() { Outcome::Replied } else { Outcome::DropReply })
 }
@@ -74,9 +74,11 @@ fn handle_v4<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
 #[inline(always)]
 fn handle_v6<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
     const TRANSPORT: usize = IPV6 + size_of::<Fragment>();
-    pull(ctx, LINK + TRANSPORT + size_of::<Tcp>())?;
-    let ip = at::<Ipv6>(ctx, LINK)?;
-    let fragment = at::<Fragment>(ctx, LINK + IPV6)?;
+    if !ctx.gather(LINK + TRANSPORT + size_of::<Tcp>()) {
+        return None;
+    }
+    let ip = at::<_, Ipv6>(ctx, LINK)?;
+    let fragment = at::<_, Fragment>(ctx, LINK + IPV6)?;
     // SAFETY: `at` has checked the bounds.
     let (source, destination, proto, first, id) = unsafe {
         (
@@ -102,9 +104,9 @@ fn handle_v6<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
     let flow = find(key.source, key.destination, ports, proto)?;
     let written = if first {
         note(&key, ports);
-        rewrite_v6::<LINK>(ctx, LINK + TRANSPORT, source, ports, &flow, proto)
+        write_v6::<LINK>(ctx, LINK + TRANSPORT, source, ports, &flow, proto)
     } else {
-        write_source_v6::<LINK>(ctx, address_words(flow.peer))
+        write_address_v6(ctx, LINK + offset_of!(Ipv6, source), address_words(flow.peer))
     };
     Some(if written.is_some() { Outcome::Replied } else { Outcome::DropReply })
 }

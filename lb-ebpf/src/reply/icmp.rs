@@ -2,8 +2,12 @@
 //!
 //! They speak of the packet as the pod saw it: the client knows it by the VIP, the VIP's port
 //! and its own.
-use super::{PSEUDO, at, difference, find, is_transport, pull, write_source_v4, write_source_v6};
-use crate::maps::{address_bytes, address_words, mapped, may_be_endpoint};
+use super::{find, is_transport};
+use crate::{
+    frame::{Frame, PSEUDO, difference, write_address_v4, write_address_v6},
+    maps::{address_bytes, address_words, mapped, may_be_endpoint},
+    packet::at,
+};
 use aya_ebpf::programs::TcContext;
 use core::mem::offset_of;
 use lb_common::{
@@ -48,14 +52,15 @@ impl Quote {
             return None;
         }
         // Eight bytes are the least that is quoted (RFC 792).
-        let first = at::<[u16; 4]>(ctx, transport)?;
+        let first = at::<_, [u16; 4]>(ctx, transport)?;
         // SAFETY: `at` has checked the bounds.
         let [source, destination, _, udp_check] = unsafe { *first };
         let ports = Ports { source, destination };
         let check = match proto {
-            // SAFETY: `at` has checked the bounds.
             protocol::TCP => {
-                at::<u16>(ctx, transport + offset_of!(Tcp, check)).map(|check| unsafe { *check })
+                // SAFETY: `at` has checked the bounds.
+                let read = |check: *mut u16| unsafe { *check };
+                at(ctx, transport + offset_of!(Tcp, check)).map(read)
             }
             protocol::UDP => Some(udp_check),
             _ => None,
@@ -95,14 +100,16 @@ fn handle_v4<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
     let message = LINK + IPV4;
     let quoted = message + ERROR;
     let transport = quoted + IPV4;
-    let icmp = at::<Icmp>(ctx, message)?;
+    let icmp = at::<_, Icmp>(ctx, message)?;
     // SAFETY: `at` has checked the bounds.
     if !matches!(unsafe { (*icmp).kind }, 3 | 4 | 11 | 12) {
         return None;
     }
-    pull(ctx, transport + QUOTED)?;
-    let ip = at::<Ipv4>(ctx, LINK)?;
-    let about = at::<Ipv4>(ctx, quoted)?;
+    if !ctx.gather(transport + QUOTED) {
+        return None;
+    }
+    let ip = at::<_, Ipv4>(ctx, LINK)?;
+    let about = at::<_, Ipv4>(ctx, quoted)?;
     // SAFETY: `at` has checked the bounds.
     let (source, destination, header, fragment, proto, check, client, endpoint) = unsafe {
         (
@@ -139,7 +146,7 @@ fn handle_v4<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
         ctx.skb.store(quoted + offset_of!(Ipv4, destination), &vip, 0).ok()?;
         let check = message + offset_of!(Icmp, check);
         ctx.skb.l4_csum_replace(check, 0, change.folded().into(), 0).ok()?;
-        write_source_v4::<LINK>(ctx, source, vip)
+        write_address_v4(ctx, LINK, offset_of!(Ipv4, source), source, vip)
     };
     Some(if write().is_some() { Outcome::RepliedIcmp } else { Outcome::DropReply })
 }
@@ -149,14 +156,16 @@ fn handle_v6<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
     let message = LINK + IPV6;
     let quoted = message + ERROR;
     let transport = quoted + IPV6;
-    let icmp = at::<Icmp>(ctx, message)?;
+    let icmp = at::<_, Icmp>(ctx, message)?;
     // SAFETY: `at` has checked the bounds.
     if !matches!(unsafe { (*icmp).kind }, 1..=4) {
         return None;
     }
-    pull(ctx, transport + QUOTED)?;
-    let ip = at::<Ipv6>(ctx, LINK)?;
-    let about = at::<Ipv6>(ctx, quoted)?;
+    if !ctx.gather(transport + QUOTED) {
+        return None;
+    }
+    let ip = at::<_, Ipv6>(ctx, LINK)?;
+    let about = at::<_, Ipv6>(ctx, quoted)?;
     // SAFETY: `at` has checked the bounds.
     let (source, destination, proto, client, endpoint) = unsafe {
         (
@@ -189,7 +198,7 @@ fn handle_v6<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
         ctx.skb.l4_csum_replace(check, 0, change.folded().into(), 0).ok()?;
         // Unlike ICMP's, the checksum covers the addresses (RFC 4443 section 2.3).
         ctx.skb.l4_csum_replace(check, 0, difference(source, vip), PSEUDO).ok()?;
-        write_source_v6::<LINK>(ctx, vip)
+        write_address_v6(ctx, LINK + offset_of!(Ipv6, source), vip)
     };
     Some(if write().is_some() { Outcome::RepliedIcmp } else { Outcome::DropReply })
 }

@@ -1,6 +1,6 @@
 //! The MSS option of a SYN-ACK (RFC 9293 section 3.7.1): the client's segments are to fit a
 //! tunnel between two nodes.
-use super::at;
+use crate::packet::at;
 use aya_ebpf::programs::TcContext;
 use core::mem::offset_of;
 use lb_common::wire::Tcp;
@@ -40,7 +40,7 @@ pub(super) fn lower(ctx: &TcContext, transport: usize, limit: u16) -> bool {
 /// Where the option's value stands, and the value.
 #[inline(always)]
 fn find(ctx: &TcContext, transport: usize) -> Option<(usize, u16)> {
-    let tcp = at::<Tcp>(ctx, transport)?;
+    let tcp = at::<_, Tcp>(ctx, transport)?;
     // SAFETY: `at` has checked the bounds.
     let header = unsafe { usize::from((*tcp).data_offset >> 4) * 4 };
     if header <= OPTIONS {
@@ -57,7 +57,7 @@ fn find(ctx: &TcContext, transport: usize) -> Option<(usize, u16)> {
         let option = transport + OPTIONS + offset;
         // Nothing is lost where the packet ends after one byte: it cannot be an MSS.
         // SAFETY: `at` has checked the bounds.
-        let [kind, length] = unsafe { *at::<[u8; 2]>(ctx, option)? };
+        let [kind, length] = unsafe { *at::<_, [u8; 2]>(ctx, option)? };
         if kind == END {
             return None;
         }
@@ -70,7 +70,7 @@ fn find(ctx: &TcContext, transport: usize) -> Option<(usize, u16)> {
                 return None;
             }
             // SAFETY: `at` has checked the bounds.
-            let value = unsafe { *at::<[u8; 2]>(ctx, option + VALUE)? };
+            let value = unsafe { *at::<_, [u8; 2]>(ctx, option + VALUE)? };
             return Some((option + VALUE, u16::from_be_bytes(value)));
         }
         if length < 2 {

@@ -1,0 +1,154 @@
+//! What the agent counts itself.
+use crate::resort::Knowledge;
+use prometheus_client::{
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// A number that only grows, or, of a gauge, is set.
+#[derive(Debug, Default)]
+pub struct Number(AtomicU64);
+
+impl Number {
+    /// Adds to it.
+    pub fn add(&self, more: usize) {
+        self.0.fetch_add(more as u64, Ordering::Relaxed);
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: usize) {
+        self.0.store(value as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the agent counts itself, since it started.
+#[derive(Debug, Default)]
+pub struct Own {
+    /// Flows that the other agents were asked about.
+    pub asked: Number,
+    /// Flows that they were not asked about, because there were too many at once.
+    pub not_asked: Number,
+    /// Answers to others: this node knows the flow.
+    pub known: Number,
+    /// Answers to others: it does not.
+    pub not_known: Number,
+    /// Flows that turned out to be at this node.
+    pub found_here: Number,
+    /// At another.
+    pub found_elsewhere: Number,
+    /// At none.
+    pub found_nowhere: Number,
+    /// Flows of which nothing could be said, because a node that lives did not answer.
+    pub not_found: Number,
+    /// Entries of finished connections that were removed from the kernel's connection tracking.
+    pub conntrack_deleted: Number,
+    /// New cookies.
+    pub cookies: Number,
+    /// Links that let clients' addresses through, at this moment.
+    pub links_proven: Number,
+    /// Links that do not.
+    pub links_disproved: Number,
+    /// Frames by which hosts that are no agents' nodes claimed a VIP, as far as the kernel told.
+    pub claims: Number,
+}
+
+impl Own {
+    /// Counts an answer to another agent.
+    pub fn answered(&self, knowledge: Knowledge) {
+        let known = knowledge != Knowledge::Nothing;
+        (if known { &self.known } else { &self.not_known }).add(1);
+    }
+
+    pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        counters(
+            encoder,
+            "herald_flow_questions",
+            "Flows that no node of their row knew, by whether the other agents were asked",
+            "outcome",
+            &[("asked", &self.asked), ("too_many", &self.not_asked)],
+        )?;
+        counters(
+            encoder,
+            "herald_flow_answers",
+            "Answers to other agents' questions about flows",
+            "answer",
+            &[("yes", &self.known), ("no", &self.not_known)],
+        )?;
+        counters(
+            encoder,
+            "herald_flow_verdicts",
+            "Where flows were found that no node of their row knew; unknown if not all living nodes answered",
+            "found",
+            &[
+                ("here", &self.found_here),
+                ("elsewhere", &self.found_elsewhere),
+                ("nowhere", &self.found_nowhere),
+                ("unknown", &self.not_found),
+            ],
+        )?;
+        counter(
+            encoder,
+            "herald_conntrack_deleted",
+            "Entries of finished connections removed from connection tracking when a VIP's port changed hands",
+            &self.conntrack_deleted,
+        )?;
+        counter(
+            encoder,
+            "herald_cookie_rotations",
+            "New cookies that tunnelled packets to this node have to carry",
+            &self.cookies,
+        )?;
+        counter(
+            encoder,
+            "herald_vip_claims",
+            "Frames by which hosts that are no agents' nodes claimed a VIP",
+            &self.claims,
+        )?;
+        let gauge = ConstGauge::new(0u64);
+        let mut family = encoder.encode_descriptor(
+            "herald_link_proofs",
+            "Links to other nodes, by whether frames with clients' addresses get through",
+            None,
+            gauge.metric_type(),
+        )?;
+        for (state, value) in [("proven", &self.links_proven), ("disproved", &self.links_disproved)]
+        {
+            ConstGauge::new(value.get()).encode(family.encode_family(&[("state", state)])?)?;
+        }
+        Ok(())
+    }
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: &Number,
+) -> fmt::Result {
+    let counter = ConstCounter::new(value.get());
+    counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
+}
+
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: &[(&str, &Number)],
+) -> fmt::Result {
+    let kind = ConstCounter::new(0u64).metric_type();
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    for (of, value) in values {
+        let counter = ConstCounter::new(value.get());
+        counter.encode(family.encode_family(&[(label, *of)])?)?;
+    }
+    Ok(())
+}

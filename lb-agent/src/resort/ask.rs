@@ -1,0 +1,272 @@
+//! Asking, without sockets or a clock.
+use super::{
+    message::{FlowId, Found, Knowledge},
+    rate::Rate,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+/// Most questions that are open at a time.
+pub const OPEN: usize = 1000;
+/// Most flows that are asked about in a second.
+pub const PER_SECOND: u32 = 2000;
+/// When a question is repeated to those that have not answered.
+pub const REPEAT: Duration = Duration::from_millis(100);
+/// How long after that answers are waited for.
+pub const WAIT: Duration = Duration::from_millis(500);
+
+/// What came of asking about a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conclusion {
+    /// The flow.
+    pub flow: FlowId,
+    /// The row's node, which has to know too.
+    pub row_node: Option<String>,
+    /// Where it is.
+    pub found: Found<String>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Whom to ask about what.
+    pub questions: BTreeMap<String, Vec<FlowId>>,
+    /// What has been found out.
+    pub conclusions: Vec<Conclusion>,
+    /// Of how many flows nothing could be found out, because somebody did not answer.
+    pub inconclusive: usize,
+}
+
+#[derive(Debug)]
+struct Question {
+    row_node: Option<String>,
+    /// Who has said that it knows nothing of the flow.
+    denied: BTreeSet<String>,
+    /// Who knows it best.
+    best: Knowledge,
+    /// When to ask again.
+    repeat: Option<Instant>,
+    until: Instant,
+    asked: bool,
+}
+
+/// The questions of this agent that are open.
+#[derive(Debug)]
+pub struct Asker {
+    questions: BTreeMap<FlowId, Question>,
+    conclusions: Vec<Conclusion>,
+    rate: Rate,
+}
+
+impl Asker {
+    /// An agent that has asked nothing.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            questions: BTreeMap::new(),
+            conclusions: Vec::new(),
+            rate: Rate::new(PER_SECOND, now),
+        }
+    }
+
+    /// Asks about a flow that this node itself does not know. False if it cannot be asked about
+    /// now, for there are too many: its next packet asks again. [`poll`](Self::poll) after it.
+    pub fn ask(&mut self, flow: FlowId, row_node: Option<String>, now: Instant) -> bool {
+        if self.questions.contains_key(&flow) {
+            return true;
+        }
+        if self.questions.len() >= OPEN || !self.rate.allows(now) {
+            return false;
+        }
+        let question = Question {
+            row_node,
+            denied: BTreeSet::new(),
+            best: Knowledge::Nothing,
+            repeat: Some(now + REPEAT),
+            until: now + REPEAT + WAIT,
+            asked: false,
+        };
+        self.questions.insert(flow, question);
+        true
+    }
+
+    /// Takes in what another agent says. [`poll`](Self::poll) after it.
+    pub fn answer(&mut self, from: &str, flow: &FlowId, knowledge: Knowledge) {
+        let Some(question) = self.questions.get_mut(flow) else { return };
+        if knowledge == Knowledge::Nothing {
+            question.denied.insert(from.to_owned());
+        } else if knowledge > question.best {
+            // The first that knows it is believed at once; a later one if it knows it better.
+            question.best = knowledge;
+            self.conclusions.push(Conclusion {
+                flow: *flow,
+                row_node: question.row_node.clone(),
+                found: Found::At(from.to_owned()),
+            });
+        }
+    }
+
+    /// Says what is due. `others` are the nodes that live, this one left out, and whether
+    /// each one's agent does: those without cannot be asked, but their kernels may
+    /// know the flow, so that nobody can be said not to.
+    pub fn poll(&mut self, others: &BTreeMap<String, bool>, now: Instant) -> Output {
+        let mut output =
+            Output { conclusions: std::mem::take(&mut self.conclusions), ..Output::default() };
+        self.questions.retain(|flow, question| {
+            let silent: Vec<_> =
+                others.iter().filter(|(name, _)| !question.denied.contains(*name)).collect();
+            if question.best == Knowledge::Nothing && silent.is_empty() {
+                output.conclusions.push(Conclusion {
+                    flow: *flow,
+                    row_node: question.row_node.take(),
+                    found: Found::Nobody,
+                });
+                return false;
+            }
+            if now >= question.until {
+                output.inconclusive += usize::from(question.best == Knowledge::Nothing);
+                return false;
+            }
+            let again = question.repeat.is_some_and(|at| now >= at);
+            if !question.asked || again {
+                question.asked = true;
+                if again {
+                    question.repeat = None;
+                }
+                // Who knows it has answered already.
+                if question.best == Knowledge::Nothing {
+                    for (name, _) in silent.into_iter().filter(|(_, agent)| **agent) {
+                        output.questions.entry(name.clone()).or_default().push(*flow);
+                    }
+                }
+            }
+            true
+        });
+        output
+    }
+
+    /// When [`poll`](Self::poll) is due again, if nothing is received before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.questions.values().map(|q| q.repeat.unwrap_or(q.until)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::ip;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn flow(client_port: u16) -> FlowId {
+        let (client, vip) = (ip("10.9.9.9"), ip("192.0.2.10"));
+        FlowId { client, vip, client_port, port: 80, protocol: 6 }
+    }
+
+    fn others(names: &[&str]) -> BTreeMap<String, bool> {
+        names.iter().map(|name| ((*name).to_owned(), true)).collect()
+    }
+
+    fn found(at: &str) -> Vec<Conclusion> {
+        let found = Found::At(at.to_owned());
+        vec![Conclusion { flow: flow(1), row_node: Some("n2".into()), found }]
+    }
+
+    fn nobody() -> Vec<Conclusion> {
+        let found = Found::Nobody;
+        vec![Conclusion { flow: flow(1), row_node: Some("n2".into()), found }]
+    }
+
+    fn asking(now: Instant) -> Asker {
+        let mut asker = Asker::new(now);
+        assert!(asker.ask(flow(1), Some("n2".into()), now));
+        asker
+    }
+
+    #[test]
+    fn who_knows_it_is_believed_at_once_and_who_knows_it_better_later() {
+        let now = Instant::now();
+        let mut asker = asking(now);
+        let all = others(&["n2", "n3", "n4"]);
+        let output = asker.poll(&all, now);
+        assert_eq!(output.questions.keys().collect::<Vec<_>>(), ["n2", "n3", "n4"]);
+        assert!(asker.poll(&all, now + MS).questions.is_empty(), "asked once");
+        asker.answer("n4", &flow(1), Knowledge::Ended);
+        assert_eq!(asker.poll(&all, now + MS).conclusions, found("n4"));
+        asker.answer("n3", &flow(1), Knowledge::Lively);
+        asker.answer("n2", &flow(1), Knowledge::Open);
+        assert_eq!(asker.poll(&all, now + MS).conclusions, found("n3"));
+        assert_eq!(asker.poll(&all, now + WAIT * 2), Output::default(), "all is said");
+        assert_eq!(asker.next_deadline(), None);
+    }
+
+    #[test]
+    fn nobody_knows_it_once_everybody_has_said_so() {
+        let now = Instant::now();
+        let mut asker = asking(now);
+        let all = others(&["n2", "n3"]);
+        asker.poll(&all, now);
+        asker.answer("n2", &flow(1), Knowledge::Nothing);
+        assert!(asker.poll(&all, now + 5 * MS).conclusions.is_empty());
+        // The question or the answer was lost: the one that is missing is asked again.
+        let again = asker.next_deadline().unwrap();
+        assert_eq!(again, now + REPEAT);
+        assert_eq!(asker.poll(&all, again).questions, [("n3".into(), vec![flow(1)])].into());
+        asker.answer("n3", &flow(1), Knowledge::Nothing);
+        assert_eq!(asker.poll(&all, again).conclusions, nobody());
+        assert!(asker.questions.is_empty());
+    }
+
+    #[test]
+    fn nobody_is_refused_while_a_living_node_is_silent() {
+        let now = Instant::now();
+        let mut asker = asking(now);
+        let mut all = others(&["n2", "n3"]);
+        // n3's agent is being restarted; its kernel may well know the flow.
+        all.insert("n3".into(), false);
+        assert_eq!(asker.poll(&all, now).questions.keys().collect::<Vec<_>>(), ["n2"]);
+        asker.answer("n2", &flow(1), Knowledge::Nothing);
+        let output = asker.poll(&all, now + REPEAT + WAIT);
+        assert_eq!((output.conclusions, output.inconclusive), (vec![], 1));
+
+        // It dies: then there is nobody left who could know it.
+        let mut asker = asking(now);
+        asker.poll(&all, now);
+        asker.answer("n2", &flow(1), Knowledge::Nothing);
+        asker.poll(&all, now + REPEAT);
+        all.remove("n3");
+        assert_eq!(asker.poll(&all, now + REPEAT + MS).conclusions, nobody());
+    }
+
+    #[test]
+    fn alone_it_knows_at_once() {
+        let now = Instant::now();
+        assert_eq!(asking(now).poll(&BTreeMap::new(), now).conclusions, nobody());
+    }
+
+    #[test]
+    fn questions_are_bounded() {
+        let now = Instant::now();
+        let mut asker = Asker::new(now);
+        let asked = (0..5000).filter(|n| asker.ask(flow(*n), None, now)).count();
+        assert!((200..=202).contains(&asked), "{asked} at once");
+        assert!(asker.ask(flow(1), None, now), "one that is open already");
+        let mut asked = 0;
+        for ms in 0..2000u32 {
+            let at = now + MS * ms;
+            asked += (0..10).filter(|n| asker.ask(flow((ms * 10 + n) as u16), None, at)).count();
+        }
+        assert!(asker.questions.len() == OPEN, "{asked} asked, {} open", asker.questions.len());
+        asker.poll(&BTreeMap::new(), now);
+        assert!(asker.questions.is_empty());
+    }
+
+    #[test]
+    fn answers_that_nobody_waits_for_do_no_harm() {
+        let now = Instant::now();
+        let mut asker = Asker::new(now);
+        asker.answer("n7", &flow(1), Knowledge::Lively);
+        assert_eq!(asker.poll(&others(&["n7"]), now), Output::default());
+    }
+}

@@ -1,0 +1,198 @@
+//! The ingress pipeline up to the packets of VIPs, and where it is cut for the verifier.
+//!
+//! The verifier walks through a function of Rust once for each way to its caller, and the ways
+//! multiply: tags, tunnels of either family, headers that are skipped. A *global* function (one
+//! that has a name of its own in the object) it checks once, for whatever its arguments may be,
+//! and of its caller it then assumes nothing. So the pipeline has a few of them: they stand
+//! in [`Ingress`], because a generic function cannot have a name.
+use crate::{
+    arp, extension,
+    frame::Frame,
+    ip, ndp,
+    packet::{self, Packet},
+    tunnel,
+    verdict::Verdict,
+    vlan,
+};
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    programs::{TcContext, XdpContext},
+};
+use core::hint::black_box;
+use lb_common::{
+    outcome::Outcome,
+    wire::{
+        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet,
+        length::{ETHERNET, IPV6},
+    },
+};
+
+/// A frame on its way in, and its calls of global functions.
+pub(crate) trait Ingress: Frame {
+    /// [`ip::handle`].
+    fn handle(&self, v6: bool, tag: u32, arrived: u8) -> Verdict;
+
+    /// [`ndp::handle`].
+    fn discover(&self, vlan: u16) -> Verdict;
+
+    /// [`extension::skip`].
+    fn skip_extensions(&self, packet: &mut Packet) -> Verdict;
+}
+
+/// Keeps the compiler from using what it, and not the verifier, knows of a result.
+#[inline(always)]
+fn opaque(number: u32) -> Verdict {
+    Verdict::from_number(black_box(number))
+}
+
+macro_rules! global_functions {
+    ($context:ident, $raw:ident, |$this:ident| $pointer:expr,
+     $v4:ident, $v6:ident, $neighbour:ident, $extensions:ident) => {
+        impl Ingress for $context {
+            #[inline(always)]
+            fn handle(&self, v6: bool, tag: u32, arrived: u8) -> Verdict {
+                let $this = self;
+                // SAFETY: the context is the program's own.
+                opaque(unsafe {
+                    if v6 {
+                        $v6($pointer, tag, u32::from(arrived))
+                    } else {
+                        $v4($pointer, tag, u32::from(arrived))
+                    }
+                })
+            }
+
+            #[inline(always)]
+            fn discover(&self, vlan: u16) -> Verdict {
+                let $this = self;
+                // SAFETY: the context is the program's own.
+                opaque(unsafe { $neighbour($pointer, u32::from(vlan)) })
+            }
+
+            #[inline(always)]
+            fn skip_extensions(&self, packet: &mut Packet) -> Verdict {
+                let $this = self;
+                // SAFETY: the context is the program's own, and the reference is good.
+                opaque(unsafe { $extensions($pointer, packet) })
+            }
+        }
+
+        /// # Safety
+        /// The context is the program's.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $v4(ctx: *mut $raw, tag: u32, arrived: u32) -> u32 {
+            ip::handle::<_, false>(&$context::new(ctx), tag, arrived as u8).number()
+        }
+
+        /// # Safety
+        /// The context is the program's.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $v6(ctx: *mut $raw, tag: u32, arrived: u32) -> u32 {
+            ip::handle::<_, true>(&$context::new(ctx), tag, arrived as u8).number()
+        }
+
+        /// # Safety
+        /// The context is the program's.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $neighbour(ctx: *mut $raw, vlan: u32) -> u32 {
+            match ndp::handle(&$context::new(ctx), vlan as u16) {
+                Some(outcome) => outcome as u32,
+                None => Verdict::NONE.number(),
+            }
+        }
+
+        /// # Safety
+        /// The context is the program's; the packet is null (which the verifier wants to be
+        /// looked at) or good.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $extensions(ctx: *mut $raw, packet: *mut Packet) -> u32 {
+            // SAFETY: as the caller promises.
+            match unsafe { packet.as_mut() } {
+                Some(packet) => extension::skip(&$context::new(ctx), packet).number(),
+                None => Outcome::DropMalformed as u32,
+            }
+        }
+    };
+}
+
+global_functions!(
+    XdpContext,
+    xdp_md,
+    |frame| frame.ctx,
+    herald_xdp_v4,
+    herald_xdp_v6,
+    herald_xdp_neighbour,
+    herald_xdp_extensions
+);
+global_functions!(
+    TcContext,
+    __sk_buff,
+    |frame| frame.skb.skb,
+    herald_tc_v4,
+    herald_tc_v6,
+    herald_tc_neighbour,
+    herald_tc_extensions
+);
+
+#[inline(always)]
+fn ethertype<F: Frame>(frame: &F) -> Option<u16> {
+    // SAFETY: `at` has checked the bounds.
+    packet::at::<_, Ethernet>(frame, 0).map(|ethernet| unsafe { (*ethernet).ethertype })
+}
+
+/// Handles a frame.
+#[inline(always)]
+pub(crate) fn ingress<F: Ingress>(frame: &F) -> Verdict {
+    // As much as the first look takes.
+    if !frame.gather(ETHERNET + IPV6) {
+        return Outcome::Passed.into();
+    }
+    let Some(mut kind) = ethertype(frame) else { return Outcome::Passed.into() };
+    let mut tag = frame.tag_beside();
+    if kind == ETHERTYPE_VLAN {
+        if tag != 0 {
+            return Outcome::Passed.into();
+        }
+        tag = vlan::take(frame);
+        kind = match ethertype(frame) {
+            Some(inner) if tag != 0 => inner,
+            _ => return Outcome::Passed.into(),
+        };
+    }
+    let verdict = dispatch(frame, kind, tag);
+    // A tag that stands beside the frame has stayed there.
+    if tag == 0 || F::IS_BUFFER { verdict } else { vlan::put_back(frame, tag, verdict) }
+}
+
+/// Handles a frame without a tag, or whose tag has been taken off.
+#[inline(always)]
+fn dispatch<F: Ingress>(frame: &F, kind: u16, tag: u32) -> Verdict {
+    let vlan = packet::vlan_of(tag);
+    let mut v6 = kind == ETHERTYPE_IPV6;
+    let mut look = match kind {
+        ETHERTYPE_IPV4 => ip::look_v4(frame),
+        ETHERTYPE_IPV6 => ip::look_v6(frame, vlan),
+        ETHERTYPE_ARP => arp::handle(frame, vlan) as u32,
+        _ => Outcome::Passed as u32,
+    };
+    let mut arrived = packet::BY_FRAME;
+    if look == ip::TO_TUNNEL {
+        look = if v6 {
+            tunnel::receive::<F, true>(frame, vlan)
+        } else {
+            tunnel::receive::<F, false>(frame, vlan)
+        };
+        if look & (tunnel::INNER_V4 | tunnel::INNER_V6) != 0 {
+            v6 = look & tunnel::INNER_V6 != 0;
+            arrived = look as u8;
+        }
+    }
+    if look < ip::TO_VIP {
+        return Verdict::from_number(look);
+    }
+    frame.handle(v6, tag, arrived)
+}
