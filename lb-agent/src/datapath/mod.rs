@@ -4,6 +4,7 @@
 //! life of its own in the kernel, and the agent adopts what it finds when it starts:
 //!
 //! * [`preflight`]: whether this machine can run it at all
+//! * [`conflicts`]: which network plugin it runs beside
 //! * [`pins`], [`object`], [`attach`]: the programs and maps, their pins, attaching to interfaces
 //! * [`uplinks`], [`neighbours`], [`multicast`]: what netlink tells and keeps for us
 //! * [`reach`], [`tunnels`]: by which way packets are sent on, and what that asks of TCP
@@ -15,10 +16,11 @@
 pub mod apply;
 pub mod attach;
 pub mod check;
+pub mod conflicts;
 pub mod diff;
 mod error;
-pub mod features;
 pub mod events;
+pub mod features;
 pub mod flows;
 #[cfg(feature = "debug-object")]
 mod frame_log;

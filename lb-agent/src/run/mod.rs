@@ -17,7 +17,7 @@ use self::{
 use crate::{
     datapath::{
         apply::Datapath,
-        check,
+        check, conflicts,
         events::{self, Event},
         neighbours, netlink,
         reach::Peers,
@@ -146,6 +146,7 @@ async fn serve<S: Source>(
     followers.spawn(neighbours::follow(wants, links.clone(), publish_next_hops));
     followers.spawn(replies::follow(netlink.clone(), questions, answer));
     tokio::spawn(warn_of_others(netlink.clone(), links.clone()));
+    tokio::spawn(conflicts::tell(links.clone()));
     tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
 
     let handover = Arc::new(Handover::new(Arc::clone(&view)));

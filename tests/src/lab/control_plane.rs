@@ -22,6 +22,15 @@ pub const SERVICE_ACCOUNT: &str = "herald";
 /// A cold machine shared with a build takes this long.
 const START_LIMIT: Duration = Duration::from_secs(90);
 
+/// How kube-proxy serves Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyMode {
+    /// By rules of iptables.
+    Iptables,
+    /// By maps of nftables.
+    Nftables,
+}
+
 /// The control plane.
 pub struct ControlPlane {
     /// Its machine.
@@ -91,7 +100,8 @@ impl ControlPlane {
         Ok(control)
     }
 
-    fn spawn(&self, mut command: Command, name: &str) -> Result<Child> {
+    /// Starts a program whose output goes to a log of that name.
+    pub(super) fn spawn(&self, mut command: Command, name: &str) -> Result<Child> {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -168,6 +178,21 @@ impl ControlPlane {
         Ok(file)
     }
 
+    /// Writes the kubeconfig of a service account.
+    ///
+    /// # Errors
+    /// There is no such account.
+    pub(super) fn kubeconfig_of(
+        &self,
+        file: &str,
+        namespace: &str,
+        account: &str,
+    ) -> Result<PathBuf> {
+        let arguments = ["create", "token", account, "--namespace", namespace, "--duration=24h"];
+        let token = self.kubectl(&arguments)?;
+        self.write_kubeconfig(file, token.trim())
+    }
+
     /// The administrator's kubeconfig.
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.directory.join("admin.kubeconfig")
@@ -224,15 +249,7 @@ impl ControlPlane {
             "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n"
         ))?;
         self.apply(&deploy.join("rbac.yaml"))?;
-        let token = self.kubectl(&[
-            "create",
-            "token",
-            SERVICE_ACCOUNT,
-            "--namespace",
-            NAMESPACE,
-            "--duration=24h",
-        ])?;
-        let kubeconfig = self.write_kubeconfig("agent", token.trim())?;
+        let kubeconfig = self.kubeconfig_of("agent", NAMESPACE, SERVICE_ACCOUNT)?;
         Ok(agent::Options::new(agent::Source::Kubeconfig(kubeconfig)))
     }
 
@@ -288,11 +305,15 @@ impl ControlPlane {
     ///
     /// # Errors
     /// It is not built.
-    pub fn start_kube_proxy(&self, node: &Host) -> Result<()> {
+    pub fn start_kube_proxy(&self, node: &Host, mode: ProxyMode) -> Result<()> {
+        let mode = match mode {
+            ProxyMode::Iptables => "iptables",
+            ProxyMode::Nftables => "nftables",
+        };
         let config = self.directory.join(format!("{}-kube-proxy.yaml", node.name));
         let text = format!(
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
-             hostnameOverride: {}\nmode: nftables\nclusterCIDR: {},{}\n\
+             hostnameOverride: {}\nmode: {mode}\nclusterCIDR: {},{}\n\
              clientConnection:\n  kubeconfig: {}\n\
              healthzBindAddress: 0.0.0.0:10256\nmetricsBindAddress: 127.0.0.1:10249\n\
              # These would be set for the whole machine.\n\

@@ -8,13 +8,14 @@
 //! ```
 //! A "CNI" is a few routes: each node routes the others' pod prefixes to their
 //! addresses, and hides its pods behind its own address from the rest of the world, as
-//! most CNIs do.
+//! most CNIs do. A laboratory without these leaves that to a real one ([`cni`]).
 pub mod addresses;
 pub mod agent;
 pub mod api;
 pub mod bgp;
 pub mod capture;
 pub mod cleanup;
+pub mod cni;
 pub mod command;
 pub mod connections;
 pub mod control_plane;
@@ -159,6 +160,23 @@ impl Lab {
     /// # Errors
     /// Not root, a program is missing (each named), or the kernel lacks what is needed.
     pub fn new(shape: Shape) -> Result<Self> {
+        let lab = Self::build(shape, true)?;
+        for pod in &lab.pods {
+            lab.serve(pod)?;
+        }
+        lab.pods.iter().try_for_each(|pod| lab.await_pod(pod))?;
+        Ok(lab)
+    }
+
+    /// Builds one whose nodes have no pods, and no way to the others' pods.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn without_pods(nodes: u8) -> Result<Self> {
+        Self::build(Shape { nodes, pods_per_node: 0, router: Outside::None }, false)
+    }
+
+    fn build(shape: Shape, routes: bool) -> Result<Self> {
         ensure!(
             system::is_root(),
             "needs root: network namespaces and XDP programs are made here (try sudo)"
@@ -200,7 +218,9 @@ impl Lab {
             Outside::None => None,
             Outside::Router | Outside::RouterAndNode => Some(Router::new(&switch)?),
         };
-        route_pods(&nodes, router.as_ref())?;
+        if routes {
+            route_pods(&nodes, router.as_ref())?;
+        }
         let mut pods = vec![];
         for (position, node) in nodes.iter().enumerate() {
             for j in 1..=shape.pods_per_node {
@@ -209,7 +229,7 @@ impl Lab {
             }
         }
         std::mem::forget(guard);
-        let lab = Self {
+        Ok(Self {
             prefix,
             directory,
             lan,
@@ -220,12 +240,7 @@ impl Lab {
             failed: Cell::new(false),
             kept: Cell::new(false),
             captures: RefCell::new(vec![]),
-        };
-        for pod in &lab.pods {
-            lab.serve(pod)?;
-        }
-        lab.pods.iter().try_for_each(|pod| lab.await_pod(pod))?;
-        Ok(lab)
+        })
     }
 
     /// A further host on the LAN.

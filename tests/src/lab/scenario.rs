@@ -3,7 +3,7 @@ use super::{
     BRIDGE, Host, Lab, Shape, addresses,
     agent::{Agent, Options, Source},
     command,
-    control_plane::ControlPlane,
+    control_plane::{ControlPlane, ProxyMode},
     frames,
     probe::{self, Over, Spread},
 };
@@ -127,11 +127,21 @@ impl Cluster {
     /// # Errors
     /// That does not come about.
     pub fn on_kubernetes(arguments: &[&str]) -> Result<Self> {
-        let lab = Lab::new(Shape::default())?;
+        Self::beside(Lab::new(Shape::default())?, |lab| {
+            let (control, mut options) = control_plane(lab)?;
+            options.arguments.extend(arguments.iter().map(ToString::to_string));
+            Ok((control, options))
+        })
+    }
+
+    /// Agents on what `prepare` makes of a laboratory.
+    pub(super) fn beside(
+        mut lab: Lab,
+        prepare: impl FnOnce(&mut Lab) -> Result<(ControlPlane, Options)>,
+    ) -> Result<Self> {
         capture_if_asked(&lab)?;
         let result = (|| -> Result<_> {
-            let (control, mut options) = control_plane(&lab)?;
-            options.arguments.extend(arguments.iter().map(ToString::to_string));
+            let (control, options) = prepare(&mut lab)?;
             let mut agents = start_agents(&lab, &options)?;
             let vips = external_addresses(&control, &mut agents)?;
             Ok((control, options, agents, vips))
@@ -208,23 +218,31 @@ impl Cluster {
 /// # Errors
 /// A program is missing or does not start, or the API server refuses something.
 pub fn control_plane(lab: &Lab) -> Result<(ControlPlane, Options)> {
-    let examples =
-        ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"];
-    control_plane_with(lab, &examples)
+    control_plane_with(lab, &EXAMPLES)
 }
+
+/// What the objects of `examples/` are, those that a cluster has of itself among them.
+pub(super) const EXAMPLES: [&str; 4] =
+    ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"];
 
 /// The same with these files of `examples/` only.
 ///
 /// # Errors
 /// As [`control_plane`].
 pub fn control_plane_with(lab: &Lab, examples: &[&str]) -> Result<(ControlPlane, Options)> {
+    let (control, options) = api_with(lab, examples)?;
+    for node in &lab.nodes {
+        control.start_kube_proxy(node, ProxyMode::Nftables)?;
+    }
+    Ok((control, options))
+}
+
+/// An API server with `deploy/` and these files of `examples/` in it.
+pub(super) fn api_with(lab: &Lab, examples: &[&str]) -> Result<(ControlPlane, Options)> {
     let control = ControlPlane::start(lab)?;
     let options = control.install()?;
     for objects in examples {
         control.apply(&command::workspace().join("examples").join(objects))?;
-    }
-    for node in &lab.nodes {
-        control.start_kube_proxy(node)?;
     }
     Ok((control, options))
 }

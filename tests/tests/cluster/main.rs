@@ -1,20 +1,33 @@
 //! Real agents on a real API server, under the rules of `deploy/rbac.yaml`, beside kube-proxy.
 mod allocation;
+mod cni;
 mod control_plane;
 mod objects;
 mod service;
 
 use herald_tests::{
-    lab::{control_plane::check_programs, scenario::Cluster},
+    lab::{cni as network, control_plane::check_programs, scenario::Cluster},
     suite::{self, Shared, case},
 };
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let request = suite::begin();
-    let obstacle = check_programs().err().map(|e| e.to_string());
+    let obstacle =
+        check_programs().and_then(|()| network::check_programs()).err().map(|e| e.to_string());
     let cluster = Shared::new(|| Cluster::on_kubernetes(&[]), Cluster::failed);
-    let cases = vec![
+    let mut cases = vec![
+        // First, so that no other cluster takes memory and time from theirs.
+        case("cni::flannel_vxlan_iptables", cni::flannel_vxlan_iptables),
+        case("cni::flannel_host_gw_nftables", cni::flannel_host_gw_nftables),
+    ];
+    if suite::full() {
+        cases.extend([
+            case("cni::flannel_vxlan_nftables", cni::flannel_vxlan_nftables),
+            case("cni::flannel_host_gw_iptables", cni::flannel_host_gw_iptables),
+        ]);
+    }
+    cases.extend([
         case("service::external_address_serves", || {
             cluster.with(|c| service::external_address_serves(c))
         }),
@@ -34,6 +47,6 @@ fn main() -> ExitCode {
         }),
         // Last: an API server that has just started forbids what it has not read yet.
         case("control_plane::api_server_away", || cluster.with(control_plane::api_server_away)),
-    ];
+    ]);
     suite::run(&request, obstacle, cases)
 }

@@ -58,7 +58,13 @@ pub(crate) fn few_ports() -> Result<()> {
     )?;
     for to in [VIP, pod.ipv4] {
         let via = node.ipv4.to_string();
-        run(client.namespace.command("ip").args(["route", "replace", &to.to_string(), "via", &via]))?;
+        run(client.namespace.command("ip").args([
+            "route",
+            "replace",
+            &to.to_string(),
+            "via",
+            &via,
+        ]))?;
     }
     let (short, long) = pod.namespace.enter(|| {
         let listen = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));

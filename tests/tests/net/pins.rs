@@ -194,7 +194,9 @@ pub(crate) fn generic_mode() -> Result<()> {
         .agent(&["load", "lo", "--xdp-mode", "native"])?
         .refused(INTERFACE, &["lo", "--xdp-mode auto or generic"])?;
     ensure!(!bench.pins.exists(), "what was made for nothing is still there");
-    bench.agent(&["load", "lo"])?.ok(&["attached on lo", "by tcx, since lo does not take native"])?;
+    bench
+        .agent(&["load", "lo"])?
+        .ok(&["attached on lo", "by tcx, since lo does not take native"])?;
     bench.agent(&["unload"])?.ok(&["removed 2 links"])?;
     bench.agent(&["load", "lo", "--xdp-mode", "generic"])?.ok(&["attached on lo"])?;
     let link = bench.link("lo")?;

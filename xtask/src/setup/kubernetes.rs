@@ -1,5 +1,5 @@
-//! The Kubernetes programs of the cluster suite and the demo, built from the Go modules that pin
-//! them into the cache.
+//! The Kubernetes programs of the cluster suite and the demo, and the network plugins that it runs
+//! beside, built from the Go modules that pin them into the cache.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,23 +19,55 @@ struct Module {
     source: &'static str,
     /// Each program's name and its package's path below `source`.
     programs: &'static [(&'static str, &'static str)],
+    /// Packages whose variables hold the version that the programs tell of themselves.
+    version_packages: &'static [&'static str],
+    /// Whether they are built with a C compiler, too.
+    c: bool,
 }
 
-const MODULES: [Module; 2] = [
+/// The module that names the folder of the programs.
+const KUBERNETES: &str = "k8s.io/kubernetes";
+
+const MODULES: [Module; 4] = [
     Module {
         folder: "tests/kubernetes/etcd",
         source: "go.etcd.io/etcd/server/v3",
         programs: &[("etcd", "")],
+        version_packages: &[],
+        c: false,
     },
     Module {
         folder: "tests/kubernetes/control-plane",
-        source: "k8s.io/kubernetes",
+        source: KUBERNETES,
         programs: &[
             ("kube-apiserver", "/cmd/kube-apiserver"),
             ("kube-controller-manager", "/cmd/kube-controller-manager"),
             ("kube-proxy", "/cmd/kube-proxy"),
             ("kubectl", "/cmd/kubectl"),
         ],
+        // What `kubectl version` and the API server's /version answer; clients compare them.
+        version_packages: &["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"],
+        c: false,
+    },
+    Module {
+        folder: "tests/kubernetes/cni",
+        source: "github.com/containernetworking/plugins",
+        programs: &[
+            ("bridge", "/plugins/main/bridge"),
+            ("host-local", "/plugins/ipam/host-local"),
+            ("loopback", "/plugins/main/loopback"),
+            ("portmap", "/plugins/meta/portmap"),
+        ],
+        version_packages: &[],
+        c: false,
+    },
+    Module {
+        folder: "tests/kubernetes/cni",
+        source: "github.com/flannel-io/flannel",
+        programs: &[("flanneld", "")],
+        version_packages: &[],
+        // Its backend udp is written in C.
+        c: true,
     },
 ];
 
@@ -47,8 +79,8 @@ const STAMP: &str = "VERSIONS";
 
 /// The folder of the programs, named by the version of Kubernetes.
 fn dir() -> Result<PathBuf> {
-    let [_, kubernetes] = &MODULES;
-    let version = pinned(kubernetes)?;
+    let kubernetes = MODULES.iter().find(|module| module.source == KUBERNETES);
+    let version = pinned(kubernetes.context("no module pins Kubernetes")?)?;
     Ok(toolchain::cache_dir().join(format!("kubernetes-{}", version.trim_start_matches('v'))))
 }
 
@@ -76,7 +108,7 @@ pub(super) fn programs(setup: &Setup) -> Result<()> {
     let began = Instant::now();
     for (module, version, program, package, line) in stale {
         let began = Instant::now();
-        let mut go = build_command(module, &version, package);
+        let mut go = build_command(module, &version);
         let unfinished = dir.join(format!(".{program}"));
         go.arg("-o").arg(&unfinished).arg(format!("{}{package}", module.source));
         Step::new(&format!("build of {program}"))?.run(&mut go)?;
@@ -93,27 +125,24 @@ pub(super) fn programs(setup: &Setup) -> Result<()> {
     Ok(())
 }
 
-fn build_command(module: &Module, version: &str, package: &str) -> Command {
+fn build_command(module: &Module, version: &str) -> Command {
     let mut flags = String::from("-s -w");
-    if !package.is_empty() {
-        // What `kubectl version` and the API server's /version answer; clients compare them.
-        let mut numbers = version.trim_start_matches('v').split('.');
-        let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
-        for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
-            for (name, value) in [
-                ("gitVersion", version),
-                ("gitMajor", major),
-                ("gitMinor", minor),
-                ("gitTreeState", "clean"),
-            ] {
-                flags += &format!(" -X {package}.{name}={value}");
-            }
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
+    for package in module.version_packages {
+        for (name, value) in [
+            ("gitVersion", version),
+            ("gitMajor", major),
+            ("gitMinor", minor),
+            ("gitTreeState", "clean"),
+        ] {
+            flags += &format!(" -X {package}.{name}={value}");
         }
     }
     let mut go = Command::new("go");
     go.current_dir(project::root().join(module.folder))
         .args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", &flags])
-        .env("CGO_ENABLED", "0")
+        .env("CGO_ENABLED", if module.c { "1" } else { "0" })
         .env("GOFLAGS", "-mod=readonly")
         .env("GOTOOLCHAIN", "local")
         .env("GOWORK", "off");
