@@ -13,6 +13,7 @@
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     btf_maps::{Array, HashMap},
+    helpers::bpf_xdp_adjust_head,
     macros::{btf_map, classifier, map, xdp},
     maps::ProgramArray,
     programs::{TcContext, XdpContext},
@@ -39,8 +40,8 @@ pub struct Plan {
     pub state: u32,
     /// The first client.
     pub first: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// The packet's length: what the last program put before it or took off is undone.
+    pub length: u32,
 }
 
 #[btf_map]
@@ -98,8 +99,21 @@ fn restore(start: usize, end: usize) -> Option<()> {
     Some(())
 }
 
+/// Moves the packet's head back to where it was before a tunnel's headers were added or
+/// taken off. Its cost counts as the target's, since it is part of no empty run.
+#[inline(always)]
+fn realign(ctx: &XdpContext) {
+    let Some(plan) = PLAN.get(0) else { return };
+    let delta = (ctx.data_end() - ctx.data()) as i32 - plan.length as i32;
+    if delta != 0 {
+        // SAFETY: the helper checks what it is asked; every pointer is taken anew below.
+        unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) };
+    }
+}
+
 #[xdp]
 pub fn bench_restore(ctx: XdpContext) -> u32 {
+    realign(&ctx);
     if restore(ctx.data(), ctx.data_end()).is_some() {
         // SAFETY: nothing is to be dropped.
         unsafe { TARGETS.tail_call(&ctx, 0) };

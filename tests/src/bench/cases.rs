@@ -138,6 +138,31 @@ fn forward(name: &'static str, family: Family, clients: u32) -> Case {
     }
 }
 
+/// Sent on in some other way than by the link: `port` says which.
+fn sent_on(name: &'static str, family: Family, port: u16, clients: u32, outcome: Outcome) -> Case {
+    Case {
+        service: Some(scale::stats_index(family, 0, port)),
+        ..ingress(name, from_clients(family, port, tcp_flags::ACK, clients), outcome)
+    }
+}
+
+/// A known flow's packet out of a tunnel.
+fn from_tunnel(name: &'static str) -> Case {
+    let inner = segment(Family::V4, scale::DELIVER, tcp_flags::ACK);
+    // UDP, and the header of `lb_common::tunnel`: version and length, IPv4, position 1.
+    let mut payload = [50_000, scale::TUNNEL_PORT, (8 + 16 + inner.len() - 14) as u16, 0]
+        .map(u16::to_be_bytes)
+        .concat();
+    payload.extend([3, 4, 0, 0, 1, 0, 0, 0]);
+    payload.extend(scale::COOKIE.to_ne_bytes());
+    payload.extend(&inner[14..]);
+    let link = Link { from: ROUTER_MAC, to: MY_MAC };
+    let from = Ipv4Addr::new(198, 18, 254, 9).into();
+    let to = scale::MY_ADDRESS.into();
+    let frame = frames::with_payload(link, from, to, 64, 17, &payload);
+    Case { traffic: traffic(frame), ..deliver(name, Family::V4, tcp_flags::ACK, 1) }
+}
+
 fn deliver(name: &'static str, family: Family, flags: u8, clients: u32) -> Case {
     Case {
         service: Some(scale::stats_index(family, 0, scale::DELIVER)),
@@ -248,6 +273,38 @@ pub fn all() -> Vec<Case> {
         at_most(75, forward("forward, IPv6, 1 flow", V6, 1)),
         at_most(75, forward("forward, IPv6, 64 Ki flows", V6, SIXTY_FOUR_KI)),
         more_than("forward, IPv6, 1 flow", forward("forward, IPv6, 1 Mi flows", V6, ONE_MI)),
+        sent_on(
+            "forward past the flow table, IPv4",
+            V4,
+            scale::FORWARD_HERE,
+            1,
+            Outcome::Forwarded,
+        ),
+        at_most(100, sent_on("tunnel, IPv4, 1 flow", V4, scale::TUNNEL, 1, Outcome::Tunnelled)),
+        at_most(
+            100,
+            sent_on(
+                "tunnel, IPv4, 64 Ki flows",
+                V4,
+                scale::TUNNEL,
+                SIXTY_FOUR_KI,
+                Outcome::Tunnelled,
+            ),
+        ),
+        more_than(
+            "tunnel, IPv4, 1 flow",
+            sent_on("tunnel, IPv4, 1 Mi flows", V4, scale::TUNNEL, ONE_MI, Outcome::Tunnelled),
+        ),
+        at_most(100, sent_on("tunnel, IPv6, 1 flow", V6, scale::TUNNEL, 1, Outcome::Tunnelled)),
+        sent_on("second chance, IPv4, 1 flow", V4, scale::SECOND_CHANCE, 1, Outcome::SecondChance),
+        sent_on(
+            "second chance, IPv4, 64 Ki flows",
+            V4,
+            scale::SECOND_CHANCE,
+            SIXTY_FOUR_KI,
+            Outcome::SecondChance,
+        ),
+        from_tunnel("deliver out of a tunnel, IPv4, 1 flow"),
         deliver("deliver, IPv4, 1 flow", V4, ACK, 1),
         deliver("deliver, IPv4, 64 Ki flows", V4, ACK, SIXTY_FOUR_KI),
         deliver("deliver, IPv4, 1 Mi flows", V4, ACK, ONE_MI),

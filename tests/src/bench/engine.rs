@@ -200,7 +200,9 @@ impl Engine {
             Client::DestinationV4 => 3,
             Client::DestinationV6 => 4,
         };
-        let plan = [client, traffic.clients - 1, u32::from(traffic.spread), 0, traffic.first, 0];
+        let length = u32::try_from(traffic.frame.len())?;
+        let spread = u32::from(traffic.spread);
+        let plan = [client, traffic.clients - 1, spread, 0, traffic.first, length];
         let map = self.ebpf.map_mut("PLAN").context("no map PLAN")?;
         Array::<_, [u32; 6]>::try_from(map)?.set(0, plan, 0)?;
         Ok(())

@@ -8,8 +8,8 @@ use lb_common::{
     hash::row_mask,
     maps::{
         Announced, AnnouncedKey, ENDPOINT_PRESENT, Endpoint, MacKey, MacOwner, NO_ENDPOINT,
-        NO_NODE, NO_RANGE, NODE_LINK, Node, Row, SERVICE_HERE, Service, Settings, THIS_NODE,
-        Uplink, Vip, VipKey,
+        NO_NODE, NO_RANGE, NODE_LINK, NODE_TUNNEL, Node, Row, SERVICE_HERE, Service, Settings,
+        THIS_NODE, Uplink, Vip, VipKey,
     },
 };
 
@@ -32,6 +32,12 @@ pub const FORWARD: u16 = FIRST_PORT;
 pub const DELIVER: u16 = FIRST_PORT + 40;
 /// A port with one endpoint, so that replies can be made for any client.
 pub const DELIVER_TO_ONE: u16 = FIRST_PORT + 41;
+/// A port whose rows all name nodes that only a tunnel leads to.
+pub const TUNNEL: u16 = FIRST_PORT + 42;
+/// A port whose rows name this node, and then nodes behind a tunnel.
+pub const SECOND_CHANCE: u16 = FIRST_PORT + 43;
+/// A port whose rows all name other nodes, while this one may have flows of it.
+pub const FORWARD_HERE: u16 = FIRST_PORT + 44;
 
 /// Rows of a placement: what 32 endpoints have.
 const RANGE: u32 = 8192;
@@ -39,7 +45,21 @@ const RANGE: u32 = 8192;
 const RANGES: u32 = 64;
 /// The first placements are delivered here: all endpoints and one, of IPv4 and of IPv6.
 const DELIVERED: u32 = 4;
+/// The placement whose nodes are behind tunnels.
+const TUNNELLED: u32 = 4;
+/// The placement that begins with this node and goes on behind tunnels.
+const CHAINED: u32 = 5;
+/// The first of the placements on other nodes of this link.
+const FORWARDED: u32 = 6;
 const NODES: u16 = 100;
+/// The nodes from here on stand behind tunnels.
+const FAR_NODES: u16 = 80;
+/// UDP port of the tunnels.
+pub const TUNNEL_PORT: u16 = 7948;
+/// What tunnelled packets to this node carry.
+pub const COOKIE: u64 = 0x0123_4567_89ab_cdef;
+/// This node's address, to which packets are tunnelled.
+pub const MY_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 255, 1);
 const ENDPOINTS: u32 = 30;
 
 /// A VIP.
@@ -89,7 +109,11 @@ pub fn load(ifindex: u32) -> Result<DataPath> {
                     rows: RANGE,
                     mask: row_mask(RANGE),
                     stats,
-                    flags: if here { SERVICE_HERE } else { 0 },
+                    flags: if here || range == CHAINED || port == FORWARD_HERE {
+                        SERVICE_HERE
+                    } else {
+                        0
+                    },
                     endpoint: if here { range / 2 * ENDPOINTS } else { NO_ENDPOINT },
                     endpoints_start: if here { range * RANGE } else { NO_RANGE },
                     ..Service::default()
@@ -106,9 +130,12 @@ pub fn load(ifindex: u32) -> Result<DataPath> {
             mac,
             source_mac: MY_MAC,
             ifindex,
-            flags: NODE_LINK,
+            flags: if node < FAR_NODES { NODE_LINK } else { NODE_TUNNEL },
+            address: octets(Ipv4Addr::new(198, 18, 254, node as u8).into()),
+            source: octets(MY_ADDRESS.into()),
+            cookie: !COOKIE,
             mtu: 1500,
-            ..Node::default()
+            vlan: 0,
         };
         path.array("NODES")?.set(node.into(), value, 0)?;
         let owner = MacOwner { node: node.into() };
@@ -116,10 +143,18 @@ pub fn load(ifindex: u32) -> Result<DataPath> {
         let bit = filter::mac_bit(&mac);
         bits[bit as usize / 64] |= 1 << (bit % 64);
     }
+    // Where tunnels to this node end.
+    let bit = filter::vip_bit(&octets(MY_ADDRESS.into()));
+    bits[bit as usize / 64] |= 1 << (bit % 64);
     path.write_filter("INGRESS_FILTER", &bits)?;
     endpoints(&mut path)?;
-    let mut settings =
-        Settings { announce_until_ns: u64::MAX, echo_interval_ns: 0, ..Settings::default() };
+    let mut settings = Settings {
+        announce_until_ns: u64::MAX,
+        echo_interval_ns: 0,
+        tunnel_port: TUNNEL_PORT.to_be_bytes(),
+        cookies: [COOKIE, 0],
+        ..Settings::default()
+    };
     settings.uplinks[0] = Uplink { ifindex, vlan: 0, mac: MY_MAC };
     path.array("SETTINGS")?.set(0, settings, 0)?;
     Ok(path)
@@ -131,7 +166,9 @@ fn range_of(family: Family, port: u16, service: u32) -> u32 {
     match port {
         DELIVER => six,
         DELIVER_TO_ONE => six + 1,
-        _ => DELIVERED + service % (RANGES - DELIVERED),
+        TUNNEL => TUNNELLED,
+        SECOND_CHANCE => CHAINED,
+        _ => FORWARDED + service % (RANGES - FORWARDED),
     }
 }
 
@@ -143,14 +180,19 @@ pub fn stats_index(family: Family, number: u8, port: u16) -> u32 {
 
 fn rows(path: &mut DataPath) -> Result<()> {
     let mut random = Random::new(1);
-    let mut other = || 1 + random.below(usize::from(NODES) - 1) as u16;
+    let mut among = |from: u16, to: u16| from + random.below(usize::from(to - from)) as u16;
     let row = |nodes| Row { nodes };
     for range in 0..RANGES {
         let rows: Vec<Row> = (0..RANGE)
             .map(|_| match range {
-                0 | 2 => row([THIS_NODE, other(), NO_NODE, NO_NODE]),
+                0 | 2 => row([THIS_NODE, among(1, FAR_NODES), NO_NODE, NO_NODE]),
                 1 | 3 => row([THIS_NODE, NO_NODE, NO_NODE, NO_NODE]),
-                _ => row([other(), other(), other(), THIS_NODE]),
+                TUNNELLED => row([among(FAR_NODES, NODES), NO_NODE, NO_NODE, NO_NODE]),
+                CHAINED => row([THIS_NODE, among(FAR_NODES, NODES), NO_NODE, NO_NODE]),
+                _ => {
+                    let [a, b, c] = std::array::from_fn(|_| among(1, FAR_NODES));
+                    row([a, b, c, THIS_NODE])
+                }
             })
             .collect();
         path.write_rows(range * RANGE, &rows)?;

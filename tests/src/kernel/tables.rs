@@ -15,8 +15,8 @@ use lb_common::{
         ELSEWHERE_NODE, ENDPOINT_PRESENT, Elsewhere, Endpoint, FLOW_CLOSING, FLOW_KERNEL, Flow,
         FlowKey, FragmentKey, Fragmented, MacKey, MacOwner, NO_ENDPOINT, NO_NODE, NO_RANGE,
         NODE_LINK, NODE_TUNNEL, Node, RangeKey, Row, SERVICE_CLIENT_IP, SERVICE_HERE,
-        SERVICE_KERNEL, SERVICE_RANGES, Service, ServiceKey, Settings, TO_CLIENT, TO_ENDPOINT,
-        Uplink, Vip, VipKey,
+        SERVICE_KERNEL, SERVICE_RANGES, Sampling, Service, ServiceKey, Settings, TO_CLIENT,
+        TO_ENDPOINT, Uplink, Vip, VipKey,
     },
 };
 
@@ -231,7 +231,6 @@ impl DataPath {
             started_s: clock.to_map(world.started),
             udp_window_s: world.udp_window,
             settle_s: world.settle,
-            sample_one_in: world.sample.into(),
             fragment_rows_start: 0,
             fragment_rows: fragments,
             mss_v4: world.mss.0,
@@ -243,6 +242,8 @@ impl DataPath {
             *slot = Uplink { ifindex, vlan, mac };
         }
         self.array("SETTINGS")?.set(0, settings, 0)?;
+        let sampling = Sampling { one_in: world.sample.into(), until_s: u32::MAX };
+        self.array("SAMPLING")?.set(0, sampling, 0)?;
         let next_ns = |budget| match budget {
             world::Budget::Unlimited => 0,
             world::Budget::Exhausted => NEVER,
