@@ -74,8 +74,11 @@ impl Datapath {
             let started_s = (system::monotonic_ns() / 1_000_000_000).max(1);
             maps.change_settings(|settings| settings.started_s = started_s as u32)?;
         }
-        let contents =
-            if object.is_fresh() { Contents::empty(maps.rows().len(), maps.rows().row_endpoints()) } else { maps.read()? };
+        let contents = if object.is_fresh() {
+            Contents::empty(maps.rows().len(), maps.rows().row_endpoints())
+        } else {
+            maps.read()?
+        };
         tracing::info!(
             pin_dir = %options.pin_dir.display(),
             adopted = !object.is_fresh(),

@@ -12,7 +12,9 @@ mod source_ranges;
 use super::{
     address_bytes,
     neighbours::Neighbours,
-    state::{EndpointKey, Filter, ReadRows, State, Write, empty_filter, prune, upsert, write_filter},
+    state::{
+        EndpointKey, Filter, ReadRows, State, Write, empty_filter, prune, upsert, write_filter,
+    },
     uplinks::Uplink,
 };
 use crate::{

@@ -16,12 +16,15 @@ use aya::{
 use lb_common::{
     maps::{
         Announced, AnnouncedKey, Endpoint, MAX_UPLINKS, MacKey, MacOwner, Node, RangeKey, Row,
-        Service,
-        ServiceKey, ServiceStats, Settings, Uplink, Vip, VipKey,
+        Service, ServiceKey, ServiceStats, Settings, Uplink, Vip, VipKey,
     },
     outcome::Counters,
 };
-use std::{collections::{BTreeMap, BTreeSet}, io, os::fd::AsFd as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::AsFd as _,
+};
 
 /// The maps that the agent reads or writes.
 pub struct Maps {
@@ -221,9 +224,7 @@ impl Maps {
             Write::EgressFilter(position, word) => {
                 self.egress_filter.set(*position, word, 0).map_err(failed("EGRESS_FILTER"))
             }
-            Write::Rows(start, rows) => {
-                inside(self.tables.rows.write(*start, rows))
-            }
+            Write::Rows(start, rows) => inside(self.tables.rows.write(*start, rows)),
             Write::RowEndpoints(start, endpoints) => {
                 let words = endpoints.iter().map(|endpoint| word(*endpoint));
                 inside(self.tables.row_endpoints.write_words(*start, words))
@@ -326,11 +327,7 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
 }
 
 fn inside(written: bool) -> Result<(), Error> {
-    if written {
-        Ok(())
-    } else {
-        Err(Error::MapRows(io::Error::other("range outside of the map")))
-    }
+    if written { Ok(()) } else { Err(Error::MapRows(io::Error::other("range outside of the map"))) }
 }
 
 fn entries<K: Pod + Ord, V: Pod>(

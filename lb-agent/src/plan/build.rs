@@ -167,9 +167,8 @@ pub fn plan_with(
         let Some(pool) = pools.held(first, vip) else { continue };
         let services: Vec<_> = group.iter().map(|(_, service, _)| *service).collect();
         let changed = group.iter().any(|(.., changed)| *changed);
-        let known = cache.vip(vip, &services, changed, || {
-            decide(&mut election, vip, pool, &services, me)
-        });
+        let known =
+            cache.vip(vip, &services, changed, || decide(&mut election, vip, pool, &services, me));
         notices.extend(known.notices.iter().cloned());
         decided.push((vip, Arc::clone(&known.planned)));
     }

@@ -146,9 +146,7 @@ impl LocalEndpoints {
         match self {
             Self::None => None,
             Self::One(endpoint) => Some(*endpoint),
-            Self::PerRow(table) => {
-                table.endpoints.get(usize::from(*table.rows.get(row)?)).copied()
-            }
+            Self::PerRow(table) => table.endpoints.get(usize::from(*table.rows.get(row)?)).copied(),
         }
     }
 }

@@ -41,8 +41,7 @@ pub struct RowEndpoint {
 /// Deployment their number stays between three quarters and a little more than all, so a
 /// class should not begin just below a number of replicas that many have. Up to two
 /// endpoints and their successors need four nodes, and any table has them all.
-const CLASSES: [(usize, u32); 5] =
-    [(1, 256), (2, 512), (4, 768), (64, 8192), (usize::MAX, 65_536)];
+const CLASSES: [(usize, u32); 5] = [(1, 256), (2, 512), (4, 768), (64, 8192), (usize::MAX, 65_536)];
 
 /// The class of a number of endpoints that take new flows.
 fn class(taking: usize) -> usize {
@@ -229,12 +228,13 @@ impl<'a> Computer<'a> {
 /// Of this node's endpoints that take new flows (sorted), the one for each row: that whose
 /// address stands first. Of one address with several ports, each port has its share.
 fn endpoint_by_row(endpoints: &[EndpointAddress], rows: usize) -> Vec<u16> {
-    let by_address: Vec<_> =
-        endpoints.iter().map(|e| endpoint_digest(bytes(e.address))).collect();
+    let by_address: Vec<_> = endpoints.iter().map(|e| endpoint_digest(bytes(e.address))).collect();
     let by_port: Vec<_> = endpoints
         .iter()
         .zip(&by_address)
-        .map(|(e, digest)| endpoint_digest((u128::from(*digest) << 16 | u128::from(e.port)).to_be_bytes()))
+        .map(|(e, digest)| {
+            endpoint_digest((u128::from(*digest) << 16 | u128::from(e.port)).to_be_bytes())
+        })
         .collect();
     let mut keys = vec![(0, 0); endpoints.len()];
     let best = |row: u32| {

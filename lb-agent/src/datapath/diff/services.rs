@@ -172,7 +172,11 @@ impl<R: ReadRows> Writer<'_, R> {
         table.rows.iter().map(of).collect()
     }
 
-    fn service(&mut self, address: &ServiceAddress, planned: &PlannedService) -> Result<(), Unwritten> {
+    fn service(
+        &mut self,
+        address: &ServiceAddress,
+        planned: &PlannedService,
+    ) -> Result<(), Unwritten> {
         let key = service_key(address);
         let fresh = self.state.stats_slots.get(&key).is_none();
         let stats = self.state.stats_slots.get_or_allocate(&key, self.now);
@@ -220,7 +224,9 @@ impl<R: ReadRows> Writer<'_, R> {
         };
         self.history(address.protocol, planned, before.as_ref(), &mut value);
         self.publish(key, before.as_ref(), value);
-        if ranges == source_ranges::NOBODY && planned.source_ranges.as_ref().is_some_and(|r| !r.is_empty()) {
+        if ranges == source_ranges::NOBODY
+            && planned.source_ranges.as_ref().is_some_and(|r| !r.is_empty())
+        {
             return Err(Unwritten::NoRanges);
         }
         missing.map_or(Ok(()), |map| Err(Unwritten::NoRoom(map)))
@@ -306,7 +312,10 @@ impl<R: ReadRows> Writer<'_, R> {
     }
 
     /// Finds or writes rows; `None` if there are none.
-    fn place_rows(&mut self, planned: &Arc<Vec<PlannedRow>>) -> Result<Option<Range>, &'static str> {
+    fn place_rows(
+        &mut self,
+        planned: &Arc<Vec<PlannedRow>>,
+    ) -> Result<Option<Range>, &'static str> {
         if planned.is_empty() {
             return Ok(None);
         }
@@ -401,8 +410,7 @@ pub(super) fn write_fragment_rows(
     now: u64,
 ) {
     let before = state.contents.fragment_rows;
-    let wanted: Vec<_> =
-        plan.fragment_rows.iter().map(|row| kernel_row(row, positions)).collect();
+    let wanted: Vec<_> = plan.fragment_rows.iter().map(|row| kernel_row(row, positions)).collect();
     let stands = before.is_some_and(|range| {
         range.len as usize == wanted.len()
             && (range.start..).zip(&wanted).all(|(at, row)| rows.row(at).as_ref() == Some(row))
@@ -462,6 +470,7 @@ impl Retained {
         }
         let previous = state.windows.keys().filter_map(|key| state.contents.services.get(key));
         let ranges = services().filter_map(range).chain(previous.filter_map(previous_range));
+        let ranges = ranges.chain(state.contents.fragment_rows);
         for range in ranges.collect::<BTreeSet<_>>() {
             let named = (range.start..range.start.saturating_add(range.len))
                 .filter_map(|at| rows.row(at))

@@ -1,5 +1,6 @@
 //! Plans in any order against a model of the maps that checks, after every single write,
 //! that no reader can be led astray.
+use super::services::service_key;
 use super::*;
 use crate::{
     datapath::{
@@ -13,10 +14,9 @@ use crate::{
     },
     snapshot::Protocol,
 };
-use super::services::service_key;
 use lb_common::maps::{
     NO_ENDPOINT, NO_NODE, NO_RANGE, Node, Row, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL,
-    SERVICE_RANGES, Service, ServiceKey, THIS_NODE,
+    SERVICE_RANGES, Service, THIS_NODE,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -95,8 +95,11 @@ impl Model {
             }
             Write::FragmentRows(range) => c.fragment_rows = range,
             Write::SourceRange(entry, there) => {
-                let changed =
-                    if there { c.source_ranges.insert(entry) } else { c.source_ranges.remove(&entry) };
+                let changed = if there {
+                    c.source_ranges.insert(entry)
+                } else {
+                    c.source_ranges.remove(&entry)
+                };
                 assert!(changed, "a prefix is written or removed twice");
             }
             Write::ClearStats(index) => {
@@ -108,7 +111,9 @@ impl Model {
             Write::IngressFilter(i, v) => c.ingress_filter[i as usize] = v,
         }
         let (rows, endpoints) = self.ranges();
-        for (which, range) in rows.into_iter().map(|r| (0, r)).chain(endpoints.into_iter().map(|r| (1, r))) {
+        for (which, range) in
+            rows.into_iter().map(|r| (0, r)).chain(endpoints.into_iter().map(|r| (1, r)))
+        {
             self.pointed_to[which][blocks(range)].fill(Some(self.now));
         }
     }
@@ -152,7 +157,8 @@ impl Model {
             }
         }
         for range in endpoints {
-            let named = &self.row_endpoints[range.start as usize..(range.start + range.len) as usize];
+            let named =
+                &self.row_endpoints[range.start as usize..(range.start + range.len) as usize];
             for endpoint in named.iter().collect::<BTreeSet<_>>() {
                 self.check_endpoint(*endpoint, retained);
             }

@@ -161,10 +161,8 @@ fn affinity_and_source_ranges_are_direct() {
     let planned = &plan.services[&key(80, Protocol::Tcp)];
     assert_eq!((planned.kernel, planned.affinity_s), (false, Some(60)));
     let ranges = |list: &'static [&'static str]| {
-        let plan = edited(
-            |s| s.source_ranges = list.iter().map(ToString::to_string).collect(),
-            &direct,
-        );
+        let plan =
+            edited(|s| s.source_ranges = list.iter().map(ToString::to_string).collect(), &direct);
         let planned = &plan.services[&key(80, Protocol::Tcp)];
         let ranges = planned.source_ranges.as_ref();
         let ranges = ranges.map(|r| r.iter().map(ToString::to_string).collect::<Vec<_>>());

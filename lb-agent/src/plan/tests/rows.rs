@@ -73,7 +73,7 @@ fn golden_rows() {
     assert_eq!(PLAN_VERSION, 2);
     assert_eq!(shown, GOLDEN);
 }
-const GOLDEN: [[u16; 4]; 4] = [[6, 3, 6, 4], [1, 5, 6, 3], [1, 5, 2, 6], [2, 6, 1, 4]];
+const GOLDEN: [[u16; 4]; 4] = [[4, 5, 6, 3], [5, 4, 1, 2], [2, 4, 3, 1], [2, 5, 3, 1]];
 
 #[test]
 fn who_takes_nothing_new_still_has_a_place() {
@@ -112,8 +112,7 @@ fn every_endpoint_gets_an_equal_share() {
             let local = RowCache::default().local(local, table.len());
             for e in own {
                 let won = |(row, planned): &(usize, &PlannedRow)| {
-                    planned.first() == Some(node)
-                        && local.of_row(*row) == Some(at(e.address, 8080))
+                    planned.first() == Some(node) && local.of_row(*row) == Some(at(e.address, 8080))
                 };
                 let share = table.iter().enumerate().filter(won).count();
                 sum += share;

@@ -110,8 +110,7 @@ impl World {
 
 /// Everything of a plan that all nodes must agree on.
 fn common(plan: &Plan) -> impl PartialEq + use<> {
-    let rows =
-        |rows: &Arc<Vec<PlannedRow>>| rows.iter().map(|r| r.nodes).collect::<Vec<_>>();
+    let rows = |rows: &Arc<Vec<PlannedRow>>| rows.iter().map(|r| r.nodes).collect::<Vec<_>>();
     (
         plan.nodes.clone(),
         plan.vips.iter().map(|(ip, v)| (*ip, v.owner.clone())).collect::<Vec<_>>(),
@@ -214,7 +213,11 @@ fn unchanged_services_cost_nothing() {
     let changed =
         before.services.iter().filter(|(k, s)| !Arc::ptr_eq(&s.rows, &after.services[k].rows));
     assert_eq!(changed.count(), 1);
-    assert_eq!(cache.rows.len(), 301, "and the former rows of the one, which the former plan holds");
+    assert_eq!(
+        cache.rows.len(),
+        301,
+        "and the former rows of the one, which the former plan holds"
+    );
     assert_eq!(after, plan(&snapshot, "n1", &alive, &options));
 }
 
