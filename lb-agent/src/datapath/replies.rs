@@ -12,7 +12,7 @@ use super::{
     uplinks::Links,
 };
 use crate::{
-    plan::{Notice, Plan},
+    plan::Plan,
     snapshot::Protocol,
 };
 use futures::TryStreamExt as _;
@@ -169,33 +169,6 @@ async fn ask(handle: &Handle, question: RouteMessage) -> Result<Option<RouteMess
     }
 }
 
-/// Leaves Services to kube-proxy on this node, whose endpoint's replies would pass unseen:
-/// conntrack writes the VIP back wherever they leave. Returns what users should be told.
-pub fn fall_back(plan: &mut Plan, node: &str, unseen: &Unseen) -> Vec<Notice> {
-    let mut notices = BTreeSet::new();
-    if unseen.is_empty() {
-        return Vec::new();
-    }
-    for planned in plan.services.values_mut().filter(|planned| !planned.kernel) {
-        let endpoints = planned.rows.iter().filter_map(|row| row.endpoint);
-        let found: BTreeSet<IpAddr> =
-            endpoints.map(|e| e.address).filter(|a| unseen.contains_key(a)).collect();
-        let Some(address) = found.first() else { continue };
-        planned.kernel = true;
-        notices.insert(Notice {
-            kind: "Service",
-            object: planned.service.clone(),
-            warning: true,
-            reason: "RepliesUnseen",
-            message: format!(
-                "node \"{node}\" leaves it to kube-proxy: Herald does not see the replies of endpoint {address}, since {}",
-                unseen[address]
-            ),
-        });
-    }
-    notices.into_iter().collect()
-}
-
 /// Notices that much is delivered and nothing comes back.
 ///
 /// Counted over all Services, so it is a hint, not a judgement: what it finds is logged.
@@ -278,35 +251,6 @@ mod tests {
         assert_eq!(place(Some(&route)), Place::Behind(9));
         route.header.kind = RouteType::BlackHole;
         assert_eq!(place(Some(&route)), Place::Unknown);
-    }
-
-    #[test]
-    fn a_service_with_an_unseen_endpoint_is_left_to_kube_proxy() {
-        let endpoint =
-            EndpointAddress { address: ip("10.244.0.7"), port: 8080, protocol: Protocol::Tcp };
-        let row =
-            PlannedRow { nodes: [Some(0), None, None, None], first: 0, endpoint: Some(endpoint) };
-        let service = PlannedService {
-            service: name("web"),
-            kernel: false,
-            client_ip_affinity: false,
-            rows: Arc::new(vec![row; 4]),
-        };
-        let address = ServiceAddress { vip: ip("192.0.2.1"), port: 80, protocol: Protocol::Tcp };
-        let mut plan = Plan { services: [(address, service)].into(), ..Plan::default() };
-        assert!(fall_back(&mut plan, "n1", &Unseen::new()).is_empty());
-        let other = [(ip("10.244.0.8"), "it is away".into())].into();
-        assert!(fall_back(&mut plan, "n1", &other).is_empty());
-        assert!(!plan.services[&address].kernel);
-        let unseen = [(ip("10.244.0.7"), "its replies leave by wg0".into())].into();
-        let notices = fall_back(&mut plan, "n1", &unseen);
-        assert!(plan.services[&address].kernel);
-        assert_eq!(notices.len(), 1);
-        assert!(notices[0].message.contains("10.244.0.7") && notices[0].message.contains("wg0"));
-        let stats = [(address, ServiceStats { delivered_packets: 5, ..Default::default() })];
-        assert_eq!(delivered_by_tcp(&plan, &stats), 0, "kube-proxy's replies are not ours");
-        plan.services.get_mut(&address).unwrap().kernel = false;
-        assert_eq!(delivered_by_tcp(&plan, &stats), 5);
     }
 
     #[test]

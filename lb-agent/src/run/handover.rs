@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 /// This node's endpoints of a VIP:port that take new flows.
 pub(super) fn endpoints(plan: &Plan, address: &ServiceAddress) -> BTreeSet<SocketAddr> {
     let Some(service) = plan.services.get(address) else { return BTreeSet::new() };
-    let endpoints = service.rows.iter().filter_map(|row| row.endpoint);
+    let endpoints = service.endpoints.all().iter();
     endpoints.map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port)).collect()
 }
 

@@ -7,13 +7,13 @@ use crate::{
         multicast,
         neighbours::NextHops,
         reach::{Forward, Peers, Reach},
-        replies::{Question, Silence, Unseen, delivered_by_tcp, fall_back},
+        replies::{Question, Silence, Unseen, delivered_by_tcp},
         uplinks::{Links, Uplink},
     },
     l2::{Announcement, Announcer},
     membership::{Alive, Departure},
     metrics::View,
-    plan::{Notice, Plan, PlanOptions, RowCache, plan_with},
+    plan::{Notice, Plan, PlanCache, PlanOptions, plan_with},
     snapshot::Snapshot,
     source::{Source, notices::Standing},
     system::{self, FrameSocket},
@@ -73,7 +73,7 @@ pub(super) struct Steering<S> {
     /// Whether this agent is the one that tells users what all agents see alike.
     reporter: watch::Receiver<bool>,
     parts: Parts,
-    cache: RowCache,
+    cache: PlanCache,
     standing: Standing,
     announcer: Announcer,
     sockets: BTreeMap<u32, FrameSocket>,
@@ -109,7 +109,7 @@ impl<S: Source> Steering<S> {
             reporter: source.may_allocate(),
             source,
             parts,
-            cache: RowCache::default(),
+            cache: PlanCache::default(),
             standing: Standing::default(),
             announcer: Announcer::new(ANNOUNCEMENTS),
             sockets: BTreeMap::new(),
@@ -179,17 +179,16 @@ impl<S: Source> Steering<S> {
         let uplinks = &links.uplinks;
         self.parts.network.tell_interfaces(uplinks);
 
-        let unseen = inputs.unseen.borrow_and_update().clone();
+        self.parts.options.unseen = inputs.unseen.borrow_and_update().clone();
         let started = Instant::now();
         let Parts { node, options, datapath, handover, .. } = &self.parts;
         let cache = &mut self.cache;
-        let (plan, notices, applied) = block_in_place(|| {
-            let mut plan = plan_with(&snapshot, node, &alive, options, cache);
-            let notices = fall_back(&mut plan, node, &unseen);
+        let (plan, applied) = block_in_place(|| {
+            let plan = plan_with(&snapshot, node, &alive, options, cache);
             let mut datapath = lock(datapath);
             handover.before(&plan, datapath.contents());
             let applied = datapath.apply(&plan, node, &links, &reach);
-            (plan, notices, applied)
+            (plan, applied)
         });
         let mut troubles = BTreeSet::new();
         let mut retry_at;
@@ -206,7 +205,7 @@ impl<S: Source> Steering<S> {
                 debug!(writes = applied.writes, took = ?started.elapsed(), "plan applied");
                 retry_at = retry_of(&applied, &mut troubles);
                 self.ask_for_replies(&plan, &links);
-                self.in_force(plan, notices, uplinks, alive.len()).await;
+                self.in_force(plan, uplinks, alive.len()).await;
             }
             Err(error) => {
                 troubles.insert(error.to_string());
@@ -225,20 +224,15 @@ impl<S: Source> Steering<S> {
     }
 
     /// A plan stands in the kernel: the network is told first, then people.
-    async fn in_force(
-        &mut self,
-        plan: Plan,
-        mut notices: Vec<Notice>,
-        uplinks: &[Uplink],
-        alive: usize,
-    ) {
+    async fn in_force(&mut self, plan: Plan, uplinks: &[Uplink], alive: usize) {
         let plan = Arc::new(plan);
         self.follow_announced(uplinks);
         self.announce();
         log_owners(&self.plan, &plan);
         self.plan = Arc::clone(&plan);
         self.parts.view.applied(Arc::clone(&plan), alive);
-        notices.extend(assigned(&plan, &self.parts.node));
+        let mut notices = assigned(&plan, &self.parts.node);
+        notices.extend(plan.local_notices.iter().cloned());
         // All agents see the same; one of them tells it.
         if *self.reporter.borrow() {
             notices.extend(plan.notices.iter().cloned());
@@ -293,9 +287,15 @@ impl<S: Source> Steering<S> {
         multicast::sync(&self.parts.netlink, &announced).await
     }
 
+    /// Whether the tables are what the cluster is now, as far as this agent can know.
+    fn fresh(&self) -> bool {
+        self.troubles.is_empty() && self.source.in_sync()
+    }
+
     fn renew(&mut self) {
+        let fresh = self.fresh();
         let mut datapath = lock(&self.parts.datapath);
-        if let Err(error) = datapath.renew() {
+        if let Err(error) = datapath.renew(fresh) {
             warn!("{error}");
         }
         let now = Instant::now();

@@ -1,5 +1,6 @@
 mod endpoints;
 mod owner;
+mod rolls;
 mod rows;
 mod whole;
 

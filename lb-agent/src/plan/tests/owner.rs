@@ -79,7 +79,10 @@ fn lowest_digest_among_the_live() {
         left.retain(|n| *n != expected);
     }
     let plan = plan(&snapshot, "n1", &Alive::new(), &PlanOptions::default());
-    assert_eq!((owner(&plan), reasons(&plan)), (None, vec!["NoEligibleNode"]));
+    assert_eq!(
+        (owner(&plan), reasons(&plan)),
+        (None, vec!["EndpointOnNodeWithoutAgent", "NoEligibleNode"])
+    );
 }
 
 #[test]
