@@ -120,7 +120,7 @@ impl Planner<'_> {
                 port.port,
                 unseen.join(", ")
             );
-            notices.insert(warning(service, "RepliesNotSeen", message));
+            notices.insert(warning(service, "RepliesUnseen", message));
         }
         !unseen.is_empty()
     }

@@ -210,7 +210,7 @@ fn mode_kernel_and_endpoints_whose_replies_are_not_seen() {
         unseen: [(ip(address), "they leave by tun0".into())].into(),
         ..Default::default()
     };
-    assert_eq!(planned(unseen("10.1.0.1")), (true, vec!["RepliesNotSeen"]));
+    assert_eq!(planned(unseen("10.1.0.1")), (true, vec!["RepliesUnseen"]));
     assert_eq!(planned(unseen("10.1.0.2")), (false, vec![]), "that is another node's");
 }
 
