@@ -1,13 +1,15 @@
 //! Plans in any order against a model of the maps that checks, after every single write,
 //! that no reader can be led astray.
 use super::services::service_key;
+mod windows;
+
 use super::*;
 use crate::{
     datapath::{
         address_from_bytes,
         neighbours::NextHops,
         ranges::{REST_NS, Range, UNIT},
-        state::{Contents, UDP_WINDOW_S, endpoint_range, previous_range, range},
+        state::{Contents, endpoint_range, previous_range, range},
     },
     plan::{
         LocalEndpoints, PerRow, PlannedNode, PlannedRow, PlannedService, PlannedVip, ServiceAddress,
@@ -17,7 +19,7 @@ use crate::{
 };
 use lb_common::maps::{
     NO_ENDPOINT, NO_NODE, NO_RANGE, Node, Row, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL,
-    SERVICE_RANGES, Service, THIS_NODE,
+    SERVICE_RANGES, THIS_NODE,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -548,51 +550,4 @@ fn overlapping_rows_of_an_earlier_agent_are_written_anew() {
     let mut state = restarted(&model);
     model.apply(&mut state, inputs);
     model.compare(inputs);
-}
-
-/// The one Service, by UDP.
-fn udp_service(model: &Model) -> Service {
-    *model.contents.services.values().next().unwrap()
-}
-
-#[test]
-fn previous_rows_are_named_for_a_window_and_only_while_they_say_something() {
-    let mut model = Model::new(UNIT * 64);
-    let mut state = restarted(&model);
-    let (uplinks, reach) = (uplinks(), Neighbours::new());
-    let mut made = Made::default();
-    let mut apply = |model: &mut Model, seed, seconds: u64| {
-        model.now += seconds * 1_000_000_000;
-        let mut spec = one_service(1);
-        spec.services = [(1, (1, seed, 0x81))].into();
-        let plan = spec.plan_with(&mut made);
-        let plan = Plan {
-            services: plan
-                .services
-                .into_iter()
-                .map(|(at, s)| (at, Arc::new(PlannedService { affinity_s: None, ..(*s).clone() })))
-                .collect(),
-            ..plan
-        };
-        let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, reach: &reach };
-        let changes = model.apply(&mut state, inputs);
-        (udp_service(model), changes.retry_at)
-    };
-    let (first, _) = apply(&mut model, 0, 0);
-    assert_eq!((first.changed_s, first.previous_rows), (3600, 0));
-    // Too young to say that flows have been where it says.
-    let (young, _) = apply(&mut model, 1, 10);
-    assert_eq!((young.changed_s, young.previous_rows), (3610, 0));
-    let (second, again) = apply(&mut model, 2, 130);
-    assert_eq!((second.changed_s, second.previous_rows), (3740, UNIT));
-    assert_eq!((second.previous_start, second.previous_mask), (young.rows_start, UNIT - 1));
-    let end = u64::from(3740 + UDP_WINDOW_S) * 1_000_000_000;
-    assert_eq!(again, Some(end));
-    // Back to what it was, while another was in between: nothing is known any more.
-    let (third, _) = apply(&mut model, 1, 10);
-    assert_eq!((third.changed_s, third.previous_rows), (3750, 0));
-    let (fourth, _) = apply(&mut model, 3, 130);
-    assert_eq!(fourth.previous_start, third.rows_start);
-    let (after, again) = apply(&mut model, 3, 120);
-    assert_eq!((after.changed_s, after.previous_rows, again), (fourth.changed_s, 0, None));
 }
