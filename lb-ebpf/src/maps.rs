@@ -193,6 +193,13 @@ pub(crate) const fn address_bytes(address: [u32; 4]) -> [u8; 16] {
     unsafe { core::mem::transmute(halves) }
 }
 
+/// The halves of an address as the maps hold it.
+#[inline(always)]
+pub(crate) const fn halves(address: [u8; 16]) -> [u64; 2] {
+    // SAFETY: same size, and every byte pattern is valid for both.
+    unsafe { core::mem::transmute(address) }
+}
+
 /// An address as headers hold it.
 #[inline(always)]
 pub(crate) const fn address_words(address: [u8; 16]) -> [u32; 4] {
