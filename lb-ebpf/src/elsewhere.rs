@@ -70,8 +70,9 @@ pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16
         verdict: ELSEWHERE_ASKED,
         until_s: now_s().wrapping_add(ASKED_S),
     };
-    let _ = ELSEWHERE.insert(&packet.flow, &asked, ANY);
-    events::unknown_flow(&packet.flow, first);
+    let flow = &packet.flow;
+    let _ = ELSEWHERE.insert(flow, asked, ANY);
+    events::unknown_flow(flow, first);
     Step::done(Outcome::DropAsked)
 }
 

@@ -128,7 +128,7 @@ pub(crate) fn create(
     // One key for all that is done with the way back: the stack is small.
     let mut back = reply_key(key, target);
     if found == STALE {
-        let _ = FLOWS.remove(&back);
+        let _ = FLOWS.remove(back);
         let _ = FLOWS.remove(key);
     }
     if kernel {
@@ -199,7 +199,7 @@ const fn age_ns(now: u64, seen_s: u32) -> u64 {
 /// silent for long.
 #[inline(always)]
 fn is_valid(target: &Target, state: u8, proto: u8, age: u64) -> bool {
-    if proto == protocol::UDP && age >= UDP_IDLE_S as u64 * SECOND_NS {
+    if proto == protocol::UDP && age >= u64::from(UDP_IDLE_S) * SECOND_NS {
         return false;
     }
     state & FLOW_KERNEL != 0 || is_present(target.endpoint, &target.address, target.port)
@@ -232,6 +232,10 @@ fn reply_key(key: &FlowKey, target: &Target) -> FlowKey {
 type Flows<const SIZE: usize> = LruHashMap<FlowKey, Flow, SIZE>;
 
 /// Writes the entries of a flow, the endpoint's under the key `back`. Returns whether the table took them.
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value it would be copied on the stack, which is small"
+)]
 #[inline(always)]
 fn store<const SIZE: usize>(
     flows: &Flows<SIZE>,

@@ -95,13 +95,13 @@ fn ports<F: Frame>(frame: &F, packet: &mut Packet) -> Step {
                 seen_s: now_s(),
             }
         };
-        let _ = FRAGMENTED.insert(&key, &value, ANY);
+        let _ = FRAGMENTED.insert(key, value, ANY);
         return Step::NONE;
     }
     debug_assert!(packet.fragment == LATER);
     // SAFETY: copied at once; an entry of an LRU map that is reused at that moment leads one
     // fragment astray, whose datagram its receiver then drops.
-    let Some(first) = (unsafe { FRAGMENTED.get(&key) }) else {
+    let Some(first) = (unsafe { FRAGMENTED.get(key) }) else {
         return Step::done(Outcome::DropFragment);
     };
     if now_s().wrapping_sub(first.seen_s) > LIFETIME_S {

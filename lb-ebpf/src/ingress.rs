@@ -31,9 +31,6 @@ use lb_common::{
 
 /// A frame on its way in, and its calls of global functions.
 pub(crate) trait Ingress: Frame {
-    /// [`ip::handle`].
-    fn handle(&self, v6: bool, tag: u32, arrived: u8) -> Verdict;
-
     /// [`ndp::handle`].
     fn discover(&self, vlan: u16) -> Verdict;
 
@@ -52,22 +49,9 @@ fn opaque(number: u32) -> Verdict {
 
 macro_rules! global_functions {
     ($context:ident, $raw:ident, |$this:ident| $pointer:expr,
-     $v4:ident, $v6:ident, $neighbour:ident, $extensions:ident,
+     $neighbour:ident, $extensions:ident,
      $steer_v4:ident, $steer_v6:ident) => {
         impl Ingress for $context {
-            #[inline(always)]
-            fn handle(&self, v6: bool, tag: u32, arrived: u8) -> Verdict {
-                let $this = self;
-                // SAFETY: the context is the program's own.
-                opaque(unsafe {
-                    if v6 {
-                        $v6($pointer, tag, u32::from(arrived))
-                    } else {
-                        $v4($pointer, tag, u32::from(arrived))
-                    }
-                })
-            }
-
             #[inline(always)]
             fn discover(&self, vlan: u16) -> Verdict {
                 let $this = self;
@@ -94,22 +78,6 @@ macro_rules! global_functions {
                 // SAFETY: the context is the program's own, and the reference is good.
                 opaque(unsafe { $extensions($pointer, packet) })
             }
-        }
-
-        /// # Safety
-        /// The context is the program's.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        unsafe extern "C" fn $v4(ctx: *mut $raw, tag: u32, arrived: u32) -> u32 {
-            ip::handle::<_, false>(&$context::new(ctx), tag, arrived as u8).number()
-        }
-
-        /// # Safety
-        /// The context is the program's.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        unsafe extern "C" fn $v6(ctx: *mut $raw, tag: u32, arrived: u32) -> u32 {
-            ip::handle::<_, true>(&$context::new(ctx), tag, arrived as u8).number()
         }
 
         /// # Safety
@@ -173,8 +141,6 @@ global_functions!(
     XdpContext,
     xdp_md,
     |frame| frame.ctx,
-    herald_xdp_v4,
-    herald_xdp_v6,
     herald_xdp_neighbour,
     herald_xdp_extensions,
     herald_xdp_steer_v4,
@@ -184,8 +150,6 @@ global_functions!(
     TcContext,
     __sk_buff,
     |frame| frame.skb.skb,
-    herald_tc_v4,
-    herald_tc_v6,
     herald_tc_neighbour,
     herald_tc_extensions,
     herald_tc_steer_v4,
@@ -248,5 +212,9 @@ fn dispatch<F: Ingress>(frame: &F, kind: u16, tag: u32) -> Verdict {
     if look < ip::TO_VIP {
         return Verdict::from_number(look);
     }
-    frame.handle(v6, tag, arrived)
+    if v6 {
+        ip::handle::<F, true>(frame, tag, arrived)
+    } else {
+        ip::handle::<F, false>(frame, tag, arrived)
+    }
 }

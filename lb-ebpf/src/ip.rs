@@ -4,15 +4,17 @@ use crate::{
     frame::Frame,
     icmp_error,
     ingress::Ingress,
-    maps::{address_bytes, is_vip, mapped, may_be_vip},
+    maps::{address_bytes, is_vip, joined, mapped, may_be_vip},
     packet::{FIRST, LATER, Packet, WHOLE, at, is_for_us, linear_length},
     step,
     step::Step,
     tunnel,
     verdict::Verdict,
 };
+use core::mem::offset_of;
 use lb_common::{
     filter::{vip_bit_v4, vip_bit_v6},
+    maps::{FlowKey, TO_ENDPOINT},
     outcome::Outcome,
     tunnel::FRAGMENT,
     wire::{
@@ -264,9 +266,20 @@ fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
 }
 
 #[inline(always)]
-const fn set_ports(packet: &mut Packet, source: u16, destination: u16) {
-    packet.flow.client_port = source.to_ne_bytes();
-    packet.flow.peer_port = destination.to_ne_bytes();
+fn set_ports(packet: &mut Packet, source: u16, destination: u16) {
+    let ports = u32::from_ne_bytes(both(source, destination));
+    let rest = u32::from_ne_bytes([packet.flow.proto, TO_ENDPOINT, 0, 0]);
+    const { assert!(offset_of!(FlowKey, client_port) == 32 && size_of::<FlowKey>() == 40) };
+    // SAFETY: the key's last eight bytes are ports, protocol, direction and padding.
+    unsafe { (&raw mut packet.flow).cast::<u64>().add(4).write(joined(ports, rest)) };
+}
+
+/// Two 16-bit fields as they stand one behind the other.
+#[inline(always)]
+const fn both(first: u16, second: u16) -> [u8; 4] {
+    let [a, b] = first.to_ne_bytes();
+    let [c, d] = second.to_ne_bytes();
+    [a, b, c, d]
 }
 
 /// Whether a message of ICMP (types 3, 4, 11, 12: RFC 792) or ICMPv6 (RFC 4443 section 2.1)

@@ -177,9 +177,27 @@ pub(crate) fn now_s() -> u32 {
     (now_ns() / 1_000_000_000) as u32
 }
 
+/// Two adjacent words as one: what is stored in halves and read whole waits for the store.
+#[inline(always)]
+pub(crate) const fn joined(first: u32, second: u32) -> u64 {
+    if cfg!(target_endian = "little") {
+        first as u64 | (second as u64) << 32
+    } else {
+        (first as u64) << 32 | second as u64
+    }
+}
+
 /// An address as the maps hold it.
 #[inline(always)]
 pub(crate) const fn address_bytes(address: [u32; 4]) -> [u8; 16] {
+    let halves = [joined(address[0], address[1]), joined(address[2], address[3])];
+    // SAFETY: same size, and every byte pattern is valid for both.
+    unsafe { core::mem::transmute(halves) }
+}
+
+/// The halves of an address as the maps hold it.
+#[inline(always)]
+pub(crate) const fn halves(address: [u8; 16]) -> [u64; 2] {
     // SAFETY: same size, and every byte pattern is valid for both.
     unsafe { core::mem::transmute(address) }
 }

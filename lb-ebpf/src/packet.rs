@@ -32,6 +32,17 @@ pub(crate) struct Packet {
     /// Its flow: `client` is its source and `peer` its destination. Of an ICMP error
     /// ([`is_error`](Self::is_error)): the flow that it is about.
     pub(crate) flow: FlowKey,
+    /// [`WHOLE`], [`FIRST`] or [`LATER`].
+    pub(crate) fragment: u8,
+    /// TCP's flags; 0 for other protocols.
+    pub(crate) flags: u8,
+    /// Whether it begins a flow.
+    pub(crate) begins: bool,
+    /// Whether it is an ICMP error about `flow`.
+    pub(crate) is_error: bool,
+    /// Whether IPv4 options or IPv6 extension headers have been skipped.
+    pub(crate) has_options: bool,
+    pub(crate) pad: [u8; 3],
     /// Of addresses, ports and protocol.
     pub(crate) hash: u32,
     /// The VLAN tag that was taken off, as [`tag_of`] has it; 0 is none.
@@ -48,17 +59,7 @@ pub(crate) struct Packet {
     pub(crate) stats: u32,
     /// [`BY_FRAME`], [`BY_AGENT`] or the position in a tunnel's header.
     pub(crate) arrived: u8,
-    /// [`WHOLE`], [`FIRST`] or [`LATER`].
-    pub(crate) fragment: u8,
-    /// TCP's flags; 0 for other protocols.
-    pub(crate) flags: u8,
-    /// Whether it begins a flow.
-    pub(crate) begins: bool,
-    /// Whether it is an ICMP error about `flow`.
-    pub(crate) is_error: bool,
-    /// Whether IPv4 options or IPv6 extension headers have been skipped.
-    pub(crate) has_options: bool,
-    pub(crate) pad: [u8; 2],
+    pub(crate) pad2: [u8; 3],
 }
 
 impl Packet {
@@ -88,7 +89,8 @@ impl Packet {
             begins: false,
             is_error: false,
             has_options: false,
-            pad: [0; 2],
+            pad: [0; 3],
+            pad2: [0; 3],
         }
     }
 

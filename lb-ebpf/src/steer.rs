@@ -5,7 +5,7 @@ use crate::{
     forward,
     frame::Frame,
     ip,
-    maps::{ROWS, SERVICE_STATS, SERVICES, address_words},
+    maps::{ROWS, SERVICE_STATS, SERVICES, address_words, halves, joined},
     packet::{NO_STATS, Packet, is_for_us},
     ranges, refuse, step,
     step::Step,
@@ -87,13 +87,11 @@ fn arrive<F: Frame, const V6: bool>(
 /// The step of a packet to what may be a Service.
 #[inline(always)]
 fn choose<F: Frame, const V6: bool>(frame: &F, packet: &mut Packet, way: &mut Way) -> Step {
-    let key = ServiceKey {
-        vip: packet.flow.peer,
-        port: packet.flow.peer_port,
-        proto: packet.flow.proto,
-        pad: 0,
-        pad2: 0,
-    };
+    let [low, high] = halves(packet.flow.peer);
+    let [a, b] = packet.flow.peer_port;
+    let rest = joined(u32::from_ne_bytes([a, b, packet.flow.proto, 0]), 0);
+    // SAFETY: same size, and every byte pattern is valid for the key.
+    let key = unsafe { core::mem::transmute::<[u64; 3], ServiceKey>([low, high, rest]) };
     // SAFETY: the agent replaces an entry's value as a whole; one that is freed meanwhile
     // costs one packet.
     let Some(service) = (unsafe { SERVICES.get(key) }) else {
