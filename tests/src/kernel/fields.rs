@@ -132,6 +132,16 @@ pub fn bare(frame: &[u8]) -> Vec<u8> {
     out_of_tunnel(&bare).0
 }
 
+/// Whether an untagged frame is longer than its IP packet says.
+pub fn is_padded(frame: &[u8]) -> bool {
+    let length = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) if frame.len() >= 34 => 14 + length(16) < frame.len(),
+        Some([0x86, 0xdd]) if frame.len() >= 54 => 54 + length(18) < frame.len(),
+        _ => false,
+    }
+}
+
 /// TTL or hop limit of a packet, out of its tunnel if it is in one.
 pub fn ttl(frame: &[u8]) -> Option<u8> {
     let bare = bare(frame);

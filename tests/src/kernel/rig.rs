@@ -1,6 +1,11 @@
 //! A case run through the object and the model, and compared.
 
-use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::{Debug, Write as _},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, bail};
 use lb_common::{
@@ -265,22 +270,30 @@ fn compare_learnt(wrong: &mut String, world: &World, got: &Learnt) {
         let all = flows.iter().filter(|(key, flow)| valid(key, flow));
         all.map(|(key, flow)| (*key, plain(key, flow))).collect()
     };
-    let mut differ = |name: &str, expected: String, got: String| {
-        if expected != got {
-            let _ = writeln!(wrong, "  {name}: expected {expected}\n  got {got}");
-        }
-    };
-    let text = |flows: &BTreeMap<FlowKey, Flow>, seen| format!("{:#?}", counting(flows, seen));
-    differ("FLOWS", text(&world.flows, true), text(&got.flows, true));
-    differ("PENDING", text(&world.pending, false), text(&got.pending, false));
-    differ("AFFINITY", format!("{:#?}", world.affinity), format!("{:#?}", got.affinity));
-    let elsewhere = |map: &BTreeMap<FlowKey, world::Elsewhere>| {
+    differ(wrong, "FLOWS", &counting(&world.flows, true), &counting(&got.flows, true));
+    differ(wrong, "PENDING", &counting(&world.pending, false), &counting(&got.pending, false));
+    differ(wrong, "AFFINITY", &world.affinity, &got.affinity);
+    let elsewhere = |map: &BTreeMap<FlowKey, world::Elsewhere>| -> BTreeMap<_, _> {
         let counts = map.iter().filter(|(_, entry)| entry.until >= 0);
-        let counts = counts.map(|(key, entry)| (key, entry.answer));
-        format!("{:#?}", counts.collect::<Vec<_>>())
+        counts.map(|(key, entry)| (*key, entry.answer)).collect()
     };
-    differ("ELSEWHERE", elsewhere(&world.elsewhere), elsewhere(&got.elsewhere));
-    differ("FRAGMENTED", format!("{:#?}", world.fragmented), format!("{:#?}", got.fragmented));
+    differ(wrong, "ELSEWHERE", &elsewhere(&world.elsewhere), &elsewhere(&got.elsewhere));
+    differ(wrong, "FRAGMENTED", &world.fragmented, &got.fragmented);
+}
+
+/// Lists the entries in which two maps differ.
+fn differ<K: Ord + Debug, V: PartialEq + Debug>(
+    wrong: &mut String,
+    name: &str,
+    expected: &BTreeMap<K, V>,
+    got: &BTreeMap<K, V>,
+) {
+    for key in expected.keys().chain(got.keys().filter(|key| !expected.contains_key(key))) {
+        let (expected, got) = (expected.get(key), got.get(key));
+        if expected != got {
+            let _ = writeln!(wrong, "  {name} {key:?}: expected {expected:?}, got {got:?}");
+        }
+    }
 }
 
 fn compare(direction: Direction, expected: &Verdict, run: &Run) -> String {
