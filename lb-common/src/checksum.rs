@@ -130,6 +130,17 @@ mod tests {
     }
 
     #[test]
+    fn changes_add_up_and_are_what_the_kernel_takes() {
+        let (one, other) = (Difference::new().word(1, 0x5678), Difference::new().words(3, 1 << 31));
+        let both = Difference::new().word(1, 0x5678).words(3, 1 << 31);
+        for check in [0, 1, 0x1234, 0xfffe] {
+            assert_eq!(one.and(other).apply(check), both.apply(check));
+            // `csum_replace_by_diff`: the difference is added to the complement.
+            assert_eq!(both.apply(check), !fold(u64::from(!check) + u64::from(both.folded())));
+        }
+    }
+
+    #[test]
     fn udp_without_checksum_stays_without_and_none_is_never_made() {
         assert_eq!(Difference::new().word(1, 2).apply_udp(0), 0);
         assert_eq!(Difference::new().word(0x5555, 0x3285).apply_udp(0xdd2f), 0xffff);
