@@ -22,9 +22,9 @@ use nix::sched::{CloneFlags, unshare};
 use super::report::Judged;
 use crate::{
     kernel::{
-        tables::{Clock, monotonic_s},
         frames::{self, Arp, BROADCAST, Link, Mac},
         object::{Capacity, DataPath},
+        tables::{Clock, monotonic_s},
         world::{self, Family, MY_MAC, NEIGHBOUR_MAC, World},
     },
     system::PacketSocket,

@@ -495,11 +495,7 @@ fn icmp_error(
     };
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
     let v4 = to.is_ipv4();
-    let source = if foreign {
-        SocketAddr::new(world::foreign(family), to.port())
-    } else {
-        to
-    };
+    let source = if foreign { SocketAddr::new(world::foreign(family), to.port()) } else { to };
     let inside = frames::Link { from: link.to, to: link.from };
     let quoted = match about {
         "TCP" => frames::tcp(inside, source, from, 60, tcp_flags::ACK | tcp_flags::PSH),
@@ -626,7 +622,8 @@ fn vary(mut frame: Vec<u8>, variant: &str) -> Result<Vec<u8>> {
         "from itself" => set_source(&mut frame, [127, 0, 0, 1], "::1".parse()?),
         "MSS odd" => frame = with_options(&frame, &[1, 2, 4, 5, 0xb4, 1, 1, 0])?,
         "MSS late" => {
-            frame = with_options(&frame, &[8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7, 2, 4, 5, 0xb4])?;
+            frame =
+                with_options(&frame, &[8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7, 2, 4, 5, 0xb4])?;
         }
         "MSS 536" => frame = with_options(&frame, &[2, 4, 2, 0x18])?,
         "no MSS" => frame = with_options(&frame, &[1, 1, 4, 2])?,

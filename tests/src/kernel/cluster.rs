@@ -9,7 +9,8 @@ use std::{
 
 use super::{
     frames::{self, Link, Mac, tcp_flags},
-    model, random::Random,
+    model,
+    random::Random,
     services::{self, SERVED},
     world::{
         self, Affinity, AffinityKey, Answer, Elsewhere, FAR_AHEAD, Family, FlowKey, LONG_AGO,
@@ -182,7 +183,11 @@ fn row(random: &mut Random, nodes: usize) -> Row {
     row
 }
 
-fn services(random: &mut Random, world: &World, nodes: usize) -> BTreeMap<(SocketAddr, u8), Service> {
+fn services(
+    random: &mut Random,
+    world: &World,
+    nodes: usize,
+) -> BTreeMap<(SocketAddr, u8), Service> {
     let mut services = BTreeMap::new();
     for family in [Family::V4, Family::V6] {
         for port in &SERVED[..PORTS] {

@@ -102,8 +102,8 @@ fn upper_v6(frame: &[u8]) -> (u8, usize) {
     (protocol, at)
 }
 
-/// A frame without its tag, and the VLAN.
-fn untagged(frame: &[u8]) -> (Vec<u8>, Option<&[u8]>) {
+/// A frame without its tag, and the tag's control field.
+pub fn untagged(frame: &[u8]) -> (Vec<u8>, Option<&[u8]>) {
     if frame.len() < 18 || frame[12..14] != [0x81, 0] {
         return (frame.to_vec(), None);
     }
@@ -159,7 +159,9 @@ pub fn describe(before: &[u8], after: &[u8]) -> BTreeSet<&'static str> {
     let ((before, old_tag), (after, tag)) = (untagged(before), untagged(after));
     let ((before, old_tunnel), (after, tunnel)) = (out_of_tunnel(&before), out_of_tunnel(&after));
     let addresses = |frame: &[u8]| match frame.get(12..14) {
-        Some([0x08, 0x00]) => frame.get(26..34).map(|both| (both[..4].to_vec(), both[4..].to_vec())),
+        Some([0x08, 0x00]) => {
+            frame.get(26..34).map(|both| (both[..4].to_vec(), both[4..].to_vec()))
+        }
         Some([0x86, 0xdd]) => {
             frame.get(22..54).map(|both| (both[..16].to_vec(), both[16..].to_vec()))
         }
@@ -167,7 +169,8 @@ pub fn describe(before: &[u8], after: &[u8]) -> BTreeSet<&'static str> {
     };
     let mut words = match (addresses(&before), addresses(&after)) {
         (Some((source, vip)), Some((from, to)))
-            if (&from, &to) == (&vip, &source) && before.len() != after.len()
+            if (&from, &to) == (&vip, &source)
+                && before.len() != after.len()
                 && !is_discovery(&after) =>
         {
             BTreeSet::from(["answer"])

@@ -16,6 +16,7 @@ use lb_common::{
 use super::{
     acceptance::Direction,
     cases::Case,
+    fields,
     model::{self, Tally, Verdict},
     object::{Capacity, DataPath, Run},
     pcap,
@@ -30,6 +31,8 @@ pub const SECOND_UPLINK: u32 = 77;
 /// Seconds after which the maps are written anew, so that nothing in them comes to count
 /// differently.
 const RENEWAL: u32 = 60;
+/// Of a classifier (`linux/pkt_cls.h`).
+const TC_ACT_REDIRECT: u32 = 7;
 /// A machine that has just started has no times that lie far enough back.
 const YOUNGEST: u32 = 600;
 
@@ -115,10 +118,43 @@ impl Rig {
     /// They differ: the message tells how, and names a capture of the frame as it came,
     /// as it was expected and as it was.
     pub fn check(&mut self, direction: Direction, title: &str, case: &mut Case) -> Result<Verdict> {
+        self.compare(direction, false, title, case)
+    }
+
+    /// The same for the ingress program of TCX.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn check_tcx(&mut self, title: &str, case: &mut Case) -> Result<Verdict> {
+        self.compare(Direction::Ingress, true, title, case)
+    }
+
+    fn compare(
+        &mut self,
+        direction: Direction,
+        tcx: bool,
+        title: &str,
+        case: &mut Case,
+    ) -> Result<Verdict> {
         self.prepare(&case.world)?;
-        let expected = Self::expect(direction, case);
+        let mut expected = Self::expect(direction, case);
+        if tcx {
+            // The kernel has the tag stand beside the frame.
+            expected.frame = fields::untagged(&expected.frame).0;
+        }
         let stats_before = self.stats(&expected)?;
         let run = match direction {
+            Direction::Ingress if tcx => self.path.ingress_tc(&case.frame).map(|run| Run {
+                action: match run.action {
+                    model::NEXT => model::PASS,
+                    model::SHOT => model::DROP,
+                    // Both ways of sending are one.
+                    TC_ACT_REDIRECT if expected.action == model::TX => model::TX,
+                    TC_ACT_REDIRECT => model::REDIRECT,
+                    other => other,
+                },
+                ..run
+            }),
             Direction::Ingress => self.path.ingress(&case.frame, case.world.ifindex, 1),
             Direction::Egress => self.path.egress(&case.frame, 1),
         }
@@ -166,7 +202,8 @@ impl Rig {
     /// Writes to the maps what of a case's world they do not hold.
     fn prepare(&mut self, world: &World) -> Result<()> {
         let age = monotonic_s() - self.clock.base;
-        let Some(now) = self.installed.take().filter(|now| age < RENEWAL && same_tables(now, world))
+        let Some(now) =
+            self.installed.take().filter(|now| age < RENEWAL && same_tables(now, world))
         else {
             self.clock = Clock { base: monotonic_s() };
             self.path.install(world, self.clock)?;

@@ -127,7 +127,12 @@ pub fn ranges() -> BTreeMap<u32, Vec<(IpAddr, u8)>> {
     BTreeMap::from([
         (
             INSIDE,
-            vec![(other[0], 12), (client(Family::V4), 24), (client(Family::V6), 64), (other[1], 48)],
+            vec![
+                (other[0], 12),
+                (client(Family::V4), 24),
+                (client(Family::V6), 64),
+                (other[1], 48),
+            ],
         ),
         (OUTSIDE, vec![(other[0], 12), (other[1], 48)]),
     ])
@@ -235,12 +240,8 @@ pub fn add(
             if port == port::GONE {
                 endpoints = vec![Some(GONE_ENDPOINT)];
             }
-            let changed = [
-                port::UNSETTLED,
-                port::UNMOVED,
-                port::AFFINITY_UNSETTLED,
-                port::UNSETTLED_ALONE,
-            ];
+            let changed =
+                [port::UNSETTLED, port::UNMOVED, port::AFFINITY_UNSETTLED, port::UNSETTLED_ALONE];
             let previous = match port {
                 port::UNMOVED => vec![vec![0, NODE_6]],
                 port::UNSETTLED => vec![vec![NODE_2, 0]; 2],

@@ -89,9 +89,10 @@ impl DataPath {
     pub fn install(&mut self, world: &World, clock: Clock) -> Result<()> {
         let mut ingress_filter = vec![0u64; filter::WORDS as usize];
         let ports = |vip| world.services.keys().filter(|(at, _)| at.ip() == vip).count() as u32;
-        let vips = world.vips.iter().map(|&vip| {
-            (VipKey { vip: octets(vip) }, Vip { flags: 0, ports: ports(vip) })
-        });
+        let vips = world
+            .vips
+            .iter()
+            .map(|&vip| (VipKey { vip: octets(vip) }, Vip { flags: 0, ports: ports(vip) }));
         self.replace("VIPS", vips)?;
         for &address in world.vips.iter().chain(&world.addresses) {
             set_bit(&mut ingress_filter, filter::vip_bit(&octets(address)));
@@ -105,9 +106,10 @@ impl DataPath {
         for (index, node) in (0..).zip(world.nodes.iter()) {
             self.array("NODES")?.set(index, self::node(node), 0)?;
         }
-        let macs = world.node_macs.iter().map(|(&(mac, vlan), &node)| {
-            (MacKey { mac, vlan }, MacOwner { node: node.into() })
-        });
+        let macs = world
+            .node_macs
+            .iter()
+            .map(|(&(mac, vlan), &node)| (MacKey { mac, vlan }, MacOwner { node: node.into() }));
         self.replace("NODE_MACS", macs)?;
         for (mac, _) in world.node_macs.keys() {
             set_bit(&mut ingress_filter, filter::mac_bit(mac));
@@ -261,8 +263,7 @@ impl DataPath {
         self.replace("PENDING", flows(&learnt.pending))?;
         let affinity = learnt.affinity.iter().map(|(key, value)| {
             let &world::AffinityKey { client, vip, protocol: proto } = key;
-            let (client, vip, port) =
-                (octets(client), octets(vip.ip()), vip.port().to_be_bytes());
+            let (client, vip, port) = (octets(client), octets(vip.ip()), vip.port().to_be_bytes());
             let value = Affinity {
                 address: octets(value.at.ip()),
                 port: value.at.port().to_be_bytes(),

@@ -123,7 +123,8 @@ fn error(world: &World, frame: &[u8], ip: &Ip) -> Option<Verdict> {
         return None;
     }
     let kind = frame[ip.upper];
-    let is_error = if ip.is_v4() { matches!(kind, 3 | 4 | 11 | 12) } else { (1..=4).contains(&kind) };
+    let is_error =
+        if ip.is_v4() { matches!(kind, 3 | 4 | 11 | 12) } else { (1..=4).contains(&kind) };
     if !is_error {
         return None;
     }

@@ -42,9 +42,8 @@ pub(in super::super) fn is_valid(world: &World, flow: &Flow, protocol: u8) -> bo
 /// after the old one has ended.
 pub(super) fn known(world: &World, packet: &Packet) -> Option<Flow> {
     let forth = packet.forth();
-    let valid = |flow: &&Flow| {
-        is_valid(world, flow, packet.protocol) && !(packet.begins() && flow.closing)
-    };
+    let valid =
+        |flow: &&Flow| is_valid(world, flow, packet.protocol) && !(packet.begins() && flow.closing);
     if let Some(flow) = world.flows.get(&forth) {
         return Some(flow).filter(valid).copied();
     }
@@ -87,8 +86,7 @@ pub(super) fn begin(
     }
     if kernel {
         let client_port = packet.client.port();
-        let flow =
-            Flow { peer: packet.vip, client_port, endpoint: None, closing: false, seen: 0 };
+        let flow = Flow { peer: packet.vip, client_port, endpoint: None, closing: false, seen: 0 };
         world.pending.insert(forth, flow);
         return Ok(flow);
     }

@@ -111,7 +111,11 @@ pub(super) fn set_address(frame: &mut [u8], source: bool, address: IpAddr) {
 /// Follows the headers of a packet; or the counter of the reason to drop it.
 pub(super) fn ip(frame: &[u8]) -> Result<Ip, &'static str> {
     let (source, destination) = addresses(frame).ok_or("drop_malformed")?;
-    if source.is_ipv4() { ip_v4(frame, source, destination) } else { ip_v6(frame, source, destination) }
+    if source.is_ipv4() {
+        ip_v4(frame, source, destination)
+    } else {
+        ip_v6(frame, source, destination)
+    }
 }
 
 fn ip_v4(frame: &[u8], source: IpAddr, destination: IpAddr) -> Result<Ip, &'static str> {

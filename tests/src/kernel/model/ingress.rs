@@ -42,10 +42,9 @@ fn bare_frame(world: &mut World, frame: &[u8], vlan: u16) -> Verdict {
         return match tunnel::arrive(world, frame, vlan) {
             None => passed(),
             Some(tunnel::Arrived::Dropped(counter)) => Verdict::untouched(DROP, counter, frame),
-            Some(tunnel::Arrived::Probe(event)) => Verdict {
-                event: Some(event),
-                ..Verdict::untouched(DROP, "probe_received", frame)
-            },
+            Some(tunnel::Arrived::Probe(event)) => {
+                Verdict { event: Some(event), ..Verdict::untouched(DROP, "probe_received", frame) }
+            }
             Some(tunnel::Arrived::Packet(inner, position)) => {
                 let arrival = Arrival { tunnel: Some(position), ..arrival };
                 packet(world, &inner, arrival)
@@ -56,8 +55,7 @@ fn bare_frame(world: &mut World, frame: &[u8], vlan: u16) -> Verdict {
     if !is_for_us(world, frame, vlan) {
         return Verdict::untouched(PASS, "passed_other_host", frame);
     }
-    packet(world, frame, arrival)
-        .unwrap_or_else(|counter| Verdict::untouched(DROP, counter, frame))
+    packet(world, frame, arrival).unwrap_or_else(|counter| Verdict::untouched(DROP, counter, frame))
 }
 
 /// A packet to a VIP, in a frame for this node.

@@ -107,8 +107,7 @@ fn reset(case: &Case<'_>, packet: &Packet) -> Vec<u8> {
         tcp[4..8].copy_from_slice(&frame[at + 8..at + 12]);
         tcp[13] = RST;
     } else {
-        let sequence =
-            u32::from(number(frame, at + 4)) << 16 | u32::from(number(frame, at + 6));
+        let sequence = u32::from(number(frame, at + 4)) << 16 | u32::from(number(frame, at + 6));
         let header = usize::from(frame[at + 12] >> 4) * 4;
         let mut length = (ip.end - at - header) as u32;
         length += u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);

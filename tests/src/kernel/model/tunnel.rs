@@ -38,7 +38,11 @@ pub(super) fn arrive(world: &World, frame: &[u8], vlan: u16) -> Option<Arrived> 
         IpAddr::V6(_) => (40, frame[20], true),
     };
     let udp = PACKET + header;
-    if protocol != 17 || !first || frame.len() < udp + 8 || number(frame, udp + 2) != world.tunnel_port {
+    if protocol != 17
+        || !first
+        || frame.len() < udp + 8
+        || number(frame, udp + 2) != world.tunnel_port
+    {
         return None;
     }
     Some(content(world, frame, vlan).unwrap_or_else(Arrived::Dropped))
