@@ -99,7 +99,10 @@ fn every_row_holds_by_tcx() {
         let mut case = cases::build(&row, &rig.world()).unwrap();
         let tagged = case.frame.get(12..14) == Some(&[0x81, 0]);
         // The kernel's test run makes no larger buffers.
-        if row.direction != Direction::Ingress || tagged || case.frame.len() > 3000 {
+        let too_long = case.frame.len() > 3000;
+        // Nor does the kernel take a tunnel's headers off where no header would be left.
+        let cut = row.frame.contains("outer cut");
+        if row.direction != Direction::Ingress || tagged || too_long || cut {
             continue;
         }
         runs += 1;

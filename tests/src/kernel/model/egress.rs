@@ -26,7 +26,7 @@ fn rewritten(world: &mut World, frame: &[u8]) -> Option<Verdict> {
         return None;
     }
     let ip = lenient(frame)?;
-    if matches!(ip.protocol, 1 | 58) {
+    if ip.protocol == if ip.is_v4() { 1 } else { 58 } {
         return error(world, frame, &ip);
     }
     if !matches!(ip.protocol, 6 | 17 | 132) {
