@@ -159,9 +159,9 @@ fn world_of(random: &mut Random, me: usize, indices: &[usize], ifindex: u32) -> 
         }
     });
     world.nodes = Arc::new(nodes.collect());
-    let known = (1..indices.len()).filter(|_| !random.one_in(10));
-    world.node_macs =
-        Arc::new(known.map(|index| ((mac(indices[index]), 0), index as u16)).collect());
+    // All of them: what comes by link from a node that is not known would be taken for a client's.
+    let macs = (1..indices.len()).map(|index| ((mac(indices[index]), 0), index as u16));
+    world.node_macs = Arc::new(macs.collect());
     let count = indices.len();
     let rows = 1 << random.below(3);
     world.fragment_rows = Arc::new((0..rows).map(|_| row(random, count)).collect());

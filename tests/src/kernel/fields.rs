@@ -102,8 +102,8 @@ fn upper_v6(frame: &[u8]) -> (u8, usize) {
     (protocol, at)
 }
 
-/// A frame without its tag, and the VLAN.
-fn untagged(frame: &[u8]) -> (Vec<u8>, Option<&[u8]>) {
+/// A frame without its tag, and the tag's control field.
+pub fn untagged(frame: &[u8]) -> (Vec<u8>, Option<&[u8]>) {
     if frame.len() < 18 || frame[12..14] != [0x81, 0] {
         return (frame.to_vec(), None);
     }
@@ -130,6 +130,16 @@ fn out_of_tunnel(frame: &[u8]) -> (Vec<u8>, Option<&[u8]>) {
 pub fn bare(frame: &[u8]) -> Vec<u8> {
     let (bare, _) = untagged(frame);
     out_of_tunnel(&bare).0
+}
+
+/// Whether an untagged frame is longer than its IP packet says.
+pub fn is_padded(frame: &[u8]) -> bool {
+    let length = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) if frame.len() >= 34 => 14 + length(16) < frame.len(),
+        Some([0x86, 0xdd]) if frame.len() >= 54 => 54 + length(18) < frame.len(),
+        _ => false,
+    }
 }
 
 /// TTL or hop limit of a packet, out of its tunnel if it is in one.

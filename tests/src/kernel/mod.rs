@@ -10,6 +10,7 @@
 //! * [`object`]: the real object, loaded without pins, its maps filled from a [`world::World`]
 //! * [`pcap`]: a failing case as a capture file
 //! * [`random`]: seeded random numbers
+//! * `variants`: what the table's words do to a frame
 //! * [`services`]: the Services of the suites, by port
 //! * [`tables`]: from a world to the maps, and back
 //! * [`rig`]: a case run through the object and the model, and compared
@@ -26,4 +27,5 @@ pub mod random;
 pub mod rig;
 pub mod services;
 pub mod tables;
+mod variants;
 pub mod world;

@@ -19,6 +19,8 @@ pub use super::tables::{octets, service_key};
 pub mod program {
     /// XDP, on every uplink.
     pub const INGRESS: &str = "herald_ingress";
+    /// TCX ingress, where XDP cannot be.
+    pub const INGRESS_TC: &str = "herald_ingress_tc";
     /// TCX egress, on every uplink.
     pub const EGRESS: &str = "herald_egress";
 }
@@ -49,7 +51,7 @@ impl Capacity {
         row_endpoints: 8192,
         flows: 1024,
         pending: 1024,
-        learnt: 512,
+        learnt: 4096,
         services: 512,
         endpoints: 256,
     };
@@ -111,8 +113,10 @@ impl DataPath {
             .context("the kernel does not take Herald's maps (these tests need root)")?;
         let ingress: &mut Xdp = program_mut(&mut ebpf, program::INGRESS)?;
         ingress.load().context(program::INGRESS)?;
-        let egress: &mut SchedClassifier = program_mut(&mut ebpf, program::EGRESS)?;
-        egress.load().context(program::EGRESS)?;
+        for name in [program::EGRESS, program::INGRESS_TC] {
+            let classifier: &mut SchedClassifier = program_mut(&mut ebpf, name)?;
+            classifier.load().context(name)?;
+        }
         let events = RingBuf::try_from(ebpf.take_map("EVENTS").context("no map EVENTS")?)?;
         let samples = RingBuf::try_from(ebpf.take_map("SAMPLES").context("no map SAMPLES")?)?;
         Ok(Self { ebpf, events, samples })
@@ -170,6 +174,15 @@ impl DataPath {
     /// for interfaces that the calling thread's network namespace does not have.
     pub fn ingress(&self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<Run> {
         run(self.ingress_program()?, frame, Some(&xdp_md(frame, ifindex)), repeat)
+    }
+
+    /// The ingress program of TCX on a frame that arrives on `lo`.
+    ///
+    /// # Errors
+    /// The kernel refuses to run it, as it does for frames without a whole IP header.
+    pub fn ingress_tc(&self, frame: &[u8]) -> Result<Run> {
+        let program: &SchedClassifier = program_ref(&self.ebpf, program::INGRESS_TC)?;
+        run(program, frame, None, 1)
     }
 
     /// The egress program on a frame that is about to leave.

@@ -1,6 +1,11 @@
 //! A case run through the object and the model, and compared.
 
-use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::{Debug, Write as _},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, bail};
 use lb_common::{
@@ -11,6 +16,7 @@ use lb_common::{
 use super::{
     acceptance::Direction,
     cases::Case,
+    fields,
     model::{self, Tally, Verdict},
     object::{Capacity, DataPath, Run},
     pcap,
@@ -25,6 +31,8 @@ pub const SECOND_UPLINK: u32 = 77;
 /// Seconds after which the maps are written anew, so that nothing in them comes to count
 /// differently.
 const RENEWAL: u32 = 60;
+/// Of a classifier (`linux/pkt_cls.h`).
+const TC_ACT_REDIRECT: u32 = 7;
 /// A machine that has just started has no times that lie far enough back.
 const YOUNGEST: u32 = 600;
 
@@ -110,10 +118,43 @@ impl Rig {
     /// They differ: the message tells how, and names a capture of the frame as it came,
     /// as it was expected and as it was.
     pub fn check(&mut self, direction: Direction, title: &str, case: &mut Case) -> Result<Verdict> {
+        self.compare(direction, false, title, case)
+    }
+
+    /// The same for the ingress program of TCX.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn check_tcx(&mut self, title: &str, case: &mut Case) -> Result<Verdict> {
+        self.compare(Direction::Ingress, true, title, case)
+    }
+
+    fn compare(
+        &mut self,
+        direction: Direction,
+        tcx: bool,
+        title: &str,
+        case: &mut Case,
+    ) -> Result<Verdict> {
         self.prepare(&case.world)?;
-        let expected = Self::expect(direction, case);
+        let mut expected = Self::expect(direction, case);
+        if tcx {
+            // The kernel has the tag stand beside the frame.
+            expected.frame = fields::untagged(&expected.frame).0;
+        }
         let stats_before = self.stats(&expected)?;
         let run = match direction {
+            Direction::Ingress if tcx => self.path.ingress_tc(&case.frame).map(|run| Run {
+                action: match run.action {
+                    model::NEXT => model::PASS,
+                    model::SHOT => model::DROP,
+                    // Both ways of sending are one.
+                    TC_ACT_REDIRECT if expected.action == model::TX => model::TX,
+                    TC_ACT_REDIRECT => model::REDIRECT,
+                    other => other,
+                },
+                ..run
+            }),
             Direction::Ingress => self.path.ingress(&case.frame, case.world.ifindex, 1),
             Direction::Egress => self.path.egress(&case.frame, 1),
         }
@@ -266,22 +307,30 @@ fn compare_learnt(wrong: &mut String, world: &World, got: &Learnt) {
         let all = flows.iter().filter(|(key, flow)| valid(key, flow));
         all.map(|(key, flow)| (*key, plain(key, flow))).collect()
     };
-    let mut differ = |name: &str, expected: String, got: String| {
-        if expected != got {
-            let _ = writeln!(wrong, "  {name}: expected {expected}\n  got {got}");
-        }
-    };
-    let text = |flows: &BTreeMap<FlowKey, Flow>, seen| format!("{:#?}", counting(flows, seen));
-    differ("FLOWS", text(&world.flows, true), text(&got.flows, true));
-    differ("PENDING", text(&world.pending, false), text(&got.pending, false));
-    differ("AFFINITY", format!("{:#?}", world.affinity), format!("{:#?}", got.affinity));
-    let elsewhere = |map: &BTreeMap<FlowKey, world::Elsewhere>| {
+    differ(wrong, "FLOWS", &counting(&world.flows, true), &counting(&got.flows, true));
+    differ(wrong, "PENDING", &counting(&world.pending, false), &counting(&got.pending, false));
+    differ(wrong, "AFFINITY", &world.affinity, &got.affinity);
+    let elsewhere = |map: &BTreeMap<FlowKey, world::Elsewhere>| -> BTreeMap<_, _> {
         let counts = map.iter().filter(|(_, entry)| entry.until >= 0);
-        let counts = counts.map(|(key, entry)| (key, entry.answer));
-        format!("{:#?}", counts.collect::<Vec<_>>())
+        counts.map(|(key, entry)| (*key, entry.answer)).collect()
     };
-    differ("ELSEWHERE", elsewhere(&world.elsewhere), elsewhere(&got.elsewhere));
-    differ("FRAGMENTED", format!("{:#?}", world.fragmented), format!("{:#?}", got.fragmented));
+    differ(wrong, "ELSEWHERE", &elsewhere(&world.elsewhere), &elsewhere(&got.elsewhere));
+    differ(wrong, "FRAGMENTED", &world.fragmented, &got.fragmented);
+}
+
+/// Lists the entries in which two maps differ.
+fn differ<K: Ord + Debug, V: PartialEq + Debug>(
+    wrong: &mut String,
+    name: &str,
+    expected: &BTreeMap<K, V>,
+    got: &BTreeMap<K, V>,
+) {
+    for key in expected.keys().chain(got.keys().filter(|key| !expected.contains_key(key))) {
+        let (expected, got) = (expected.get(key), got.get(key));
+        if expected != got {
+            let _ = writeln!(wrong, "  {name} {key:?}: expected {expected:?}, got {got:?}");
+        }
+    }
 }
 
 fn compare(direction: Direction, expected: &Verdict, run: &Run) -> String {

@@ -369,9 +369,10 @@ impl DataPath {
     }
 }
 
-/// Seconds of `CLOCK_MONOTONIC`.
+/// Seconds of `CLOCK_MONOTONIC`, not ahead of the coarse clock that the program reads.
 pub fn monotonic_s() -> u32 {
-    (lb_agent::system::monotonic_ns() / 1_000_000_000) as u32
+    const COARSE_NS: u64 = 20_000_000;
+    ((lb_agent::system::monotonic_ns() - COARSE_NS) / 1_000_000_000) as u32
 }
 
 fn set_bit(words: &mut [u64], bit: u32) {

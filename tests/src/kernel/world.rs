@@ -381,7 +381,7 @@ fn nodes(ifindex: u32, second: u32) -> Vec<Node> {
     let node = |index, outer, ifindex, mac, source_mac| Node {
         address: node(outer, index),
         source: node(outer, 0),
-        cookie: 0xc00c_1e00_0000_0000 | u64::from(index) << 40 | u64::from(index) * 0x0101,
+        cookie: 0xc00c_1e00_0000_0000 | u64::from(index) << 40 | u64::from(index),
         ifindex,
         link: false,
         tunnel: true,

@@ -9,12 +9,14 @@ use herald_tests::kernel::{
     acceptance::Direction,
     cases::Case,
     frames::{self, Link, tcp_flags},
+    model::Sent,
     rig::Rig,
     world::{self, Family, port},
 };
 
-/// What tells one row from another: the counter, and where the frame is sent.
-type Way = (&'static str, Vec<u8>);
+/// What tells one row from another: the counter, the node that the packet is sent to and, of
+/// what is delivered, the pod.
+type Way = (&'static str, Option<Sent>, BTreeSet<Option<u32>>);
 
 fn way(rig: &mut Rig, client: SocketAddr, vip: SocketAddr, protocol: u8) -> Way {
     let link = Link { from: world::ROUTER_MAC, to: world::MY_MAC };
@@ -26,12 +28,8 @@ fn way(rig: &mut Rig, client: SocketAddr, vip: SocketAddr, protocol: u8) -> Way 
     let title = format!("{client} to {vip}, protocol {protocol}");
     let verdict = rig.check(Direction::Ingress, &title, &mut case);
     let verdict = verdict.unwrap_or_else(|error| panic!("{error:#}"));
-    // The destination on the link and, of what is delivered, the pod's address.
-    let sent_to = match client {
-        SocketAddr::V4(_) => [&verdict.frame[..6], &verdict.frame[30..34]].concat(),
-        SocketAddr::V6(_) => [&verdict.frame[..6], &verdict.frame[38..54]].concat(),
-    };
-    (verdict.counter, sent_to)
+    let pods = case.world.pending.values().map(|flow| flow.endpoint).collect();
+    (verdict.counter, verdict.sent, pods)
 }
 
 /// The clients' addresses: of one network, side by side.

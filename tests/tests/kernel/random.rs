@@ -103,7 +103,9 @@ fn mutated_frames_fare_as_in_the_model() {
         // What was right before is right after, and what is made anew always is.
         let sent = verdict.action != model::DROP || row.direction == Direction::Egress;
         let right = |frame: &[u8]| model::checksums_are_valid(&fields::bare(frame));
-        if sent && right(&case.frame) {
+        // What leaves has no padding yet: the kernel's own stack takes it off.
+        let padded = row.direction == Direction::Egress && fields::is_padded(&case.frame);
+        if sent && !padded && right(&case.frame) {
             assert!(right(&verdict.frame), "{title}: a checksum is wrong");
         }
     }

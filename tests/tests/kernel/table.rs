@@ -89,6 +89,31 @@ fn every_row_holds() {
     println!("{} cases", rows.len());
 }
 
+/// The same frames by TCX ingress. A tag never reaches it: the kernel has taken it off.
+#[test]
+fn every_row_holds_by_tcx() {
+    let mut rig = Rig::new().unwrap();
+    let mut failures = Vec::new();
+    let mut runs = 0;
+    for row in acceptance::rows().unwrap() {
+        let mut case = cases::build(&row, &rig.world()).unwrap();
+        let tagged = case.frame.get(12..14) == Some(&[0x81, 0]);
+        // The kernel's test run makes no larger buffers.
+        let too_long = case.frame.len() > 3000;
+        // Nor does the kernel take a tunnel's headers off where no header would be left.
+        let cut = row.frame.contains("outer cut");
+        if row.direction != Direction::Ingress || tagged || too_long || cut {
+            continue;
+        }
+        runs += 1;
+        if let Err(error) = rig.check_tcx(&row.title(), &mut case) {
+            failures.push(format!("{error:#}"));
+        }
+    }
+    report(&failures);
+    println!("{runs} cases");
+}
+
 #[test]
 fn every_row_holds_cut_at_every_byte() {
     let mut rig = Rig::new().unwrap();
@@ -109,6 +134,34 @@ fn every_row_holds_cut_at_every_byte() {
     }
     report(&failures);
     println!("{runs} frames");
+}
+
+#[test]
+fn what_concerns_a_vip_is_sampled() {
+    let mut rig = Rig::new().unwrap();
+    let mut sampled = 0;
+    for row in acceptance::rows().unwrap() {
+        let mut case = cases::build(&row, &rig.world()).unwrap();
+        case.world.sample = true;
+        let title = row.title();
+        let verdict = rig.check(row.direction, &title, &mut case);
+        let verdict = verdict.unwrap_or_else(|error| panic!("{error:#}"));
+        let samples = rig.data_path().samples().unwrap();
+        if ["passed", "egress_passed"].contains(&verdict.counter) {
+            assert!(samples.is_empty(), "{title}");
+            continue;
+        }
+        sampled += 1;
+        let [(outcome, _, bytes)] = &samples[..] else {
+            panic!("{title}: {} samples", samples.len());
+        };
+        assert_eq!(Outcome::ALL[*outcome as usize].name(), verdict.counter, "{title}");
+        if verdict.action != model::DROP {
+            let held = verdict.frame.len().min(128);
+            assert!(verdict.frame.starts_with(&bytes[..held.min(bytes.len())]), "{title}");
+        }
+    }
+    println!("{sampled} samples");
 }
 
 /// Outcomes that no frame can bring about in a test run.
@@ -134,41 +187,4 @@ fn every_outcome_has_a_row() {
             row.counter
         );
     }
-}
-
-#[test]
-fn print_rows() {
-    let world = World::new(LOOPBACK, SECOND_UPLINK);
-    let mut out = String::new();
-    let mut by_line: std::collections::BTreeMap<usize, Vec<(Row, String, String)>> =
-        Default::default();
-    for row in acceptance::rows().unwrap() {
-        let mut case =
-            cases::build(&row, &world).unwrap_or_else(|e| panic!("{}: {e:#}", row.title()));
-        let arrived = case.frame.clone();
-        let verdict = Rig::expect(row.direction, &mut case);
-        let dropped = row.direction == Direction::Ingress && verdict.action == model::DROP;
-        let changed =
-            if dropped { Default::default() } else { fields::describe(&arrived, &verdict.frame) };
-        let text = changed.into_iter().collect::<Vec<_>>().join(" ");
-        by_line.entry(row.line).or_default().push((row, text, verdict.counter.to_owned()));
-    }
-    for (line, rows) in by_line {
-        let counter: std::collections::BTreeSet<_> = rows.iter().map(|r| r.2.clone()).collect();
-        let changes: std::collections::BTreeSet<_> = rows.iter().map(|r| r.1.clone()).collect();
-        let strip = |t: &String| {
-            t.split(' ')
-                .filter(|w| *w != "ip.check" && *w != "quoted.ip.check")
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
-        let same: std::collections::BTreeSet<_> = changes.iter().map(strip).collect();
-        out.push_str(&format!(
-            "{line}\t{}\t{}\t{}\n",
-            rows[0].1,
-            counter.into_iter().collect::<Vec<_>>().join(","),
-            if same.len() > 1 { format!("{changes:?}") } else { String::new() }
-        ));
-    }
-    std::fs::write("/tmp/rows.tsv", out).unwrap();
 }

@@ -108,7 +108,7 @@ fn elsewhere(
     to: &Steering,
     k: u8,
 ) -> Result<Option<Verdict>, Dropped> {
-    let entry = world.elsewhere.get(&packet.forth()).filter(|entry| entry.until > 0);
+    let entry = world.elsewhere.get(&packet.forth()).filter(|entry| entry.until >= 0);
     match entry.map(|entry| entry.answer) {
         // No other node.
         Some(Answer::Node(0 | NOBODY)) => Ok(None),
@@ -142,7 +142,7 @@ pub(super) fn last_resort(
         return Ok(verdict);
     }
     let key = packet.forth();
-    let counts = |entry: &Elsewhere| entry.until > 0 && entry.answer == Answer::Asked;
+    let counts = |entry: &Elsewhere| entry.until >= 0 && entry.answer == Answer::Asked;
     let asked = world.elsewhere.get(&key).is_some_and(counts);
     if !asked && packet.flags() & RST != 0 {
         return Err("drop_unknown_flow");

@@ -26,7 +26,7 @@ fn rewritten(world: &mut World, frame: &[u8]) -> Option<Verdict> {
         return None;
     }
     let ip = lenient(frame)?;
-    if matches!(ip.protocol, 1 | 58) {
+    if ip.protocol == if ip.is_v4() { 1 } else { 58 } {
         return error(world, frame, &ip);
     }
     if !matches!(ip.protocol, 6 | 17 | 132) {
@@ -65,10 +65,12 @@ fn rewritten(world: &mut World, frame: &[u8]) -> Option<Verdict> {
     Some(Verdict::new(NEXT, "replied", reply))
 }
 
-/// The headers, whatever the packet's length field says: the kernel has made them.
+/// The headers, whatever the packet says of its length and version: the kernel has seen to that.
 fn lenient(frame: &[u8]) -> Option<Ip> {
     let mut whole = frame.to_vec();
-    let at = if number(frame, 12) == 0x0800 { 16 } else { 18 };
+    let v4 = number(frame, 12) == 0x0800;
+    let at = if v4 { 16 } else { 18 };
+    whole[14] = whole[14] & 15 | if v4 { 0x40 } else { 0x60 };
     let length = (frame.len() - if at == 16 { 14 } else { 54 }) as u16;
     put(&mut whole, at, length);
     ip(&whole).ok()

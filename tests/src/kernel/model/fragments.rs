@@ -6,7 +6,7 @@ use super::{
     super::world::{FragmentKey, Fragmented, NOBODY, World},
     Arrival, Case, Dropped, Kind, Packet, Verdict,
     hash::flow_hash,
-    headers::Ip,
+    headers::{Ip, number},
     send::{self, Way},
     steer,
     tunnel::FRAGMENT,
@@ -50,9 +50,13 @@ pub(super) fn arrive(world: &mut World, case: &Case<'_>) -> Result<Verdict, Drop
     let arrival = if direct { Arrival { agent: true, tunnel: None } } else { *arrival };
     let case = &Case { frame, ip: *ip, arrival };
     if !ip.is_later_fragment() {
-        let packet = steer::read(case.frame, ip)?;
-        let ports = (packet.client.port(), packet.vip.port());
+        // Noted as soon as there is a header, whatever else it says.
+        if ip.end - ip.upper < steer::least(ip.protocol) {
+            return Err("drop_malformed");
+        }
+        let ports = (number(frame, ip.upper), number(frame, ip.upper + 2));
         world.fragmented.insert(key, Fragmented { ports, seen: 0 });
+        let packet = steer::read(frame, ip)?;
         return steer::steer(world, case, &packet);
     }
     let (source, destination) = ports(world, &key).ok_or("drop_fragment")?;

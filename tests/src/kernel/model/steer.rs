@@ -46,15 +46,19 @@ pub(super) fn transport(world: &mut World, case: &Case<'_>) -> Result<Verdict, D
     steer(world, case, &packet)
 }
 
+/// The least that a transport header has. Of SCTP, one chunk at least (RFC 9260 section 3).
+pub(super) fn least(protocol: u8) -> usize {
+    match protocol {
+        6 => 20,
+        17 => 8,
+        _ => 16,
+    }
+}
+
 /// The ports and what else the transport header says, if it is whole.
 pub(super) fn read(frame: &[u8], ip: &Ip) -> Result<Packet, Dropped> {
     let (at, length) = (ip.upper, ip.end - ip.upper);
-    let least = match ip.protocol {
-        6 => 20,
-        17 => 8,
-        // One chunk at least (RFC 9260 section 3).
-        _ => 16,
-    };
+    let least = least(ip.protocol);
     if length < least {
         return Err("drop_malformed");
     }
