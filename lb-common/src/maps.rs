@@ -515,7 +515,8 @@ pub struct Sample {
     pub length: u32,
     /// How many bytes of it follow.
     pub captured: u32,
-    /// 0: ingress program, 1: egress program.
+    /// 0: ingress program, 1: egress program, 2: egress program on an interface without
+    /// link-layer header, where the bytes begin with the IP header.
     pub program: u32,
     /// Always 0.
     pub pad: u32,

@@ -21,7 +21,7 @@ pub struct Gue {
     pub protocol: u8,
     /// None.
     pub flags: u16,
-    /// At which node of the row the packet arrives: 0 to 3, or [`PROBE`].
+    /// At which node of the row the packet arrives: 0 to 3, [`FRAGMENT`] or [`PROBE`].
     pub position: u8,
     /// 0.
     pub reserved: [u8; 3],
@@ -36,6 +36,9 @@ pub const GUE_VERSION_LENGTH: u8 = 3;
 pub const PROBE: u8 = 0xff;
 /// [`Gue::position`]: the last place in a row. Nothing is sent on from there.
 pub const LAST: u8 = 3;
+/// [`Gue::position`]: a fragment on its way to the node that knows its ports, from where it
+/// goes on to the row.
+pub const FRAGMENT: u8 = 4;
 
 const HEADERS: usize = size_of::<Udp>() + size_of::<Gue>();
 

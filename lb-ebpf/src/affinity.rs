@@ -54,6 +54,6 @@ pub(crate) fn note(packet: &Packet, target: &Target) -> u32 {
         seen_s: now_s(),
         pad2: 0,
     };
-    let _ = AFFINITY.insert(key(packet), affinity, ANY);
+    let _ = AFFINITY.insert(key(packet), &affinity, ANY);
     0
 }

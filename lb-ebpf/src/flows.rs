@@ -107,7 +107,11 @@ pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
         }
         // The client has answered, so it is there: its flow moves to the main table.
         let state = if ends { state | FLOW_CLOSING } else { state };
-        if store(&FLOWS, key, target, state) { known(state) | HEARD } else { FULL }
+        if store(&FLOWS, key, &reply_key(key, target), target, state) {
+            known(state) | HEARD
+        } else {
+            FULL
+        }
     }
 }
 
@@ -121,8 +125,10 @@ pub(crate) fn create(
     found: u32,
     target: &mut Target,
 ) -> u32 {
+    // One key for all that is done with the way back: the stack is small.
+    let mut back = reply_key(key, target);
     if found == STALE {
-        let _ = FLOWS.remove(reply_key(key, target));
+        let _ = FLOWS.remove(&back);
         let _ = FLOWS.remove(key);
     }
     if kernel {
@@ -130,7 +136,7 @@ pub(crate) fn create(
         target.port = key.peer_port;
         target.client_port = key.client_port;
         target.endpoint = NO_ENDPOINT;
-        return if store(&PENDING, key, target, FLOW_KERNEL) { KERNEL } else { FULL };
+        return if store(&PENDING, key, &back, target, FLOW_KERNEL) { KERNEL } else { FULL };
     }
     let Some(present) = ENDPOINTS.get(endpoint) else { return GONE };
     if present.flags & ENDPOINT_PRESENT == 0 {
@@ -145,16 +151,20 @@ pub(crate) fn create(
     if sctp && u16::from_ne_bytes(target.port) != u16::from_ne_bytes(key.peer_port) {
         return FULL;
     }
+    back.peer = target.address;
+    back.peer_port = target.port;
+    back.client_port = target.client_port;
     let mut attempt = 0;
     while attempt < PORT_ATTEMPTS {
-        if !is_taken(key, target) {
-            return if store(&PENDING, key, target, 0) { KNOWN } else { FULL };
+        if !is_taken(key, &back) {
+            target.client_port = back.client_port;
+            return if store(&PENDING, key, &back, target, 0) { KNOWN } else { FULL };
         }
         if sctp {
             return FULL;
         }
         attempt += 1;
-        target.client_port = other_port(key, attempt);
+        back.client_port = other_port(key, attempt);
     }
     FULL
 }
@@ -221,11 +231,12 @@ fn reply_key(key: &FlowKey, target: &Target) -> FlowKey {
 
 type Flows<const SIZE: usize> = LruHashMap<FlowKey, Flow, SIZE>;
 
-/// Writes the entries of a flow. Returns whether the table took them.
+/// Writes the entries of a flow, the endpoint's under the key `back`. Returns whether the table took them.
 #[inline(always)]
 fn store<const SIZE: usize>(
     flows: &Flows<SIZE>,
     key: &FlowKey,
+    back: &FlowKey,
     target: &Target,
     state: u8,
 ) -> bool {
@@ -239,20 +250,19 @@ fn store<const SIZE: usize>(
         pad: [0; 3],
     };
     // The way back first: a reply must not find a flow that it cannot leave.
-    if state & FLOW_KERNEL == 0 && flows.insert(reply_key(key, target), flow, ANY).is_err() {
+    if state & FLOW_KERNEL == 0 && flows.insert(back, &flow, ANY).is_err() {
         return false;
     }
     flow.peer = target.address;
     flow.peer_port = target.port;
     flow.client_port = target.client_port;
     flow.state = state;
-    flows.insert(key, flow, ANY).is_ok()
+    flows.insert(key, &flow, ANY).is_ok()
 }
 
-/// Whether the endpoint already has a flow with that client port through another VIP.
+/// Whether the endpoint already has another flow with that client port, through another VIP.
 #[inline(always)]
-fn is_taken(key: &FlowKey, target: &Target) -> bool {
-    let back = reply_key(key, target);
+fn is_taken(key: &FlowKey, back: &FlowKey) -> bool {
     let mut found = FLOWS.get_ptr(back);
     if found.is_none() {
         found = PENDING.get_ptr(back);

@@ -13,6 +13,7 @@ use lb_common::{
     checksum::Difference,
     maps::{NODE_LINK, NODE_TUNNEL},
     outcome::Outcome,
+    tunnel::FRAGMENT,
     wire::{Ethernet, IPV4_DONT_FRAGMENT, Ipv4, Ipv6, Tcp, Udp, length::ETHERNET, protocol},
 };
 
@@ -65,8 +66,8 @@ pub(crate) fn forward<F: Frame, const V6: bool>(frame: &F, packet: &Packet, step
         (true, _, _, false) => Outcome::ElsewhereRedirected,
         (_, 0, true, true) => Outcome::Forwarded,
         (_, 0, true, false) => Outcome::Redirected,
-        (_, 0, false, true) => Outcome::Tunnelled,
-        (_, 0, false, false) => Outcome::TunnelledRedirected,
+        (_, 0 | FRAGMENT, _, true) => Outcome::Tunnelled,
+        (_, 0 | FRAGMENT, _, false) => Outcome::TunnelledRedirected,
         (_, _, _, true) => Outcome::SecondChance,
         (_, _, _, false) => Outcome::SecondChanceRedirected,
     };

@@ -11,6 +11,7 @@ use lb_common::{
     hash::{flow_hash_v4, flow_hash_v6},
     maps::{FragmentKey, Fragmented, NO_NODE, THIS_NODE, TO_ENDPOINT},
     outcome::Outcome,
+    tunnel::FRAGMENT as FRAGMENT_NODE,
     wire::{Ports, protocol},
 };
 
@@ -48,12 +49,10 @@ pub(crate) fn place<F: Frame, const V6: bool>(frame: &F, packet: &mut Packet) ->
             return Step::done(Outcome::DropFragment);
         }
         if node != THIS_NODE {
-            return Step::send(node, 0);
+            return Step::send(node, FRAGMENT_NODE);
         }
-    } else if packet.arrived == 0 && node == THIS_NODE {
-        // The tunnel brought it to its node, not to a place in a row. Where the tables
-        // disagree about that node, it is taken to be at that place, so that it cannot go
-        // round.
+    } else if packet.arrived == FRAGMENT_NODE {
+        // Whatever this node's tables say about that: so it cannot go round.
         packet.arrived = BY_AGENT;
     }
     ports(frame, packet)

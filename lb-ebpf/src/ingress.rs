@@ -10,6 +10,8 @@ use crate::{
     frame::Frame,
     ip, ndp,
     packet::{self, Packet},
+    steer,
+    step::Step,
     tunnel,
     verdict::Verdict,
     vlan,
@@ -35,6 +37,9 @@ pub(crate) trait Ingress: Frame {
     /// [`ndp::handle`].
     fn discover(&self, vlan: u16) -> Verdict;
 
+    /// [`steer::steer`].
+    fn steer(&self, v6: bool, packet: &mut Packet, settled: Step) -> Verdict;
+
     /// [`extension::skip`].
     fn skip_extensions(&self, packet: &mut Packet) -> Verdict;
 }
@@ -47,7 +52,8 @@ fn opaque(number: u32) -> Verdict {
 
 macro_rules! global_functions {
     ($context:ident, $raw:ident, |$this:ident| $pointer:expr,
-     $v4:ident, $v6:ident, $neighbour:ident, $extensions:ident) => {
+     $v4:ident, $v6:ident, $neighbour:ident, $extensions:ident,
+     $steer_v4:ident, $steer_v6:ident) => {
         impl Ingress for $context {
             #[inline(always)]
             fn handle(&self, v6: bool, tag: u32, arrived: u8) -> Verdict {
@@ -67,6 +73,19 @@ macro_rules! global_functions {
                 let $this = self;
                 // SAFETY: the context is the program's own.
                 opaque(unsafe { $neighbour($pointer, u32::from(vlan)) })
+            }
+
+            #[inline(always)]
+            fn steer(&self, v6: bool, packet: &mut Packet, settled: Step) -> Verdict {
+                let $this = self;
+                // SAFETY: the context is the program's own, and the reference is good.
+                opaque(unsafe {
+                    if v6 {
+                        $steer_v6($pointer, packet, settled.number())
+                    } else {
+                        $steer_v4($pointer, packet, settled.number())
+                    }
+                })
             }
 
             #[inline(always)]
@@ -109,6 +128,37 @@ macro_rules! global_functions {
         /// looked at) or good.
         #[inline(never)]
         #[unsafe(no_mangle)]
+        unsafe extern "C" fn $steer_v4(ctx: *mut $raw, packet: *mut Packet, settled: u64) -> u32 {
+            // SAFETY: as the caller promises.
+            match unsafe { packet.as_mut() } {
+                Some(packet) => {
+                    let settled = Step::from_number(settled);
+                    steer::steer::<_, false>(&$context::new(ctx), packet, settled).number()
+                }
+                None => Outcome::DropMalformed as u32,
+            }
+        }
+
+        /// # Safety
+        /// As of the one before.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $steer_v6(ctx: *mut $raw, packet: *mut Packet, settled: u64) -> u32 {
+            // SAFETY: as the caller promises.
+            match unsafe { packet.as_mut() } {
+                Some(packet) => {
+                    let settled = Step::from_number(settled);
+                    steer::steer::<_, true>(&$context::new(ctx), packet, settled).number()
+                }
+                None => Outcome::DropMalformed as u32,
+            }
+        }
+
+        /// # Safety
+        /// The context is the program's; the packet is null (which the verifier wants to be
+        /// looked at) or good.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
         unsafe extern "C" fn $extensions(ctx: *mut $raw, packet: *mut Packet) -> u32 {
             // SAFETY: as the caller promises.
             match unsafe { packet.as_mut() } {
@@ -126,7 +176,9 @@ global_functions!(
     herald_xdp_v4,
     herald_xdp_v6,
     herald_xdp_neighbour,
-    herald_xdp_extensions
+    herald_xdp_extensions,
+    herald_xdp_steer_v4,
+    herald_xdp_steer_v6
 );
 global_functions!(
     TcContext,
@@ -135,7 +187,9 @@ global_functions!(
     herald_tc_v4,
     herald_tc_v6,
     herald_tc_neighbour,
-    herald_tc_extensions
+    herald_tc_extensions,
+    herald_tc_steer_v4,
+    herald_tc_steer_v6
 );
 
 #[inline(always)]

@@ -6,7 +6,7 @@ use crate::{
     ingress::Ingress,
     maps::{address_bytes, is_vip, mapped, may_be_vip},
     packet::{FIRST, LATER, Packet, WHOLE, at, is_for_us, linear_length},
-    steer, step,
+    step,
     step::Step,
     tunnel,
     verdict::Verdict,
@@ -14,6 +14,7 @@ use crate::{
 use lb_common::{
     filter::{vip_bit_v4, vip_bit_v6},
     outcome::Outcome,
+    tunnel::FRAGMENT,
     wire::{
         IPV4_FRAGMENT_MASK, IPV4_OFFSET_MASK, Icmp, Ipv4, Ipv6, SCTP_INIT, Sctp, SctpChunk,
         TCP_ACK, TCP_SYN, Tcp, Udp,
@@ -98,6 +99,10 @@ pub(crate) fn handle<F: Ingress, const V6: bool>(frame: &F, tag: u32, arrived: u
     let mut packet = Packet::new(tag, arrived);
     let mut step = Step::NONE;
     let mut reason = if V6 { read_v6(frame, &mut packet) } else { read_v4(frame, &mut packet) };
+    // Nothing else goes to a fragment's node.
+    if reason.is_none() && packet.fragment == WHOLE && arrived == FRAGMENT {
+        reason = Outcome::DropTunnel.into();
+    }
     if reason.is_none() && packet.fragment != WHOLE {
         step = fragment::place::<F, V6>(frame, &mut packet);
         if step.kind() == step::DONE {
@@ -113,7 +118,7 @@ pub(crate) fn handle<F: Ingress, const V6: bool>(frame: &F, tag: u32, arrived: u
         };
     }
     if reason.is_none() {
-        return steer::steer::<F, V6>(frame, &mut packet, step);
+        return frame.steer(V6, &mut packet, step);
     }
     if reason.is(Outcome::EchoAnswered) {
         return reason;

@@ -106,7 +106,8 @@ pub fn herald_egress_l3(ctx: TcContext) -> i32 {
 fn egress<const LINK: usize>(ctx: &TcContext) -> i32 {
     let outcome = reply::egress::<LINK>(ctx);
     maps::count(outcome.into());
-    sample::take(ctx, sample::EGRESS, outcome.into());
+    let program = if LINK == 0 { sample::EGRESS_L3 } else { sample::EGRESS };
+    sample::take(ctx, program, outcome.into());
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "egress of {} bytes: outcome {}", ctx.len(), outcome as u32);
     match outcome.action() {

@@ -24,7 +24,7 @@ use lb_common::{
 /// RFC 1700 "IP time to live".
 const TTL: u8 = 64;
 /// Header length in words, in [`Tcp::data_offset`].
-const TCP_WORDS: u8 = (size_of::<Tcp>() / 4 << 4) as u8;
+const TCP_WORDS: u8 = ((size_of::<Tcp>() / 4) << 4) as u8;
 const ERROR: usize = size_of::<IcmpError>();
 
 /// What an ICMP error says, and what it quotes.

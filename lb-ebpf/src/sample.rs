@@ -13,6 +13,8 @@ use lb_common::{maps::SAMPLE_BYTES, outcome::Outcome};
 pub(crate) const INGRESS: u32 = 0;
 /// [`Sample::program`](lb_common::maps::Sample::program).
 pub(crate) const EGRESS: u32 = 1;
+/// [`Sample::program`](lb_common::maps::Sample::program).
+pub(crate) const EGRESS_L3: u32 = 2;
 
 /// Samples one in so many frames that concern a VIP.
 #[inline(always)]

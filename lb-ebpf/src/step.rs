@@ -77,6 +77,18 @@ impl Step {
         Self::new(KNOWN, 0)
     }
 
+    /// What [`number`](Self::number) gave.
+    #[inline(always)]
+    pub(crate) const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// As one number.
+    #[inline(always)]
+    pub(crate) const fn number(self) -> u64 {
+        self.0
+    }
+
     /// Of the constants of this module.
     #[inline(always)]
     pub(crate) const fn kind(self) -> u32 {

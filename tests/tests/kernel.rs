@@ -9,6 +9,10 @@ mod affinity;
 mod budget;
 #[path = "kernel/collisions.rs"]
 mod collisions;
+#[path = "kernel/floods.rs"]
+mod floods;
+#[path = "kernel/hops.rs"]
+mod hops;
 #[path = "kernel/random.rs"]
 mod random;
 #[path = "kernel/table.rs"]

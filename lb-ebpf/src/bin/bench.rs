@@ -5,7 +5,8 @@
 //! second run on. [`bench_restore`] and [`bench_restore_egress`] therefore write the
 //! packet anew before each run, with another client each time, and tail-call what
 //! stands in `TARGETS`: the production program as it is, or [`bench_null`], whose
-//! time is what all this costs.
+//! time is what all this costs. All of them take frames with fragments, as the production
+//! program does: the kernel lets no program call one that differs in that.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros emit bare public functions")]
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros pass the context by value")]
@@ -98,7 +99,7 @@ fn restore(start: usize, end: usize) -> Option<()> {
     Some(())
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn bench_restore(ctx: XdpContext) -> u32 {
     if restore(ctx.data(), ctx.data_end()).is_some() {
         // SAFETY: nothing is to be dropped.
@@ -107,18 +108,18 @@ pub fn bench_restore(ctx: XdpContext) -> u32 {
     xdp_action::XDP_ABORTED
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn bench_null(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn bench_tx(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
 /// Exchanges the link-layer addresses: the least that any answer costs.
-#[xdp]
+#[xdp(frags)]
 pub fn bench_swap(ctx: XdpContext) -> u32 {
     let start = ctx.data();
     if start + 14 > ctx.data_end() {
@@ -134,7 +135,7 @@ pub fn bench_swap(ctx: XdpContext) -> u32 {
 }
 
 /// Looks one key of 24 bytes up among 10,000: the least that any steering costs.
-#[xdp]
+#[xdp(frags)]
 pub fn bench_lookup(ctx: XdpContext) -> u32 {
     let start = ctx.data();
     if start + 38 > ctx.data_end() {

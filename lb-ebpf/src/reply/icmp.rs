@@ -167,16 +167,19 @@ fn handle_v6<const LINK: usize>(ctx: &TcContext) -> Option<Outcome> {
     let ip = at::<_, Ipv6>(ctx, LINK)?;
     let about = at::<_, Ipv6>(ctx, quoted)?;
     // SAFETY: `at` has checked the bounds.
-    let (source, destination, proto, client, endpoint) = unsafe {
+    let (source, destination, version, proto, client, endpoint) = unsafe {
         (
             (*ip).source,
             (*ip).destination,
+            (*about).version_class_label.to_be() >> 28,
             (*about).next_header,
             (*about).source,
             (*about).destination,
         )
     };
-    if address_bytes(client) != address_bytes(destination) {
+    let same = u128::from_ne_bytes(address_bytes(client))
+        == u128::from_ne_bytes(address_bytes(destination));
+    if version != 6 || !same {
         return None;
     }
     let quote = Quote::read(ctx, transport, proto)?;

@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::Result;
 use lb_common::{
     filter,
+    hash::row_mask,
     maps::{
         Announced, AnnouncedKey, ENDPOINT_PRESENT, Endpoint, MacKey, MacOwner, NO_ENDPOINT,
-        NO_NODE, Node, Row, Service, Settings, THIS_NODE, Uplink, Vip, VipKey,
+        NO_NODE, NO_RANGE, NODE_LINK, Node, Row, SERVICE_HERE, Service, Settings, THIS_NODE,
+        Uplink, Vip, VipKey,
     },
 };
 
@@ -77,14 +79,20 @@ pub fn load(ifindex: u32) -> Result<DataPath> {
             path.hash("VIPS")?.insert(key, Vip { flags: 0, ports: PORTS.into() }, 0)?;
             let bit = filter::vip_bit(&key.vip);
             bits[bit as usize / 64] |= 1 << (bit % 64);
-            let key = AnnouncedKey { vip: octets(vip), ifindex, pad: 0 };
+            let key = AnnouncedKey { vip: octets(vip), ifindex, vlan: 0, pad: 0 };
             path.hash("ANNOUNCED")?.insert(key, Announced { mac: MY_MAC, pad: [0; 2] }, 0)?;
             for port in FIRST_PORT..FIRST_PORT + PORTS {
+                let range = range_of(family, port, stats);
+                let here = range < DELIVERED;
                 let value = Service {
-                    rows_start: range_of(family, port, stats) * RANGE,
+                    rows_start: range * RANGE,
                     rows: RANGE,
+                    mask: row_mask(RANGE),
                     stats,
-                    flags: 0,
+                    flags: if here { SERVICE_HERE } else { 0 },
+                    endpoint: if here { range / 2 * ENDPOINTS } else { NO_ENDPOINT },
+                    endpoints_start: if here { range * RANGE } else { NO_RANGE },
+                    ..Service::default()
                 };
                 let key = service_key(SocketAddr::new(vip, port), 6);
                 path.hash("SERVICES")?.insert(key, value, 0)?;
@@ -94,10 +102,17 @@ pub fn load(ifindex: u32) -> Result<DataPath> {
     }
     for node in 1..NODES {
         let mac = node_mac(node);
-        let value = Node { address: [0; 16], mac, source_mac: MY_MAC, ifindex };
+        let value = Node {
+            mac,
+            source_mac: MY_MAC,
+            ifindex,
+            flags: NODE_LINK,
+            mtu: 1500,
+            ..Node::default()
+        };
         path.array("NODES")?.set(node.into(), value, 0)?;
         let owner = MacOwner { node: node.into() };
-        path.hash("NODE_MACS")?.insert(MacKey { mac, pad: [0; 2] }, owner, 0)?;
+        path.hash("NODE_MACS")?.insert(MacKey { mac, vlan: 0 }, owner, 0)?;
         let bit = filter::mac_bit(&mac);
         bits[bit as usize / 64] |= 1 << (bit % 64);
     }
@@ -105,7 +120,7 @@ pub fn load(ifindex: u32) -> Result<DataPath> {
     endpoints(&mut path)?;
     let mut settings =
         Settings { announce_until_ns: u64::MAX, echo_interval_ns: 0, ..Settings::default() };
-    settings.uplinks[0] = Uplink { ifindex, mac: MY_MAC, pad: [0; 2] };
+    settings.uplinks[0] = Uplink { ifindex, vlan: 0, mac: MY_MAC };
     path.array("SETTINGS")?.set(0, settings, 0)?;
     Ok(path)
 }
@@ -129,18 +144,24 @@ pub fn stats_index(family: Family, number: u8, port: u16) -> u32 {
 fn rows(path: &mut DataPath) -> Result<()> {
     let mut random = Random::new(1);
     let mut other = || 1 + random.below(usize::from(NODES) - 1) as u16;
-    let row = |nodes, endpoint| Row { nodes, endpoint, first: 0, pad: [0; 3] };
+    let row = |nodes| Row { nodes };
     for range in 0..RANGES {
         let rows: Vec<Row> = (0..RANGE)
-            .map(|n| match range {
-                0 => row([THIS_NODE, other(), NO_NODE, NO_NODE], n % ENDPOINTS),
-                1 => row([THIS_NODE, NO_NODE, NO_NODE, NO_NODE], 0),
-                2 => row([THIS_NODE, other(), NO_NODE, NO_NODE], ENDPOINTS + n % ENDPOINTS),
-                3 => row([THIS_NODE, NO_NODE, NO_NODE, NO_NODE], ENDPOINTS),
-                _ => row([other(), other(), other(), THIS_NODE], NO_ENDPOINT),
+            .map(|_| match range {
+                0 | 2 => row([THIS_NODE, other(), NO_NODE, NO_NODE]),
+                1 | 3 => row([THIS_NODE, NO_NODE, NO_NODE, NO_NODE]),
+                _ => row([other(), other(), other(), THIS_NODE]),
             })
             .collect();
         path.write_rows(range * RANGE, &rows)?;
+    }
+    let mut endpoints = path.array::<u32>("ROW_ENDPOINTS")?;
+    for range in 0..DELIVERED {
+        for n in 0..RANGE {
+            let all = range % 2 == 0;
+            let endpoint = range / 2 * ENDPOINTS + if all { n % ENDPOINTS } else { 0 };
+            endpoints.set(range * RANGE + n, endpoint, 0)?;
+        }
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::report::Judged;
 use crate::{
     kernel::{
+        tables::{Clock, monotonic_s},
         frames::{self, Arp, BROADCAST, Link, Mac},
         object::{Capacity, DataPath},
         world::{self, Family, MY_MAC, NEIGHBOUR_MAC, World},
@@ -211,7 +212,8 @@ fn node(orders: &Receiver<Order>, done: &Sender<()>) -> Result<()> {
     ip(&format!("addr add {NODE_ADDRESS}/24 dev {NODE}"))?;
     let ifindex = interface_index(NODE)?;
     let mut path = DataPath::load(Capacity::SMALL)?;
-    path.install(&World::new(ifindex, 77))?;
+    let clock = Clock { base: monotonic_s() };
+    path.install(&World::new(ifindex, 77), clock)?;
     let mut link = None;
     done.send(())?;
     while let Ok(order) = orders.recv() {

@@ -1,13 +1,20 @@
 //! From a row's words to its frame, and to the flows that the node knows when it arrives.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, bail};
 
 use super::{
     acceptance::{Direction, Row},
     frames::{self, Arp, BROADCAST, Link, Mac, tcp_flags},
-    world::{self, Echo, Family, World, pod, port},
+    model, services,
+    world::{
+        self, Affinity, AffinityKey, Answer, Budget, FAR_AHEAD, Family, FragmentKey, Fragmented,
+        GONE_ENDPOINT, LONG_AGO, NODE_3, NODE_6, NODE_7, World, pod, port,
+    },
 };
 
 /// A frame and the state of the node that it meets.
@@ -21,6 +28,8 @@ pub struct Case {
 
 /// The client's port in all cases.
 pub const CLIENT_PORT: u16 = 40_001;
+/// The client's port at the pod, where that is another.
+const TRANSLATED_PORT: u16 = 2000;
 
 /// Builds a row's case in a world.
 ///
@@ -28,60 +37,88 @@ pub const CLIENT_PORT: u16 = 40_001;
 /// The row uses a word that has no meaning.
 pub fn build(row: &Row, world: &World) -> Result<Case> {
     let mut world = world.clone();
-    let (kind, variant) = row.frame.split_once(", ").unwrap_or((&row.frame, ""));
-    match variant {
-        "agent gone" => world.announcing = false,
-        "limit reached" => world.echo = Echo::Exhausted,
-        _ => {}
+    let mut words = row.frame.split(", ");
+    let kind = words.next().unwrap_or_default();
+    let mut variants = Vec::new();
+    for word in words {
+        match word {
+            "agent gone" => world.announcing = false,
+            "not fresh" => world.fresh = false,
+            "limit reached" => (world.echo, world.refuse) = (Budget::Exhausted, Budget::Exhausted),
+            "just started" => world.started = 0,
+            "no cookies" => world.cookies = [0, 0],
+            "fragments of the second" => world.fragment_rows = Arc::new(vec![vec![world::NODE_2]]),
+            "fragments of the fourth" => world.fragment_rows = Arc::new(vec![vec![world::NODE_4]]),
+            "fragments of the eighth" => world.fragment_rows = Arc::new(vec![vec![world::NODE_8]]),
+            "fragments of nobody" => world.fragment_rows = Arc::new(vec![vec![world::NOBODY]]),
+            "no fragments" => world.fragment_rows = Arc::new(vec![]),
+            "no MSS set" => world.mss = (0, 0),
+            variant => variants.push(variant),
+        }
     }
+    let (outer, inner): (Vec<&str>, Vec<&str>) =
+        variants.iter().partition(|variant| variant.starts_with("outer "));
     let frame = match row.direction {
-        Direction::Ingress => {
-            let (address, service) = destination(&row.to, row.family)?;
-            let at = SocketAddr::new(address, service);
-            know(&mut world, row, at)?;
-            let frame = if kind.contains("ARP") {
-                arp(kind, row, address)?
-            } else if ["NS", "NA", "DAD"].iter().any(|word| kind.starts_with(word)) {
-                neighbour_discovery(kind, variant, row, address)?
-            } else {
-                let link = link(&row.hop)?;
-                let from = SocketAddr::new(world::client(row.family), CLIENT_PORT);
-                packet(kind, link, from, at)?
-            };
-            vary(frame, variant)?
-        }
-        Direction::Egress => {
-            let vip = SocketAddr::new(world::vip(row.family), port::DELIVER);
-            know(&mut world, row, vip)?;
-            let from = match row.to.as_str() {
-                "pod" => pod(row.family, 0),
-                "foreign" => SocketAddr::new(world::foreign(row.family), port::POD),
-                word => bail!("no endpoint {word}"),
-            };
-            let link = Link { from: world::MY_MAC, to: world::ROUTER_MAC };
-            let to = SocketAddr::new(world::client(row.family), CLIENT_PORT);
-            let frame = if kind == "ARP request" {
-                arp(kind, row, from.ip())?
-            } else {
-                packet(kind, link, from, to)?
-            };
-            vary(frame, variant)?
-        }
+        Direction::Ingress => ingress(row, kind, &inner, &mut world)?,
+        Direction::Egress => egress(row, kind, &inner, &mut world)?,
     };
+    let frame = wrap(row, frame, &outer)?;
     Ok(Case { world, frame })
 }
 
-/// The address and, for a VIP:port, the port that a row's `to` stands for.
-fn destination(to: &str, family: Family) -> Result<(IpAddr, u16)> {
-    let (word, elsewhere) = match to.strip_suffix("-elsewhere") {
-        Some(word) => (word, true),
-        None => (to, false),
+fn ingress(row: &Row, kind: &str, variants: &[&str], world: &mut World) -> Result<Vec<u8>> {
+    let (address, service) = destination(&row.to, row.family)?;
+    let at = SocketAddr::new(address, service);
+    know(world, row, at)?;
+    let hop = row.hop.strip_prefix("vlan ").unwrap_or(&row.hop);
+    let frame = if kind.contains("ARP") {
+        arp(kind, row, address)?
+    } else if ["NS", "NA", "DAD"].iter().any(|word| kind.starts_with(word)) {
+        neighbour_discovery(kind, variants.first().copied().unwrap_or(""), row, address)?
+    } else if kind == "probe" {
+        let IpAddr::V6(agent) = world::node(Family::V6, world::NODE_2) else { bail!("not IPv6") };
+        return Ok([&[0; 14][..], &agent.octets()].concat());
+    } else {
+        let link = link(hop)?;
+        let client = SocketAddr::new(world::client(row.family), CLIENT_PORT);
+        packet(kind, link, client, at, true)?
     };
-    let vip = if elsewhere { world::vip_elsewhere(family) } else { world::vip(family) };
-    let service = match word {
-        "announced" | "group" => return Ok((vip, 80)),
-        "elsewhere" | "group elsewhere" => return Ok((world::vip_elsewhere(family), 80)),
-        "foreign" => return Ok((world::foreign(family), 80)),
+    vary_all(frame, variants)
+}
+
+fn egress(row: &Row, kind: &str, variants: &[&str], world: &mut World) -> Result<Vec<u8>> {
+    let vip = SocketAddr::new(world::vip(row.family), port::DELIVER);
+    know(world, row, vip)?;
+    let sctp = protocol_of(&row.frame) == 132;
+    let from = match row.to.as_str() {
+        "pod" if sctp => SocketAddr::new(world::pod_address(row.family, 0), port::DELIVER),
+        "pod" => pod(row.family, 0),
+        "foreign" => SocketAddr::new(world::foreign(row.family), port::POD),
+        word => bail!("no endpoint {word}"),
+    };
+    let link = Link { from: world::MY_MAC, to: world::ROUTER_MAC };
+    let port = if row.known.contains("translated") { TRANSLATED_PORT } else { CLIENT_PORT };
+    let to = SocketAddr::new(world::client(row.family), port);
+    let frame = if kind == "ARP request" {
+        arp(kind, row, from.ip())?
+    } else {
+        packet(kind, link, from, to, false)?
+    };
+    vary_all(frame, variants)
+}
+
+/// The protocol of the flow that a row is about.
+fn protocol_of(frame: &str) -> u8 {
+    match frame {
+        _ if frame.contains("UDP") => 17,
+        _ if frame.contains("SCTP") => 132,
+        _ => 6,
+    }
+}
+
+/// The port of a Service, by the word that acceptance.md has for it.
+pub fn service_port(word: &str) -> Option<u16> {
+    Some(match word {
         "deliver" => port::DELIVER,
         "forward" => port::FORWARD,
         "unresolved" => port::UNRESOLVED,
@@ -90,35 +127,132 @@ fn destination(to: &str, family: Family) -> Result<(IpAddr, u16)> {
         "kernel-forward" => port::KERNEL_FORWARD,
         "empty" => port::EMPTY,
         "gone" => port::GONE,
+        "untaken" => port::UNTAKEN,
         "draining" => port::DRAINING,
-        "affinity" => port::AFFINITY,
+        "affinity" => port::AFFINITY_HERE,
+        "affinity-unsettled" => port::AFFINITY_UNSETTLED,
         "none" => port::NONE,
-        _ => bail!("no destination {to}"),
+        "changed" => port::CHANGED,
+        "changed-6" => port::CHANGED_6,
+        "changed-lost" => port::CHANGED_LOST,
+        "unsettled" => port::UNSETTLED,
+        "unsettled-alone" => port::UNSETTLED_ALONE,
+        "unmoved" => port::UNMOVED,
+        "vlan" => port::VLAN,
+        "tunnel" => port::TUNNEL,
+        "tunnel-6" => port::TUNNEL_6,
+        "narrow" => port::NARROW,
+        "nobody-first" => port::NOBODY_FIRST,
+        "nobody" => port::NOBODY_AT_ALL,
+        "inside" => port::INSIDE,
+        "outside" => port::OUTSIDE,
+        "link-only" => port::LINK_ONLY,
+        "second" => port::SECOND,
+        "second-takes" => port::SECOND_TAKES,
+        _ => return None,
+    })
+}
+
+/// The address and, for a VIP:port, the port that a row's `to` stands for.
+fn destination(to: &str, family: Family) -> Result<(IpAddr, u16)> {
+    match to {
+        "announced" | "group" => return Ok((world::vip(family), 80)),
+        "elsewhere" | "group elsewhere" => return Ok((world::vip_elsewhere(family), 80)),
+        "foreign" => return Ok((world::foreign(family), 80)),
+        "this node" => return Ok((world::node(family, 0), 6080)),
+        _ => {}
+    }
+    let (word, vip) = match to.strip_suffix("-elsewhere") {
+        Some(word) => (word, world::vip_elsewhere(family)),
+        None => (to, world::vip(family)),
     };
+    let service = service_port(word).with_context(|| format!("no destination {to}"))?;
     Ok((vip, service))
 }
 
-/// Gives the node the flows that a row's `known` stands for.
+/// Gives the node what a row's `known` stands for.
 fn know(world: &mut World, row: &Row, vip: SocketAddr) -> Result<()> {
-    let protocol = if row.frame.starts_with("UDP") { 17 } else { 6 };
+    let protocol = protocol_of(&row.frame);
     let client = SocketAddr::new(world::client(row.family), CLIENT_PORT);
     // The second pod, where a new flow would go to the first.
     let number = u8::from(row.direction == Direction::Ingress);
-    let index = world::pod_index(row.family, number);
-    let mut entries = World::flow(client, vip, pod(row.family, number), index, protocol);
-    match row.known.as_str() {
-        "-" => {}
-        "flow" => world.flows.extend(entries),
-        "pending" => world.pending.extend(entries),
-        "closed" => {
-            entries.iter_mut().for_each(|(_, flow)| flow.closing = true);
-            world.flows.extend(entries);
+    let all = world.endpoints.clone();
+    let (index, pod) = services::endpoint(row.family, number, vip.port(), protocol, &all);
+    let mut entries = World::flow(client, vip, pod, index, protocol);
+    let key = entries[0].0;
+    let affinity_key = AffinityKey { client: client.ip(), vip, protocol };
+    let affinity = Affinity { at: pod, endpoint: index, seen: -100 };
+    let answer = |answer, until| world::Elsewhere { answer, until };
+    let noted = Fragmented { ports: (client.port(), vip.port()), seen: 0 };
+    let to_client = row.direction == Direction::Egress;
+    let (source, destination, noted) = if to_client {
+        let translated = row.known.contains("translated");
+        let port = if translated { TRANSLATED_PORT } else { client.port() };
+        let ports = (entries[1].0.peer.port(), port);
+        (entries[1].0.peer.ip(), client.ip(), Fragmented { ports, ..noted })
+    } else {
+        (client.ip(), vip.ip(), noted)
+    };
+    let id = if client.is_ipv4() { [0x1c, 0x46, 0, 0] } else { [0, 0, 0x1c, 0x46] };
+    let fragment = FragmentKey { source, destination, id, protocol, to_client };
+    for word in row.known.split(" + ") {
+        match word {
+            "-" => {}
+            "flow" => world.flows.extend(entries),
+            "old flow" => {
+                entries.iter_mut().for_each(|(_, flow)| flow.seen = -100);
+                world.flows.extend(entries);
+            }
+            "pending" => world.pending.extend(entries),
+            "closed" => {
+                entries.iter_mut().for_each(|(_, flow)| flow.closing = true);
+                world.flows.extend(entries);
+            }
+            "stale" => {
+                entries.iter_mut().for_each(|(_, flow)| flow.endpoint = Some(GONE_ENDPOINT));
+                world.flows.extend(entries);
+            }
+            "idle" => {
+                entries.iter_mut().for_each(|(_, flow)| flow.seen = world::LONG_AGO);
+                world.flows.extend(entries);
+            }
+            "translated" => {
+                // The pod sees the client at another port.
+                let seen = TRANSLATED_PORT;
+                entries[0].1.client_port = seen;
+                entries[1].0.client.set_port(seen);
+                world.flows.extend(entries);
+            }
+            "kernel flow" => world.flows.extend([World::kernel_flow(client, vip, protocol)]),
+            "kernel pending" => world.pending.extend([World::kernel_flow(client, vip, protocol)]),
+            "client" => _ = world.affinity.insert(affinity_key, affinity),
+            "old client" => {
+                let affinity = Affinity { seen: world::LONG_AGO, ..affinity };
+                world.affinity.insert(affinity_key, affinity);
+            }
+            "stale client" => {
+                let affinity = Affinity { endpoint: GONE_ENDPOINT, ..affinity };
+                world.affinity.insert(affinity_key, affinity);
+            }
+            "asked" => _ = world.elsewhere.insert(key, answer(Answer::Asked, FAR_AHEAD)),
+            "asked long ago" => _ = world.elsewhere.insert(key, answer(Answer::Asked, LONG_AGO)),
+            "nobody" => _ = world.elsewhere.insert(key, answer(Answer::Nobody, FAR_AHEAD)),
+            "nobody long ago" => _ = world.elsewhere.insert(key, answer(Answer::Nobody, LONG_AGO)),
+            "at the sixth" => {
+                world.elsewhere.insert(key, answer(Answer::Node(NODE_6), FAR_AHEAD));
+            }
+            "at the seventh" => {
+                world.elsewhere.insert(key, answer(Answer::Node(NODE_7), FAR_AHEAD));
+            }
+            "at the third" => {
+                world.elsewhere.insert(key, answer(Answer::Node(NODE_3), FAR_AHEAD));
+            }
+            "first fragment" => _ = world.fragmented.insert(fragment, noted),
+            "first fragment long ago" => {
+                world.fragmented.insert(fragment, Fragmented { seen: LONG_AGO, ..noted });
+            }
+            word => bail!("no such knowledge: {word}"),
         }
-        "stale" => {
-            entries.iter_mut().for_each(|(_, flow)| flow.endpoint = world::GONE_ENDPOINT);
-            world.flows.extend(entries);
-        }
-        word => bail!("no such knowledge: {word}"),
     }
     Ok(())
 }
@@ -129,9 +263,101 @@ fn link(hop: &str) -> Result<Link> {
         "second" => (world::NODE_2_MAC, world::MY_MAC),
         "other host" => (world::ROUTER_MAC, world::OTHER_MAC),
         "broadcast" => (world::NEIGHBOUR_MAC, BROADCAST),
+        "tagged" => (world::ROUTER_MAC, world::MY_VLAN_MAC),
+        "tagged second" => (world::NODE_5_MAC, world::MY_VLAN_MAC),
+        "tagged other host" => (world::ROUTER_MAC, world::MY_MAC),
+        "tagged broadcast" => (world::NEIGHBOUR_MAC, BROADCAST),
+        "other tag" | "tagged twice" => (world::ROUTER_MAC, world::MY_MAC),
+        "tagged multicast" => (world::ROUTER_MAC, world::MY_VLAN_MAC),
+        _ if hop.starts_with("tunnel") => (world::ROUTER_MAC, world::MY_MAC),
         _ => bail!("no hop {hop}"),
     };
     Ok(Link { from, to })
+}
+
+/// Puts a frame into its tunnel and its tag, by the row's hop.
+fn wrap(row: &Row, mut frame: Vec<u8>, outer: &[&str]) -> Result<Vec<u8>> {
+    if let Some(words) = row.hop.strip_prefix("tunnel") {
+        let mut words = words.split(' ').skip(1);
+        let position: u8 = words.next().context("no position")?.parse()?;
+        let (family, tagged) = match words.next() {
+            None => (Family::V4, false),
+            Some("over") => (Family::V6, false),
+            Some("tagged") => (Family::V4, true),
+            Some(word) => bail!("no such tunnel: {word}"),
+        };
+        let mut node = world::Node {
+            address: world::node(family, 0),
+            source: world::node(family, world::NODE_2),
+            cookie: world::MY_COOKIE,
+            mac: if tagged { world::MY_VLAN_MAC } else { world::MY_MAC },
+            source_mac: world::ROUTER_MAC,
+            ..world::Node::nowhere()
+        };
+        let mut protocol = if row.family == Family::V4 { 4 } else { 41 };
+        if row.frame.starts_with("probe") {
+            protocol = 59;
+        }
+        match outer.first() {
+            Some(&"outer old cookie") => node.cookie = world::MY_OLD_COOKIE,
+            Some(&"outer wrong cookie") => node.cookie ^= 1 << 37,
+            Some(&"outer no cookie") => node.cookie = 0,
+            Some(&"outer protocol 59") => protocol = 59,
+            Some(&"outer protocol 97") => protocol = 97,
+            _ => {}
+        }
+        frame = model::wrap(&node, 6080, &frame[14..], protocol, position);
+        for variant in outer {
+            frame = vary_outer(frame, variant)?;
+        }
+        if tagged {
+            frame = frames::tagged(&frame, world::VLAN);
+        }
+        return Ok(frame);
+    }
+    Ok(match row.hop.as_str() {
+        hop if hop.starts_with("tagged ") && hop.ends_with("twice") => {
+            frames::tagged(&frames::tagged(&frame, world::VLAN), 7)
+        }
+        hop if hop.starts_with("tagged") => frames::tagged(&frame, 0x6000 | world::VLAN),
+        "other tag" => frames::tagged(&frame, 200),
+        _ => frame,
+    })
+}
+
+/// Changes what stands around the inner packet.
+fn vary_outer(mut frame: Vec<u8>, variant: &str) -> Result<Vec<u8>> {
+    let v4 = frame[12..14] == [0x08, 0x00];
+    let udp = if v4 { 34 } else { 54 };
+    let gue = udp + 8;
+    match variant {
+        "outer old cookie" | "outer wrong cookie" | "outer no cookie" | "outer protocol 59"
+        | "outer protocol 97" => {}
+        "outer CE" => frames::set_class(&mut frame, 3),
+        "outer padding" => frame.extend([0; 7]),
+        "outer other port" => frame[udp + 3] ^= 1,
+        "outer GUE version 1" => frame[gue] |= 0x40,
+        "outer GUE control" => frame[gue] |= 0x20,
+        "outer GUE length 2" => frame[gue] = 2,
+        "outer GUE flags" => frame[gue + 2] = 0x80,
+        "outer UDP length" => frame[udp + 5] ^= 1,
+        "outer fragment" if v4 => frame = frames::as_fragment_v4(&frame, 0, true),
+        "outer options" if v4 => frame = frames::with_ipv4_options(&frame, 1),
+        "outer other host" => frame[..6].copy_from_slice(&world::OTHER_MAC),
+        "outer cut" => {
+            // Whole by its lengths, but there is no inner header.
+            frame.truncate(gue + 16 + 10);
+            let length = (frame.len() - udp) as u16;
+            frame[udp + 4..udp + 6].copy_from_slice(&length.to_be_bytes());
+            let (at, length) = if v4 { (16, length + 20) } else { (18, length) };
+            frame[at..at + 2].copy_from_slice(&length.to_be_bytes());
+            if v4 {
+                frames::refresh_ipv4(&mut frame);
+            }
+        }
+        _ => bail!("no variant {variant}"),
+    }
+    Ok(frame)
 }
 
 /// Frames about neighbours come from a neighbour.
@@ -140,7 +366,7 @@ fn neighbour_link(row: &Row, group: Mac) -> Result<Link> {
         return Ok(Link { from: world::NEIGHBOUR_MAC, to: group });
     }
     let link = link(&row.hop)?;
-    let agent = row.hop == "second";
+    let agent = row.hop.ends_with("second");
     Ok(Link { from: if agent { link.from } else { world::NEIGHBOUR_MAC }, to: link.to })
 }
 
@@ -208,7 +434,13 @@ fn neighbour_discovery(kind: &str, variant: &str, row: &Row, about: IpAddr) -> R
     Ok(frames::solicitation(link, from, to, target, hop_limit, &options))
 }
 
-fn packet(kind: &str, link: Link, from: SocketAddr, to: SocketAddr) -> Result<Vec<u8>> {
+fn packet(
+    kind: &str,
+    link: Link,
+    from: SocketAddr,
+    to: SocketAddr,
+    ingress: bool,
+) -> Result<Vec<u8>> {
     use tcp_flags::{ACK, FIN, PSH, RST, SYN};
     let tcp = |flags| frames::tcp(link, from, to, 64, flags);
     Ok(match kind {
@@ -217,19 +449,25 @@ fn packet(kind: &str, link: Link, from: SocketAddr, to: SocketAddr) -> Result<Ve
         "TCP ACK" => tcp(ACK | PSH),
         "TCP FIN" => tcp(FIN | ACK),
         "TCP RST" => tcp(RST),
+        "TCP without flags" => tcp(0),
+        "TCP of 1300" => frames::long(link, from, to, true, 1300),
+        "TCP of 1440" => frames::long(link, from, to, true, 1440),
+        "TCP jumbo" => frames::long(link, from, to, true, 8000),
+        "UDP of 1440" => frames::long(link, from, to, false, 1440),
+        "UDP of 100" => frames::long(link, from, to, false, 100),
+        "UDP jumbo" => frames::long(link, from, to, false, 8000),
         "UDP" => frames::udp(link, from, to, 64),
         "UDP without checksum" => frames::udp_without_checksum(link, from, to, 64),
+        "SCTP INIT" => frames::sctp(link, from, to, 64, true),
+        "SCTP DATA" => frames::sctp(link, from, to, 64, false),
         "echo request" => frames::echo_request(link, from.ip(), to.ip(), 57),
         "echo reply" => frames::echo_reply(link, from.ip(), to.ip(), 57),
-        "port unreachable" => {
-            let about = frames::udp(link, to, from, 60);
-            frames::icmp_error(link, from.ip(), to.ip(), 57, &about[14..])
-        }
         "EtherType 88cc" => {
             let mut frame = tcp(SYN);
             frame[12..14].copy_from_slice(&[0x88, 0xcc]);
             frame
         }
+        _ if kind.contains(" about ") => icmp_error(kind, link, from, to, ingress)?,
         _ => {
             let number = kind.strip_prefix("protocol ").context("no such frame")?;
             frames::other_protocol(link, from.ip(), to.ip(), 64, number.parse()?)
@@ -237,13 +475,91 @@ fn packet(kind: &str, link: Link, from: SocketAddr, to: SocketAddr) -> Result<Ve
     })
 }
 
+/// An ICMP error about what the receiver has sent. To a VIP it comes from a router; to a client
+/// it comes from the pod, or with "by a router" from this node.
+fn icmp_error(
+    kind: &str,
+    link: Link,
+    from: SocketAddr,
+    to: SocketAddr,
+    ingress: bool,
+) -> Result<Vec<u8>> {
+    let (error, about) = kind.split_once(" about ").context("about what?")?;
+    let (about, foreign) = match about.strip_suffix(" of another host") {
+        Some(about) => (about, true),
+        None => (about, false),
+    };
+    let (about, by_router) = match about.strip_suffix(" by a router") {
+        Some(about) => (about, true),
+        None => (about, ingress),
+    };
+    let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+    let v4 = to.is_ipv4();
+    let source = if foreign {
+        SocketAddr::new(world::foreign(family), to.port())
+    } else {
+        to
+    };
+    let inside = frames::Link { from: link.to, to: link.from };
+    let quoted = match about {
+        "TCP" => frames::tcp(inside, source, from, 60, tcp_flags::ACK | tcp_flags::PSH),
+        "UDP" => frames::udp(inside, source, from, 60),
+        "UDP without checksum" => frames::udp_without_checksum(inside, source, from, 60),
+        "SCTP" => frames::sctp(inside, source, from, 60, false),
+        "ICMP" => frames::echo_request(inside, source.ip(), from.ip(), 60),
+        "a short TCP" => {
+            let mut frame = frames::tcp(inside, source, from, 60, tcp_flags::ACK);
+            frame.truncate(14 + if v4 { 28 } else { 48 });
+            frame
+        }
+        "a cut TCP" => {
+            let mut frame = frames::tcp(inside, source, from, 60, tcp_flags::ACK);
+            frame.truncate(14 + if v4 { 27 } else { 47 });
+            frame
+        }
+        "TCP with options" if v4 => {
+            frames::with_ipv4_options(&frames::tcp(inside, source, from, 60, tcp_flags::ACK), 1)
+        }
+        "TCP with options" => {
+            frames::with_extension(&frames::tcp(inside, source, from, 60, tcp_flags::ACK), 60, 8)
+        }
+        "a later fragment" if v4 => {
+            frames::as_fragment_v4(&frames::udp(inside, source, from, 60), 3, false)
+        }
+        _ => bail!("no error about {about}"),
+    };
+    let (kind, code) = match (error, v4) {
+        ("unreachable", true) => (3, 3),
+        ("unreachable", false) => (1, 4),
+        ("too big", true) => (3, 4),
+        ("too big", false) => (2, 0),
+        ("time exceeded", true) => (11, 0),
+        ("time exceeded", false) => (3, 0),
+        ("parameter problem", true) => (12, 0),
+        ("parameter problem", false) => (4, 1),
+        ("source quench", true) => (4, 0),
+        ("redirect", true) => (5, 1),
+        _ => bail!("no error {error}"),
+    };
+    let rest = if error == "too big" { [0, 0, 5, 0x14] } else { [0; 4] };
+    let sender = if by_router { world::router(family) } else { from.ip() };
+    Ok(frames::icmp(link, sender, to.ip(), 57, [kind, code], rest, &quoted[14..]))
+}
+
+fn vary_all(mut frame: Vec<u8>, variants: &[&str]) -> Result<Vec<u8>> {
+    for variant in variants {
+        frame = vary(frame, variant)?;
+    }
+    Ok(frame)
+}
+
 /// Changes a frame as the words behind its name say.
 fn vary(mut frame: Vec<u8>, variant: &str) -> Result<Vec<u8>> {
     let v4 = frame[12..14] == [0x08, 0x00];
     let length_at = if v4 { 16 } else { 18 };
+    let fragment = |from, to| frames::part(&frame, from, to);
     match variant {
-        "" | "agent gone" | "limit reached" | "hop limit 254" | "option of length 0" => {}
-        "tagged" => frame = frames::tagged(&frame, 100),
+        "" | "hop limit 254" | "option of length 0" => {}
         "other hardware" => frame[15] = 6,
         "other lengths" => frame[18..20].copy_from_slice(&[8, 4]),
         "bad checksum" => frame[56] ^= 0x40,
@@ -253,14 +569,31 @@ fn vary(mut frame: Vec<u8>, variant: &str) -> Result<Vec<u8>> {
             let sum = u16::from_be_bytes([frame[56], frame[57]]);
             frame[56..58].copy_from_slice(&(sum - 1).to_be_bytes());
         }
-        "IPv4 options" => frame = frames::with_ipv4_options(&frame),
-        "hop-by-hop options" => frame = frames::with_extension(&frame, 0),
-        "routing header" => frame = frames::with_extension(&frame, 43),
-        "destination options" => frame = frames::with_extension(&frame, 60),
-        "first fragment" | "fragment" if v4 => frame = frames::as_fragment_v4(&frame, 0, true),
-        "first fragment" | "fragment" => frame = frames::as_fragment_v6(&frame, 0, true),
-        "later fragment" if v4 => frame = frames::as_fragment_v4(&frame, 185, false),
-        "later fragment" => frame = frames::as_fragment_v6(&frame, 185, false),
+        "padding" => frame.resize(frame.len() + 6, 0),
+        "IPv4 options" => frame = frames::with_ipv4_options(&frame, 1),
+        "IPv4 options of 40" => frame = frames::with_ipv4_options(&frame, 10),
+        "hop-by-hop options" => frame = frames::with_extension(&frame, 0, 8),
+        "hop-by-hop options of 48" => frame = frames::with_extension(&frame, 0, 48),
+        "routing header" => frame = frames::with_extension(&frame, 43, 24),
+        "routing header in use" => {
+            frame = frames::with_extension(&frame, 43, 24);
+            frame[57] = 1;
+        }
+        "destination options" => frame = frames::with_extension(&frame, 60, 16),
+        "destination options of 256" => frame = frames::with_extension(&frame, 60, 256),
+        "destination options of 264" => frame = frames::with_extension(&frame, 60, 264),
+        "four headers" | "five headers" => {
+            for _ in 0..if variant == "four headers" { 4 } else { 5 } {
+                frame = frames::with_extension(&frame, 60, 8);
+            }
+        }
+        "authentication" => frame = frames::with_extension(&frame, 51, 16),
+        "mobility" => frame = frames::with_extension(&frame, 135, 8),
+        "atomic fragment" => frame = frames::as_fragment_v6(&frame, 0, false),
+        "first fragment" => frame = fragment(0, Some(4)),
+        "short first fragment" => frame = fragment(0, Some(1)),
+        "later fragment" => frame = fragment(4, None),
+        "middle fragment" => frame = fragment(2, Some(3)),
         "length beyond the frame" => {
             let length = u16::try_from(frame.len())? + 1;
             frame[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
@@ -283,12 +616,56 @@ fn vary(mut frame: Vec<u8>, variant: &str) -> Result<Vec<u8>> {
             frame[14] = 0x55;
             frames::refresh_ipv4(&mut frame);
         }
+        "may be fragmented" => {
+            frame[20] = 0;
+            frames::refresh_ipv4(&mut frame);
+        }
+        "ECT" => frames::set_class(&mut frame, 0xb9),
+        "from everybody" => set_source(&mut frame, [255, 255, 255, 255], "ff02::1".parse()?),
+        "from nobody" => set_source(&mut frame, [0, 0, 0, 0], "::".parse()?),
+        "from itself" => set_source(&mut frame, [127, 0, 0, 1], "::1".parse()?),
+        "MSS odd" => frame = with_options(&frame, &[1, 2, 4, 5, 0xb4, 1, 1, 0])?,
+        "MSS late" => {
+            frame = with_options(&frame, &[8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7, 2, 4, 5, 0xb4])?;
+        }
+        "MSS 536" => frame = with_options(&frame, &[2, 4, 2, 0x18])?,
+        "no MSS" => frame = with_options(&frame, &[1, 1, 4, 2])?,
+        "option cut" => frame = with_options(&frame, &[1, 1, 1, 2])?,
+        "option of no length" => frame = with_options(&frame, &[9, 0, 2, 4])?,
         _ => {
             let ttl = variant.strip_prefix("TTL ").context("no such variant")?;
             frames::set_ttl(&mut frame, ttl.parse()?);
         }
     }
     Ok(frame)
+}
+
+/// The same SYN-ACK with other options.
+fn with_options(frame: &[u8], options: &[u8]) -> Result<Vec<u8>> {
+    let at = frames::l4_offset(frame);
+    let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let (from, to): (IpAddr, IpAddr) = if frame[12..14] == [0x08, 0x00] {
+        let address = |at: usize| -> Result<[u8; 4]> { Ok(frame[at..at + 4].try_into()?) };
+        (address(26)?.into(), address(30)?.into())
+    } else {
+        let address = |at: usize| -> Result<[u8; 16]> { Ok(frame[at..at + 16].try_into()?) };
+        (address(22)?.into(), address(38)?.into())
+    };
+    let link = Link { from: frame[6..12].try_into()?, to: frame[..6].try_into()? };
+    let mut padded = options.to_vec();
+    padded.resize(options.len().next_multiple_of(4), 0);
+    let (from, to) = (SocketAddr::new(from, port(at)), SocketAddr::new(to, port(at + 2)));
+    Ok(frames::syn_ack(link, from, to, &padded))
+}
+
+/// Another source; the transport's checksum is wrong then, which nobody looks at.
+fn set_source(frame: &mut [u8], v4: [u8; 4], v6: Ipv6Addr) {
+    if frame[12..14] == [0x08, 0x00] {
+        frame[26..30].copy_from_slice(&v4);
+        frames::refresh_ipv4(frame);
+    } else {
+        frame[22..38].copy_from_slice(&v6.octets());
+    }
 }
 
 fn set_udp_length(frame: &mut [u8], length: u16) {

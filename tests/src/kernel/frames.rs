@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv4Type, Icmpv6Type, IpNumber,
-    PacketBuilder, PacketBuilderStep,
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, IpNumber, PacketBuilder,
+    PacketBuilderStep,
 };
 
 /// A link-layer address.
@@ -125,29 +125,96 @@ pub fn echo_reply(link: Link, from: IpAddr, to: IpAddr, ttl: u8) -> Vec<u8> {
     }
 }
 
-/// "Port unreachable" about a packet that `about` is the IP part of.
-pub fn icmp_error(link: Link, from: IpAddr, to: IpAddr, ttl: u8, about: &[u8]) -> Vec<u8> {
-    let step = ip(link, from, to, ttl);
-    match to {
-        IpAddr::V4(_) => {
-            let kind =
-                Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
-            finish!(step.icmpv4(kind), &about[..about.len().min(28)])
-        }
-        IpAddr::V6(_) => {
-            let kind =
-                Icmpv6Type::DestinationUnreachable(etherparse::icmpv6::DestUnreachableCode::Port);
-            finish!(step.icmpv6(kind), about)
-        }
+/// An ICMP or ICMPv6 message, its checksum right: what follows type and code is `rest`, then `data`.
+pub fn icmp(
+    link: Link,
+    from: IpAddr,
+    to: IpAddr,
+    ttl: u8,
+    [kind, code]: [u8; 2],
+    rest: [u8; 4],
+    data: &[u8],
+) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(rest);
+    message.extend(data);
+    let mut sum = etherparse::checksum::Sum16BitWords::new().add_slice(&message);
+    if let (IpAddr::V6(from), IpAddr::V6(to)) = (from, to) {
+        sum = sum.add_16bytes(from.octets()).add_16bytes(to.octets());
+        sum = sum.add_4bytes((message.len() as u32).to_be_bytes()).add_2bytes([0, 58]);
     }
+    message[2..4].copy_from_slice(&sum.ones_complement().to_ne_bytes());
+    with_payload(link, from, to, ttl, if to.is_ipv4() { 1 } else { 58 }, &message)
+}
+
+/// CRC32c (RFC 9260 appendix A).
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            crc >> 1 ^ if crc & 1 != 0 { 0x82f6_3b78 } else { 0 }
+        })
+    })
+}
+
+/// An SCTP packet with one chunk: INIT or, else, DATA.
+pub fn sctp(link: Link, from: SocketAddr, to: SocketAddr, ttl: u8, init: bool) -> Vec<u8> {
+    let mut packet = Vec::new();
+    packet.extend(from.port().to_be_bytes());
+    packet.extend(to.port().to_be_bytes());
+    // The first packet has no tag yet.
+    packet.extend(if init { [0; 4] } else { [0, 0, 0x12, 0x34] });
+    packet.extend([0; 4]);
+    if init {
+        packet.extend([1, 0, 0, 20, 0, 0, 0x12, 0x34, 0, 0, 0xff, 0xff, 0, 1, 0, 1, 0, 0, 0, 7]);
+    } else {
+        packet.extend([0, 3, 0, 20, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, b'd', b'a', b't', b'a']);
+    }
+    let check = crc32c(&packet);
+    packet[8..12].copy_from_slice(&check.to_le_bytes());
+    with_payload(link, from.ip(), to.ip(), ttl, 132, &packet)
+}
+
+/// A packet with a payload as it is.
+pub fn with_payload(
+    link: Link,
+    from: IpAddr,
+    to: IpAddr,
+    ttl: u8,
+    protocol: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    let step = ip(link, from, to, ttl);
+    let mut bytes = Vec::with_capacity(step.size(payload.len()));
+    step.write(&mut bytes, IpNumber(protocol), payload).expect("the frame can be built");
+    bytes
+}
+
+/// A TCP segment or UDP datagram with a longer payload, filled with a pattern.
+pub fn long(link: Link, from: SocketAddr, to: SocketAddr, tcp: bool, length: usize) -> Vec<u8> {
+    let payload: Vec<u8> = (0..length).map(|n| n as u8).collect();
+    if tcp {
+        let mut header = etherparse::TcpHeader::new(from.port(), to.port(), 0x0102_0304, 64_240);
+        header.ack = true;
+        header.acknowledgment_number = 0x0506_0708;
+        finish!(ip(link, from.ip(), to.ip(), 64).tcp_header(header), &payload)
+    } else {
+        finish!(ip(link, from.ip(), to.ip(), 64).udp(from.port(), to.port()), &payload)
+    }
+}
+
+/// A SYN-ACK with these options (a multiple of four bytes).
+pub fn syn_ack(link: Link, from: SocketAddr, to: SocketAddr, options: &[u8]) -> Vec<u8> {
+    let mut header = etherparse::TcpHeader::new(from.port(), to.port(), 0x0102_0304, 64_240);
+    header.syn = true;
+    header.ack = true;
+    header.acknowledgment_number = 0x0506_0708;
+    header.set_options_raw(options).expect("the options fit");
+    finish!(ip(link, from.ip(), to.ip(), 64).tcp_header(header), &[0u8; 0])
 }
 
 /// A packet of another protocol: its payload has no meaning.
 pub fn other_protocol(link: Link, from: IpAddr, to: IpAddr, ttl: u8, protocol: u8) -> Vec<u8> {
-    let step = ip(link, from, to, ttl);
-    let mut bytes = Vec::with_capacity(step.size(PAYLOAD.len()));
-    step.write(&mut bytes, IpNumber(protocol), PAYLOAD).expect("the frame can be built");
-    bytes
+    with_payload(link, from, to, ttl, protocol, PAYLOAD)
 }
 
 /// The parts of an ARP packet that differ between the cases.
@@ -246,23 +313,29 @@ pub fn tagged(frame: &[u8], vlan: u16) -> Vec<u8> {
     [&frame[..12], &[0x81, 0, high, low], &frame[12..]].concat()
 }
 
-/// Puts four bytes of "no operation" options into an IPv4 header.
-pub fn with_ipv4_options(frame: &[u8]) -> Vec<u8> {
-    let mut frame = [&frame[..34], &[1, 1, 1, 0], &frame[34..]].concat();
-    frame[14] = 0x46;
-    let length = u16::from_be_bytes([frame[16], frame[17]]) + 4;
+/// Puts so many words of "no operation" options into an IPv4 header.
+pub fn with_ipv4_options(frame: &[u8], words: u8) -> Vec<u8> {
+    let options = vec![1; usize::from(words) * 4];
+    let mut frame = [&frame[..34], &options, &frame[34..]].concat();
+    frame[14] = 0x45 + words;
+    let length = u16::from_be_bytes([frame[16], frame[17]]) + u16::from(words) * 4;
     frame[16..18].copy_from_slice(&length.to_be_bytes());
     refresh_ipv4(&mut frame);
     frame
 }
 
-/// Puts an extension header of 8 bytes, all padding, before the upper layer.
-pub fn with_extension(frame: &[u8], kind: u8) -> Vec<u8> {
-    let next = frame[20];
-    let extension = [next, 0, 1, 4, 0, 0, 0, 0];
+/// Puts an extension header of so many bytes (a multiple of 8), all padding, behind the IPv6 header.
+pub fn with_extension(frame: &[u8], kind: u8, bytes: u16) -> Vec<u8> {
+    let mut extension = vec![0; usize::from(bytes)];
+    extension[0] = frame[20];
+    extension[1] = (bytes / 8 - 1) as u8;
+    if kind == 0 || kind == 60 {
+        // One option that fills it (PadN).
+        extension[2..4].copy_from_slice(&[1, (bytes - 4).min(255) as u8]);
+    }
     let mut frame = [&frame[..54], &extension[..], &frame[54..]].concat();
     frame[20] = kind;
-    let length = u16::from_be_bytes([frame[18], frame[19]]) + 8;
+    let length = u16::from_be_bytes([frame[18], frame[19]]) + bytes;
     frame[18..20].copy_from_slice(&length.to_be_bytes());
     frame
 }
@@ -278,12 +351,40 @@ pub fn as_fragment_v4(frame: &[u8], offset: u16, more: bool) -> Vec<u8> {
 
 /// Makes an IPv6 packet a fragment: `offset` in units of 8 bytes, and whether more follow.
 pub fn as_fragment_v6(frame: &[u8], offset: u16, more: bool) -> Vec<u8> {
-    let mut frame = with_extension(frame, 44);
+    let mut frame = with_extension(frame, 44, 8);
     let word = offset << 3 | u16::from(more);
     frame[55] = 0;
     frame[56..58].copy_from_slice(&word.to_be_bytes());
     frame[58..62].copy_from_slice(&[0, 0, 0x1c, 0x46]);
     frame
+}
+
+/// The parts of a packet from one offset of its upper layer (in units of 8 bytes) up to
+/// another, as a fragment.
+pub fn part(frame: &[u8], from: u16, to: Option<u16>) -> Vec<u8> {
+    let at = |units: u16| 54.min(l4_offset(frame)) + usize::from(units) * 8;
+    let end = to.map_or(frame.len(), |to| at(to).min(frame.len()));
+    let mut bytes = [&frame[..at(0)], &frame[at(from).min(end)..end]].concat();
+    if frame[12..14] == [0x08, 0x00] {
+        let length = (bytes.len() - 14) as u16;
+        bytes[16..18].copy_from_slice(&length.to_be_bytes());
+        as_fragment_v4(&bytes, from, to.is_some())
+    } else {
+        let length = (bytes.len() - 54) as u16;
+        bytes[18..20].copy_from_slice(&length.to_be_bytes());
+        as_fragment_v6(&bytes, from, to.is_some())
+    }
+}
+
+/// Sets DSCP and ECN.
+pub fn set_class(frame: &mut [u8], class: u8) {
+    if frame[12..14] == [0x08, 0x00] {
+        frame[15] = class;
+        refresh_ipv4(frame);
+    } else {
+        frame[14] = 0x60 | class >> 4;
+        frame[15] = class << 4 | frame[15] & 0x0f;
+    }
 }
 
 /// Sets the time to live or the hop limit.

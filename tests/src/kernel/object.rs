@@ -1,29 +1,19 @@
 //! The real object, loaded without pins into maps of its own.
 
-use std::{
-    borrow::Borrow,
-    collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf},
     programs::{Program, SchedClassifier, Xdp, XdpMode, xdp::XdpLinkId},
 };
 use lb_common::{
-    filter,
-    maps::{
-        Announced, AnnouncedKey, ENDPOINT_PRESENT, EchoBudget, Endpoint, FLOW_CLOSING, MacKey,
-        MacOwner, NO_ENDPOINT, NO_NODE, Node, Row, SERVICE_CLIENT_IP, SERVICE_KERNEL, Service,
-        ServiceKey, ServiceStats, Settings, TO_CLIENT, TO_ENDPOINT, Uplink, Vip, VipKey,
-    },
+    maps::{Event, Row, Sample, ServiceStats},
     outcome::Counters,
 };
 
-use super::world::{self, Echo, World};
+pub use super::tables::{octets, service_key};
 
 /// The programs by name.
 pub mod program {
@@ -38,10 +28,14 @@ pub mod program {
 pub struct Capacity {
     /// Elements of `ROWS`.
     pub rows: u32,
+    /// Elements of `ROW_ENDPOINTS`.
+    pub row_endpoints: u32,
     /// Entries of `FLOWS`.
     pub flows: u32,
     /// Entries of `PENDING`.
     pub pending: u32,
+    /// Entries of each of `AFFINITY`, `ELSEWHERE` and `FRAGMENTED`.
+    pub learnt: u32,
     /// Entries of `SERVICES`, and elements of `SERVICE_STATS`.
     pub services: u32,
     /// Elements of `ENDPOINTS`.
@@ -50,13 +44,22 @@ pub struct Capacity {
 
 impl Capacity {
     /// Enough for the suites, and quickly made.
-    pub const SMALL: Self =
-        Self { rows: 4096, flows: 1024, pending: 1024, services: 256, endpoints: 64 };
+    pub const SMALL: Self = Self {
+        rows: 8192,
+        row_endpoints: 8192,
+        flows: 1024,
+        pending: 1024,
+        learnt: 512,
+        services: 512,
+        endpoints: 256,
+    };
     /// As the agent makes them.
     pub const PRODUCTION: Self = Self {
         rows: lb_common::maps::DEFAULT_ROWS,
+        row_endpoints: lb_common::maps::DEFAULT_ROW_ENDPOINTS,
         flows: lb_common::maps::DEFAULT_FLOWS,
         pending: lb_common::maps::PENDING_FLOWS,
+        learnt: lb_common::maps::MAX_ELSEWHERE,
         services: lb_common::maps::MAX_SERVICES,
         endpoints: lb_common::maps::MAX_ENDPOINTS,
     };
@@ -76,6 +79,8 @@ pub struct Run {
 /// The loaded programs and their maps.
 pub struct DataPath {
     ebpf: Ebpf,
+    events: RingBuf<MapData>,
+    samples: RingBuf<MapData>,
 }
 
 impl DataPath {
@@ -85,7 +90,7 @@ impl DataPath {
     /// Not root, or the kernel refuses a map or a program.
     pub fn load(capacity: Capacity) -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        let Capacity { rows, flows, pending, services, endpoints } = capacity;
+        let Capacity { rows, row_endpoints, flows, pending, learnt, services, endpoints } = capacity;
         for (name, entries) in [
             ("ROWS", rows),
             ("FLOWS", flows),
@@ -93,6 +98,10 @@ impl DataPath {
             ("SERVICES", services),
             ("SERVICE_STATS", services),
             ("ENDPOINTS", endpoints),
+            ("ROW_ENDPOINTS", row_endpoints),
+            ("AFFINITY", learnt),
+            ("ELSEWHERE", learnt),
+            ("FRAGMENTED", learnt),
         ] {
             loader.map_max_entries(name, entries);
         }
@@ -103,7 +112,9 @@ impl DataPath {
         ingress.load().context(program::INGRESS)?;
         let egress: &mut SchedClassifier = program_mut(&mut ebpf, program::EGRESS)?;
         egress.load().context(program::EGRESS)?;
-        Ok(Self { ebpf })
+        let events = RingBuf::try_from(ebpf.take_map("EVENTS").context("no map EVENTS")?)?;
+        let samples = RingBuf::try_from(ebpf.take_map("SAMPLES").context("no map SAMPLES")?)?;
+        Ok(Self { ebpf, events, samples })
     }
 
     /// Verified instructions and bytes of machine code of a program.
@@ -168,131 +179,31 @@ impl DataPath {
         run(self.egress_program()?, frame, None, repeat)
     }
 
-    /// Fills the maps from a [`World`]; they are expected to be empty.
+    /// What the program has told the agent since it was asked last.
     ///
     /// # Errors
-    /// The kernel refuses an entry.
-    pub fn install(&mut self, world: &World) -> Result<()> {
-        let mut ingress_filter = vec![0u64; filter::WORDS as usize];
-        let mut egress_filter = ingress_filter.clone();
-        for &vip in &world.vips {
-            let key = VipKey { vip: octets(vip) };
-            let ports = world.services.keys().filter(|(at, _)| at.ip() == vip).count() as u32;
-            self.hash("VIPS")?.insert(key, Vip { flags: 0, ports }, 0)?;
-            set_bit(&mut ingress_filter, filter::vip_bit(&key.vip));
+    /// An event has another size.
+    pub fn events(&mut self) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        while let Some(bytes) = self.events.next() {
+            events.push(read_event(&bytes)?);
         }
-        for (&(vip, ifindex), &mac) in &world.announced {
-            let key = AnnouncedKey { vip: octets(vip), ifindex, pad: 0 };
-            self.hash("ANNOUNCED")?.insert(key, Announced { mac, pad: [0; 2] }, 0)?;
-        }
-        let mut ranges: BTreeMap<Vec<[u8; 16]>, u32> = BTreeMap::new();
-        let mut next_row = 0;
-        for (&(at, proto), service) in world.services.iter() {
-            let rows: Vec<Row> = service.rows.iter().map(row).collect();
-            let identity = rows.iter().map(row_bytes).collect();
-            let start = *ranges.entry(identity).or_insert(next_row);
-            if start == next_row {
-                self.write_rows(start, &rows)?;
-                next_row += rows.len() as u32;
-            }
-            let value = Service {
-                rows_start: start,
-                rows: rows.len() as u32,
-                stats: service.stats,
-                flags: if service.kernel { SERVICE_KERNEL } else { 0 }
-                    | if service.client_ip { SERVICE_CLIENT_IP } else { 0 },
-            };
-            self.hash("SERVICES")?.insert(service_key(at, proto), value, 0)?;
-        }
-        for (index, node) in (0..).zip(&world.nodes) {
-            let &world::Node { mac, source_mac, ifindex } = node;
-            let value = Node { address: [0; 16], mac, source_mac, ifindex };
-            self.array("NODES")?.set(index, value, 0)?;
-        }
-        for &mac in &world.node_macs {
-            let node = world.nodes.iter().position(|n| n.mac == mac).unwrap_or(0) as u32;
-            self.hash("NODE_MACS")?.insert(MacKey { mac, pad: [0; 2] }, MacOwner { node }, 0)?;
-            set_bit(&mut ingress_filter, filter::mac_bit(&mac));
-        }
-        for (index, endpoint) in (0..).zip(&world.endpoints) {
-            let value = endpoint.map_or_else(Endpoint::default, |at| Endpoint {
-                address: octets(at.ip()),
-                port: at.port().to_be_bytes(),
-                flags: ENDPOINT_PRESENT,
-                pad: 0,
-            });
-            self.array("ENDPOINTS")?.set(index, value, 0)?;
-            if let Some(at) = endpoint {
-                for proto in world::PROTOCOLS {
-                    let bit = filter::reply_bit(&value.address, at.port().to_be_bytes(), proto);
-                    set_bit(&mut egress_filter, bit);
-                }
-            }
-        }
-        self.write_filter("INGRESS_FILTER", &ingress_filter)?;
-        self.write_filter("EGRESS_FILTER", &egress_filter)?;
-        self.configure(world)?;
-        self.set_flows(world)
+        Ok(events)
     }
 
-    /// Writes what of a [`World`] may differ between two frames of one suite: deadline and echo limit.
+    /// The samples since they were asked for last: outcome, length, and the bytes held.
     ///
     /// # Errors
-    /// The kernel refuses an entry.
-    pub fn configure(&mut self, world: &World) -> Result<()> {
-        let mut settings = Settings {
-            announce_until_ns: if world.announcing { u64::MAX } else { 1 },
-            echo_interval_ns: match world.echo {
-                Echo::Unlimited => 0,
-                Echo::Exhausted => 1_000_000,
-            },
-            ..Settings::default()
-        };
-        settings.uplinks[0] = Uplink { ifindex: world.ifindex, mac: world.mac, pad: [0; 2] };
-        self.array("SETTINGS")?.set(0, settings, 0)?;
-        let next_ns = match world.echo {
-            Echo::Unlimited => 0,
-            // Some 150 years ahead of any clock.
-            Echo::Exhausted => u64::MAX / 4,
-        };
-        let budget = EchoBudget { next_ns };
-        let values = aya::maps::PerCpuValues::try_from(vec![budget; cpus()?])?;
-        let mut map = PerCpuArray::try_from(self.map_mut("ECHO_BUDGET")?)?;
-        map.set(0, values, 0)?;
-        Ok(())
-    }
-
-    /// Replaces all flows by those of a [`World`].
-    ///
-    /// # Errors
-    /// The kernel refuses an entry.
-    pub fn set_flows(&mut self, world: &World) -> Result<()> {
-        for (name, flows) in [("FLOWS", &world.flows), ("PENDING", &world.pending)] {
-            let mut map = self.hash::<lb_common::maps::FlowKey, lb_common::maps::Flow>(name)?;
-            let old: Vec<_> = map.keys().collect::<Result<_, _>>()?;
-            for key in old {
-                map.remove(&key)?;
-            }
-            for (key, value) in flows {
-                map.insert(flow_key(key), flow(value), 0)?;
-            }
+    /// A sample has another size.
+    pub fn samples(&mut self) -> Result<Vec<(u32, u32, Vec<u8>)>> {
+        let mut samples = Vec::new();
+        while let Some(bytes) = self.samples.next() {
+            ensure!(bytes.len() == size_of::<Sample>(), "a sample of {} bytes", bytes.len());
+            let word = |at: usize| u32_at(&bytes, at);
+            let held = word(20) as usize;
+            samples.push((word(12), word(16), bytes[32..].get(..held).unwrap_or(&[]).to_vec()));
         }
-        Ok(())
-    }
-
-    /// The flows that the maps hold: `FLOWS`, then `PENDING`.
-    ///
-    /// # Errors
-    /// The maps cannot be read.
-    pub fn flows(&mut self) -> Result<[BTreeMap<world::FlowKey, world::Flow>; 2]> {
-        let mut read = |name| -> Result<_> {
-            let map = self.hash::<lb_common::maps::FlowKey, lb_common::maps::Flow>(name)?;
-            map.iter()
-                .map(|entry| entry.map(|(key, value)| (plain_key(&key), plain_flow(&value))))
-                .collect::<Result<_, _>>()
-                .with_context(|| format!("map {name}"))
-        };
-        Ok([read("FLOWS")?, read("PENDING")?])
+        Ok(samples)
     }
 
     /// All outcomes' counters, summed over the CPUs.
@@ -371,6 +282,24 @@ impl DataPath {
         HashMap::try_from(map).with_context(|| format!("map {name}"))
     }
 
+    /// A trie of the object.
+    ///
+    /// # Errors
+    /// No such map, or not of these types.
+    pub fn trie<K: Pod, V: Pod>(&mut self, name: &str) -> Result<LpmTrie<&mut MapData, K, V>> {
+        LpmTrie::try_from(self.map_mut(name)?).with_context(|| format!("map {name}"))
+    }
+
+    /// Sets every CPU's value of a per-CPU array's first element.
+    ///
+    /// # Errors
+    /// No such map, or not of this type.
+    pub fn set_per_cpu<V: Pod>(&mut self, name: &str, value: V) -> Result<()> {
+        let values = aya::maps::PerCpuValues::try_from(vec![value; cpus()?])?;
+        let mut map = PerCpuArray::try_from(self.map_mut(name)?)?;
+        Ok(map.set(0, values, 0)?)
+    }
+
     /// An array of the object.
     ///
     /// # Errors
@@ -426,82 +355,35 @@ where
     Ok(Run { action: result.return_value, frame: out, duration: result.duration })
 }
 
-fn set_bit(words: &mut [u64], bit: u32) {
-    words[bit as usize / 64] |= 1 << (bit % 64);
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// An address as the maps hold it.
-pub fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-/// The key of a VIP:port.
-pub fn service_key(at: SocketAddr, proto: u8) -> ServiceKey {
-    ServiceKey { vip: octets(at.ip()), port: at.port().to_be_bytes(), proto, pad: 0, pad2: 0 }
-}
-
-fn row(row: &world::Row) -> Row {
-    let mut nodes = [NO_NODE; 4];
-    nodes[..row.nodes.len()].copy_from_slice(&row.nodes);
-    Row { nodes, endpoint: row.endpoint.unwrap_or(NO_ENDPOINT), first: row.first, pad: [0; 3] }
-}
-
-fn row_bytes(row: &Row) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    for (chunk, node) in bytes.chunks_mut(2).zip(row.nodes) {
-        chunk.copy_from_slice(&node.to_ne_bytes());
-    }
-    bytes[8..12].copy_from_slice(&row.endpoint.to_ne_bytes());
-    bytes[12] = row.first;
-    bytes
-}
-
-fn flow_key(key: &world::FlowKey) -> lb_common::maps::FlowKey {
-    lb_common::maps::FlowKey {
-        client: octets(key.client.ip()),
-        peer: octets(key.peer.ip()),
-        client_port: key.client.port().to_be_bytes(),
-        peer_port: key.peer.port().to_be_bytes(),
-        proto: key.protocol,
-        direction: if key.to_client { TO_CLIENT } else { TO_ENDPOINT },
-        pad: [0; 2],
-    }
-}
-
-fn flow(flow: &world::Flow) -> lb_common::maps::Flow {
-    lb_common::maps::Flow {
-        peer: octets(flow.peer.ip()),
-        peer_port: flow.peer.port().to_be_bytes(),
-        client_port: flow.client_port.to_be_bytes(),
-        endpoint: flow.endpoint,
-        state: if flow.closing { FLOW_CLOSING } else { 0 },
-        pad: [0; 7],
-    }
-}
-
-fn socket(octets: [u8; 16], port: [u8; 2]) -> SocketAddr {
-    SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), u16::from_be_bytes(port))
-}
-
-fn plain_key(key: &impl Borrow<lb_common::maps::FlowKey>) -> world::FlowKey {
-    let key = key.borrow();
-    world::FlowKey {
-        client: socket(key.client, key.client_port),
-        peer: socket(key.peer, key.peer_port),
-        protocol: key.proto,
-        to_client: key.direction == TO_CLIENT,
-    }
-}
-
-fn plain_flow(flow: &impl Borrow<lb_common::maps::Flow>) -> world::Flow {
-    let flow = flow.borrow();
-    world::Flow {
-        peer: socket(flow.peer, flow.peer_port),
-        client_port: u16::from_be_bytes(flow.client_port),
-        endpoint: flow.endpoint,
-        closing: flow.state & FLOW_CLOSING != 0,
-    }
+fn read_event(bytes: &[u8]) -> Result<Event> {
+    ensure!(bytes.len() == size_of::<Event>(), "an event of {} bytes", bytes.len());
+    let array = |at: usize| -> [u8; 16] {
+        let mut array = [0; 16];
+        array.copy_from_slice(&bytes[at..at + 16]);
+        array
+    };
+    let flow = lb_common::maps::FlowKey {
+        client: array(0),
+        peer: array(16),
+        client_port: [bytes[32], bytes[33]],
+        peer_port: [bytes[34], bytes[35]],
+        proto: bytes[36],
+        direction: bytes[37],
+        pad: [bytes[38], bytes[39]],
+    };
+    let mut mac = [0; 6];
+    mac.copy_from_slice(&bytes[54..60]);
+    Ok(Event {
+        flow,
+        kind: u32_at(bytes, 40),
+        node: u32_at(bytes, 44),
+        ifindex: u32_at(bytes, 48),
+        vlan: u16::from_ne_bytes([bytes[52], bytes[53]]),
+        mac,
+        pad: u32_at(bytes, 60),
+    })
 }

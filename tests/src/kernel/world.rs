@@ -1,4 +1,7 @@
 //! What the maps say, as plain data, and the addresses that the suites use.
+//!
+//! Times are seconds relative to now, which is 0: what a suite sets lies so far from where
+//! it would count differently that seconds may pass while it runs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use super::frames::Mac;
+use super::{frames::Mac, services};
+
+pub use super::services::port;
 
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub enum Family {
 pub const MY_MAC: Mac = [0x02, 0, 0, 0, 1, 1];
 /// This node's link-layer address on its second uplink.
 pub const MY_SECOND_MAC: Mac = [0x02, 0, 0, 0, 2, 1];
+/// This node's link-layer address on the uplink's VLAN.
+pub const MY_VLAN_MAC: Mac = [0x02, 0, 0, 0, 3, 1];
 /// The gateway's.
 pub const ROUTER_MAC: Mac = [0x02, 0, 0, 0, 0, 0xfe];
 /// A neighbour's that is no node.
@@ -31,67 +38,67 @@ pub const OTHER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x99];
 pub const NODE_2_MAC: Mac = [0x02, 0, 0, 0, 1, 2];
 /// Of the fourth node, on the second uplink.
 pub const NODE_4_MAC: Mac = [0x02, 0, 0, 0, 2, 4];
+/// Of the fifth node, on the uplink's VLAN.
+pub const NODE_5_MAC: Mac = [0x02, 0, 0, 0, 3, 5];
 
-/// Index of the second node: on the same link.
+/// The VLAN of the uplink on which VIP traffic arrives, too.
+pub const VLAN: u16 = 100;
+
+/// Index of the second node: on the same link, and it takes tunnels.
 pub const NODE_2: u16 = 1;
-/// Index of the third node: its link-layer address is not known.
+/// Index of the third node: there is no way to it yet.
 pub const NODE_3: u16 = 2;
-/// Index of the fourth node: behind the second uplink.
+/// Index of the fourth node: on the link of the second uplink, and it takes tunnels.
 pub const NODE_4: u16 = 3;
+/// Index of the fifth node: on the uplink's VLAN, and it takes tunnels.
+pub const NODE_5: u16 = 4;
+/// Index of the sixth node: behind the gateway, by tunnel over IPv4.
+pub const NODE_6: u16 = 5;
+/// Index of the seventh node: behind the second uplink's gateway, by tunnel over IPv6.
+pub const NODE_7: u16 = 6;
+/// Index of the eighth node: on the same link, but it takes no tunnels.
+pub const NODE_8: u16 = 7;
+/// Index of the ninth node: behind the gateway, by tunnel over a path that takes 600 bytes.
+pub const NODE_9: u16 = 8;
+/// In the first place of a row: nobody takes new flows.
+pub const NOBODY: u16 = u16::MAX;
 
-/// Ports of our VIP, named after what becomes of a new flow.
-pub mod port {
-    /// Delivered here.
-    pub const DELIVER: u16 = 80;
-    /// Forwarded to the second node.
-    pub const FORWARD: u16 = 81;
-    /// To be forwarded to the third node, whose link-layer address is not known.
-    pub const UNRESOLVED: u16 = 82;
-    /// Forwarded to the fourth node, by the second uplink.
-    pub const REDIRECT: u16 = 83;
-    /// Left to this node's kernel.
-    pub const KERNEL: u16 = 84;
-    /// No endpoint takes new flows.
-    pub const EMPTY: u16 = 85;
-    /// Rows of all kinds.
-    pub const MIXED: u16 = 86;
-    /// Mode `kernel`, on the second node.
-    pub const KERNEL_FORWARD: u16 = 87;
-    /// The row says this node, but its endpoint has just gone.
-    pub const GONE: u16 = 88;
-    /// The row's node is the second one; this node drains and stands before it.
-    pub const DRAINING: u16 = 89;
-    /// Rows of all kinds, but one for all flows of a client.
-    pub const AFFINITY: u16 = 90;
-    /// No Service has it.
-    pub const NONE: u16 = 4444;
-    /// The endpoints'.
-    pub const POD: u16 = 8080;
-}
+/// TCP, UDP and SCTP.
+pub const PROTOCOLS: [u8; 3] = [6, 17, 132];
 
-/// TCP and UDP.
-pub const PROTOCOLS: [u8; 2] = [6, 17];
+/// Longer ago than anything counts.
+pub const LONG_AGO: i32 = -500;
+/// Further ahead than anything lasts.
+pub const FAR_AHEAD: i32 = 500;
+/// What the suites set as all windows, in seconds.
+pub const WINDOW: u32 = 200;
+/// Seconds after which a UDP flow counts no more.
+pub const UDP_IDLE: i32 = 300;
 
-/// A row of a Service, without indices that stand for nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Nodes in order, as indices; 0 is this node.
-    pub nodes: Vec<u16>,
-    /// This node's endpoint for new flows.
-    pub endpoint: Option<u32>,
-    /// Position of the row's node.
-    pub first: u8,
-}
+/// The nodes of a row, the row's node first; [`NOBODY`] stands in the first place only.
+pub type Row = Vec<u16>;
 
 /// A VIP:port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// None: no endpoint takes new flows.
     pub rows: Vec<Row>,
+    /// The rows of before; none if they are not known.
+    pub previous: Vec<Row>,
+    /// This node's endpoint for new flows, by row: one for each, or one for all.
+    pub endpoints: Vec<Option<u32>>,
     /// Mode `kernel`.
     pub kernel: bool,
     /// All flows of a client go by one row.
     pub client_ip: bool,
+    /// This node may have flows of it.
+    pub here: bool,
+    /// The set of prefixes that are served.
+    pub ranges: Option<u32>,
+    /// When the rows changed.
+    pub changed: i32,
+    /// For how long a client keeps its endpoint.
+    pub affinity: u32,
     /// Index of its statistics.
     pub stats: u32,
 }
@@ -99,18 +106,51 @@ pub struct Service {
 /// How to reach a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its link-layer address.
+    /// Outer destination.
+    pub address: IpAddr,
+    /// Outer source.
+    pub source: IpAddr,
+    /// What the node wants to see in tunnelled packets.
+    pub cookie: u64,
+    /// The interface; 0 while there is no way.
+    pub ifindex: u32,
+    /// Whether rewriting link-layer addresses gets there.
+    pub link: bool,
+    /// Whether it takes tunnels.
+    pub tunnel: bool,
+    /// Link-layer address of the next hop.
     pub mac: Mac,
     /// Ours on that link.
     pub source_mac: Mac,
-    /// The interface; 0 while unresolved.
-    pub ifindex: u32,
+    /// The VLAN; 0 is none.
+    pub vlan: u16,
+    /// The largest IP packet that gets there.
+    pub mtu: u16,
 }
 
-/// What echo requests may use.
+impl Node {
+    /// No way at all: this node itself, or one that is not resolved.
+    pub fn nowhere() -> Self {
+        let address = Ipv4Addr::UNSPECIFIED.into();
+        Self {
+            address,
+            source: address,
+            cookie: 0,
+            ifindex: 0,
+            link: false,
+            tunnel: false,
+            mac: [0; 6],
+            source_mac: [0; 6],
+            vlan: 0,
+            mtu: 0,
+        }
+    }
+}
+
+/// What answers of our own may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Echo {
-    /// All are answered.
+pub enum Budget {
+    /// All are sent.
     Unlimited,
     /// The limit has been reached, for the time of the test.
     Exhausted,
@@ -123,10 +163,12 @@ pub struct Flow {
     pub peer: SocketAddr,
     /// What the client's port becomes.
     pub client_port: u16,
-    /// Index of the endpoint.
-    pub endpoint: u32,
+    /// Index of the endpoint; none for a flow of the kernel's.
+    pub endpoint: Option<u32>,
     /// Whether FIN or RST was seen.
     pub closing: bool,
+    /// When the client was last heard.
+    pub seen: i32,
 }
 
 /// A flow's key, as the maps hold it.
@@ -142,82 +184,184 @@ pub struct FlowKey {
     pub to_client: bool,
 }
 
+/// The key of a client's affinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AffinityKey {
+    /// The client.
+    pub client: IpAddr,
+    /// The VIP and port.
+    pub vip: SocketAddr,
+    /// IANA protocol number.
+    pub protocol: u8,
+}
+
+/// A client's affinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// The endpoint.
+    pub at: SocketAddr,
+    /// Its index.
+    pub endpoint: u32,
+    /// When the client was last heard.
+    pub seen: i32,
+}
+
+/// What came of asking the other agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing yet.
+    Asked,
+    /// This node knows the flow.
+    Node(u16),
+    /// No node does.
+    Nobody,
+}
+
+/// An [`Answer`], and until when it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// What came of it.
+    pub answer: Answer,
+    /// Until when.
+    pub until: i32,
+}
+
+/// A datagram that comes in fragments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FragmentKey {
+    /// Source as it arrives.
+    pub source: IpAddr,
+    /// Destination as it arrives.
+    pub destination: IpAddr,
+    /// Identification.
+    pub id: [u8; 4],
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Whether it is on its way to the client.
+    pub to_client: bool,
+}
+
+/// What the first fragment said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragmented {
+    /// Source port, then destination port.
+    pub ports: (u16, u16),
+    /// When.
+    pub seen: i32,
+}
+
 /// Everything that decides what becomes of a frame.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct World {
     /// The interface that frames arrive on.
     pub ifindex: u32,
-    /// Our link-layer address on it.
-    pub mac: Mac,
+    /// Our link-layer addresses, by interface and VLAN.
+    pub uplinks: BTreeMap<(u32, u16), Mac>,
     /// Whether the agent's deadline lies ahead.
     pub announcing: bool,
+    /// Whether the tables are fresh.
+    pub fresh: bool,
     /// The rate limit of echo answers.
-    pub echo: Echo,
+    pub echo: Budget,
+    /// The rate limit of refusals.
+    pub refuse: Budget,
+    /// When this node's maps were made.
+    pub started: i32,
+    /// For how long UDP flows are looked for after a change.
+    pub udp_window: u32,
+    /// For how long nothing is refused after a change.
+    pub settle: u32,
+    /// What tunnelled packets to this node must carry; 0 is none.
+    pub cookies: [u64; 2],
+    /// This node's addresses, to which tunnels come.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The tunnels' UDP port.
+    pub tunnel_port: u16,
+    /// Largest segments that fit a tunnel, over IPv4 and IPv6; 0 changes nothing.
+    pub mss: (u16, u16),
+    /// Whether every frame is sampled.
+    pub sample: bool,
+    /// The rows by which fragments find their node: as many as a power of two, or none.
+    pub fragment_rows: Arc<Vec<Row>>,
     /// All VIPs, whoever announces them.
     pub vips: BTreeSet<IpAddr>,
-    /// VIPs announced here, by interface, and the answer.
-    pub announced: BTreeMap<(IpAddr, u32), Mac>,
+    /// VIPs announced here, by interface and VLAN, and the answer.
+    pub announced: BTreeMap<(IpAddr, u32, u16), Mac>,
     /// Services by VIP:port and protocol; shared, since each case has a world of its own.
     pub services: Arc<BTreeMap<(SocketAddr, u8), Service>>,
+    /// Client prefixes by the number of their set.
+    pub ranges: Arc<BTreeMap<u32, Vec<(IpAddr, u8)>>>,
     /// Nodes by index; the first is this one.
-    pub nodes: Vec<Node>,
-    /// Link-layer addresses of agents' nodes.
-    pub node_macs: BTreeSet<Mac>,
+    pub nodes: Arc<Vec<Node>>,
+    /// Link-layer addresses of agents' nodes, with the VLAN.
+    pub node_macs: Arc<BTreeMap<(Mac, u16), u16>>,
     /// This node's endpoints by index.
-    pub endpoints: Vec<Option<SocketAddr>>,
+    pub endpoints: Arc<Vec<Option<SocketAddr>>>,
     /// Flows whose client has acknowledged.
     pub flows: BTreeMap<FlowKey, Flow>,
     /// Flows whose client has yet to acknowledge.
     pub pending: BTreeMap<FlowKey, Flow>,
+    /// Clients' affinities.
+    pub affinity: BTreeMap<AffinityKey, Affinity>,
+    /// Flows that others know, or nobody.
+    pub elsewhere: BTreeMap<FlowKey, Elsewhere>,
+    /// Datagrams that come in fragments.
+    pub fragmented: BTreeMap<FragmentKey, Fragmented>,
+}
+
+fn address(family: Family, v4: [u8; 4], v6: [u16; 2]) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::from(v4).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, v6[0], 0, 0, 0, 0, v6[1]).into(),
+    }
 }
 
 /// The VIP that this node announces.
 pub fn vip(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::new(198, 51, 100, 10).into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10).into(),
-    }
+    address(family, [198, 51, 100, 10], [1, 0x10])
 }
 
 /// A VIP that another node announces.
 pub fn vip_elsewhere(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::new(198, 51, 100, 20).into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x20).into(),
-    }
+    address(family, [198, 51, 100, 20], [1, 0x20])
 }
 
 /// An address that is not Herald's.
 pub fn foreign(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::new(203, 0, 113, 5).into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 5).into(),
-    }
+    address(family, [203, 0, 113, 5], [2, 5])
 }
 
 /// A client outside of the cluster.
 pub fn client(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::new(192, 0, 2, 33).into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 0x33).into(),
-    }
+    address(family, [192, 0, 2, 33], [9, 0x33])
+}
+
+/// A router between the client and us, that ICMP errors come from.
+pub fn router(family: Family) -> IpAddr {
+    address(family, [203, 0, 113, 77], [7, 0x77])
 }
 
 /// A neighbour on the link, who asks for link-layer addresses.
 pub fn neighbour(family: Family) -> IpAddr {
+    address(family, [198, 51, 100, 33], [1, 0x33])
+}
+
+/// A node's own address, by its index; 0 is this node.
+pub fn node(family: Family, index: u16) -> IpAddr {
+    address(family, [10, 7, 0, 1 + index as u8], [0x77, 1 + index])
+}
+
+/// The address of one of this node's two pods of each family.
+pub fn pod_address(family: Family, number: u8) -> IpAddr {
     match family {
-        Family::V4 => Ipv4Addr::new(198, 51, 100, 33).into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x33).into(),
+        Family::V4 => IpAddr::from([10, 244, 1, 5 + number]),
+        Family::V6 => Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 5 + u16::from(number)).into(),
     }
 }
 
 /// This node's endpoints: two pods of each family.
 pub fn pod(family: Family, number: u8) -> SocketAddr {
-    let address = match family {
-        Family::V4 => IpAddr::from([10, 244, 1, 5 + number]),
-        Family::V6 => Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 5 + u16::from(number)).into(),
-    };
-    SocketAddr::new(address, port::POD)
+    SocketAddr::new(pod_address(family, number), port::POD)
 }
 
 /// Index of a pod among the endpoints.
@@ -228,43 +372,93 @@ pub fn pod_index(family: Family, number: u8) -> u32 {
 /// The first index of no endpoint.
 pub const GONE_ENDPOINT: u32 = 4;
 
+/// The cookie of this node that it hands out now.
+pub const MY_COOKIE: u64 = 0x1122_3344_5566_7788;
+/// The one before it.
+pub const MY_OLD_COOKIE: u64 = 0x99aa_bbcc_ddee_ff01;
+
+fn nodes(ifindex: u32, second: u32) -> Vec<Node> {
+    let node = |index, outer, ifindex, mac, source_mac| Node {
+        address: node(outer, index),
+        source: node(outer, 0),
+        cookie: 0xc00c_1e00_0000_0000 | u64::from(index) << 40 | u64::from(index) * 0x0101,
+        ifindex,
+        link: false,
+        tunnel: true,
+        mac,
+        source_mac,
+        vlan: 0,
+        mtu: 1500,
+    };
+    use Family::{V4, V6};
+    vec![
+        Node::nowhere(),
+        Node { link: true, ..node(NODE_2, V4, ifindex, NODE_2_MAC, MY_MAC) },
+        Node::nowhere(),
+        Node { link: true, ..node(NODE_4, V6, second, NODE_4_MAC, MY_SECOND_MAC) },
+        Node { link: true, vlan: VLAN, ..node(NODE_5, V4, ifindex, NODE_5_MAC, MY_VLAN_MAC) },
+        node(NODE_6, V4, ifindex, ROUTER_MAC, MY_MAC),
+        node(NODE_7, V6, second, [0x02, 0, 0, 0, 2, 0xfe], MY_SECOND_MAC),
+        Node {
+            link: true,
+            tunnel: false,
+            ..node(NODE_8, V4, ifindex, [0x02, 0, 0, 0, 1, 8], MY_MAC)
+        },
+        Node { mtu: 600, ..node(NODE_9, V6, ifindex, ROUTER_MAC, MY_MAC) },
+    ]
+}
+
 impl World {
-    /// Three other nodes, two VIPs of each family, and a port for each thing that can happen.
+    /// Eight other nodes, two VIPs of each family, and a port for each thing that can happen.
     pub fn new(ifindex: u32, second_ifindex: u32) -> Self {
-        let node = |mac, source_mac, ifindex| Node { mac, source_mac, ifindex };
+        let endpoints = services::endpoints();
         let mut world = Self {
             ifindex,
-            mac: MY_MAC,
+            uplinks: BTreeMap::from([((ifindex, 0), MY_MAC), ((ifindex, VLAN), MY_VLAN_MAC)]),
             announcing: true,
-            echo: Echo::Unlimited,
+            fresh: true,
+            echo: Budget::Unlimited,
+            refuse: Budget::Unlimited,
+            started: LONG_AGO,
+            udp_window: WINDOW,
+            settle: WINDOW,
+            cookies: [MY_COOKIE, MY_OLD_COOKIE],
+            addresses: BTreeSet::from([node(Family::V4, 0), node(Family::V6, 0)]),
+            tunnel_port: 6080,
+            mss: (1400, 1380),
+            sample: false,
+            fragment_rows: Arc::new(vec![vec![0, NODE_2]]),
             vips: BTreeSet::new(),
             announced: BTreeMap::new(),
             services: Arc::default(),
-            nodes: vec![
-                node([0; 6], [0; 6], 0),
-                node(NODE_2_MAC, MY_MAC, ifindex),
-                node([0; 6], [0; 6], 0),
-                node(NODE_4_MAC, MY_SECOND_MAC, second_ifindex),
-            ],
-            node_macs: BTreeSet::from([NODE_2_MAC, NODE_4_MAC]),
-            endpoints: Vec::new(),
+            ranges: Arc::new(services::ranges()),
+            nodes: Arc::new(nodes(ifindex, second_ifindex)),
+            node_macs: Arc::new(BTreeMap::from([
+                ((NODE_2_MAC, 0), NODE_2),
+                ((NODE_4_MAC, 0), NODE_4),
+                ((NODE_5_MAC, VLAN), NODE_5),
+            ])),
             flows: BTreeMap::new(),
             pending: BTreeMap::new(),
+            affinity: BTreeMap::new(),
+            elsewhere: BTreeMap::new(),
+            fragmented: BTreeMap::new(),
+            endpoints: Arc::default(),
         };
+        let mut table = BTreeMap::new();
         for family in [Family::V4, Family::V6] {
             world.vips.extend([vip(family), vip_elsewhere(family)]);
-            world.announced.insert((vip(family), ifindex), MY_MAC);
+            world.announced.insert((vip(family), ifindex, 0), MY_MAC);
+            world.announced.insert((vip(family), ifindex, VLAN), MY_VLAN_MAC);
             // Announced, but on the other link.
-            world.announced.insert((vip_elsewhere(family), second_ifindex), MY_SECOND_MAC);
-            world.endpoints.extend([Some(pod(family, 0)), Some(pod(family, 1))]);
+            let elsewhere = vip_elsewhere(family);
+            world.announced.insert((elsewhere, second_ifindex, 0), MY_SECOND_MAC);
+            for vip in [vip(family), elsewhere] {
+                services::add(&mut table, vip, family, &endpoints);
+            }
         }
-        world.endpoints.push(None);
-        let mut services = BTreeMap::new();
-        for family in [Family::V4, Family::V6] {
-            add_services(&mut services, vip(family), family);
-            add_services(&mut services, vip_elsewhere(family), family);
-        }
-        world.services = Arc::new(services);
+        world.services = Arc::new(table);
+        world.endpoints = Arc::new(endpoints);
         world
     }
 
@@ -276,44 +470,21 @@ impl World {
         endpoint: u32,
         protocol: u8,
     ) -> [(FlowKey, Flow); 2] {
-        let flow = |peer| Flow { peer, client_port: client.port(), endpoint, closing: false };
+        let flow = |peer| Flow {
+            peer,
+            client_port: client.port(),
+            endpoint: Some(endpoint),
+            closing: false,
+            seen: 0,
+        };
         let key = |peer, to_client| FlowKey { client, peer, protocol, to_client };
         [(key(vip, false), flow(pod)), (key(pod, true), flow(vip))]
     }
-}
 
-fn add_services(services: &mut BTreeMap<(SocketAddr, u8), Service>, vip: IpAddr, family: Family) {
-    let row = |nodes: &[u16], endpoint, first| Row { nodes: nodes.to_vec(), endpoint, first };
-    let here = pod_index(family, 0);
-    let mixed = (0..256u32).map(|n| match n % 8 {
-        0 | 1 => row(&[0, NODE_2], Some(pod_index(family, (n % 2) as u8)), 0),
-        2 => row(&[NODE_2, 0], Some(here), 0),
-        3 => row(&[NODE_3, NODE_2, 0], Some(here), 0),
-        4 => row(&[NODE_4], None, 0),
-        5 => row(&[NODE_2, 0, NODE_4], Some(pod_index(family, 1)), 1),
-        6 => row(&[0, NODE_4, NODE_2, NODE_3], None, 1),
-        _ => row(&[0], Some(GONE_ENDPOINT), 0),
-    });
-    let mixed: Vec<Row> = mixed.collect();
-    let kinds: [(u16, Vec<Row>, bool); 11] = [
-        (port::DELIVER, vec![row(&[0, NODE_2], Some(here), 0)], false),
-        (port::FORWARD, vec![row(&[NODE_2, 0], Some(here), 0)], false),
-        (port::UNRESOLVED, vec![row(&[NODE_3], None, 0)], false),
-        (port::REDIRECT, vec![row(&[NODE_4], None, 0)], false),
-        (port::KERNEL, vec![row(&[0, NODE_2], Some(here), 0)], true),
-        (port::EMPTY, vec![], false),
-        (port::MIXED, mixed.clone(), false),
-        (port::AFFINITY, mixed, false),
-        (port::KERNEL_FORWARD, vec![row(&[NODE_2, 0], None, 0)], true),
-        (port::GONE, vec![row(&[0], Some(GONE_ENDPOINT), 0)], false),
-        (port::DRAINING, vec![row(&[0, NODE_2], None, 1)], false),
-    ];
-    for (port, rows, kernel) in kinds {
-        for protocol in PROTOCOLS {
-            let stats = services.len() as u32;
-            let client_ip = port == port::AFFINITY;
-            let service = Service { rows: rows.clone(), kernel, client_ip, stats };
-            services.insert((SocketAddr::new(vip, port), protocol), service);
-        }
+    /// The entry of a flow whose last step the kernel does.
+    pub fn kernel_flow(client: SocketAddr, vip: SocketAddr, protocol: u8) -> (FlowKey, Flow) {
+        let key = FlowKey { client, peer: vip, protocol, to_client: false };
+        let client_port = client.port();
+        (key, Flow { peer: vip, client_port, endpoint: None, closing: false, seen: 0 })
     }
 }

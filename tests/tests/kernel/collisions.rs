@@ -58,7 +58,7 @@ fn a_shared_bit_makes_no_vip() {
             (IpAddr::V4(twin), IpAddr::V4(sender), _) => {
                 let tcp = &arrivals[0].clone();
                 arrivals.push(frames::as_fragment_v4(tcp, 0, true));
-                arrivals.push(frames::with_ipv4_options(tcp));
+                arrivals.push(frames::with_ipv4_options(tcp, 1));
                 let (sender_mac, target_mac) = (link.from, [0; 6]);
                 let arp = Arp { reply: false, sender_mac, sender, target_mac, target: twin };
                 arrivals.push(frames::arp(link, arp));
@@ -67,7 +67,7 @@ fn a_shared_bit_makes_no_vip() {
             (IpAddr::V6(twin), IpAddr::V6(from), IpAddr::V6(vip)) => {
                 let tcp = &arrivals[0].clone();
                 arrivals.push(frames::as_fragment_v6(tcp, 0, true));
-                arrivals.push(frames::with_extension(tcp, 0));
+                arrivals.push(frames::with_extension(tcp, 0, 8));
                 let group = frames::solicited_node(twin);
                 let option = frames::source_link_layer_option(link.from);
                 for (to, target) in [(twin, twin), (group, twin), (twin, vip)] {

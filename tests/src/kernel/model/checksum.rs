@@ -1,9 +1,9 @@
 //! Internet checksums (RFC 1071), over everything that they cover.
 
-use super::headers::{Ip, ip, number};
+use super::headers::{Ip, PACKET, ip, number, put};
 
 /// The sum of 16-bit words modulo 2^16 - 1, an odd last byte filled up with a zero.
-fn sum(bytes: &[u8]) -> u32 {
+pub(super) fn sum(bytes: &[u8]) -> u32 {
     let words = bytes.chunks(2).map(|pair| match pair {
         &[high, low] => u64::from(high) << 8 | u64::from(low),
         rest => u64::from(rest[0]) << 8,
@@ -11,19 +11,19 @@ fn sum(bytes: &[u8]) -> u32 {
     (words.sum::<u64>() % 65_535) as u32
 }
 
-/// The sum of the pseudo-header but for the length (RFC 793, RFC 8200 section 8.1).
-fn pseudo_header(frame: &[u8], ip: &Ip) -> u32 {
-    let addresses = if ip.source.is_ipv4() { 26..34 } else { 22..54 };
-    (sum(&frame[addresses]) + u32::from(ip.protocol)) % 65_535
+/// Where the addresses of an IP header stand that begins at an offset.
+fn addresses(v4: bool, at: usize) -> std::ops::Range<usize> {
+    if v4 { at + 12..at + 20 } else { at + 8..at + 40 }
 }
 
 /// Where the checksum of an upper layer stands in it, and whether it covers the pseudo-header.
-fn upper_checksum(ip: &Ip) -> Option<(usize, bool)> {
-    match ip.protocol {
+fn upper_checksum(protocol: u8) -> Option<(usize, bool)> {
+    match protocol {
         6 => Some((16, true)),
         17 => Some((6, true)),
         1 => Some((2, false)),
         58 => Some((2, true)),
+        // SCTP's covers no addresses, and is no sum.
         _ => None,
     }
 }
@@ -31,13 +31,26 @@ fn upper_checksum(ip: &Ip) -> Option<(usize, bool)> {
 /// What all words covered by the upper layer's checksum, itself among them, sum up to
 /// (without the pseudo-header's length, which the data path never changes).
 fn upper_sum(frame: &[u8], ip: &Ip, pseudo: bool) -> u32 {
-    let header = if pseudo { pseudo_header(frame, ip) } else { 0 };
-    (header + sum(&frame[ip.upper..])) % 65_535
+    let header = if pseudo {
+        sum(&frame[addresses(ip.is_v4(), PACKET)]) + u32::from(ip.protocol)
+    } else {
+        0
+    };
+    (header + sum(&frame[ip.upper..ip.end])) % 65_535
 }
 
 /// The checksum that makes `others`, the sum of all other words, come to `wanted`.
-fn completing(others: u32, wanted: u32) -> u16 {
-    ((wanted + 65_535 - others) % 65_535) as u16
+pub(super) fn completing(others: u32, wanted: u32) -> u16 {
+    ((wanted + 65_535 - others % 65_535) % 65_535) as u16
+}
+
+/// Puts a new header checksum into an IPv4 packet that begins at `at`.
+pub(super) fn renew_header(before: &[u8], after: &mut [u8], at: usize) {
+    let end = at + usize::from(before[at] & 15) * 4;
+    let wanted = sum(&before[at..end]);
+    put(after, at + 10, 0);
+    let check = completing(sum(&after[at..end]), wanted);
+    put(after, at + 10, check);
 }
 
 /// Puts new checksums into a frame whose headers were changed, summing up everything.
@@ -45,67 +58,104 @@ fn completing(others: u32, wanted: u32) -> u16 {
 /// A checksum that was right is right again. One that was wrong stays wrong by the same
 /// amount, so that the receiver notices (RFC 1624 section 5): a middle box must not
 /// repair what was damaged before it.
-pub(super) fn renew(before: &[u8], after: &mut [u8]) {
-    let (Some(old), Some(new)) = (ip(before), ip(after)) else { return };
-    if old.source.is_ipv4() {
-        let wanted = sum(&before[14..34]);
-        after[24..26].fill(0);
-        let check = completing(sum(&after[14..34]), wanted);
-        after[24..26].copy_from_slice(&check.to_be_bytes());
+pub(super) fn renew(before: &[u8], after: &mut [u8], ip: &Ip) {
+    if ip.is_v4() {
+        renew_header(before, after, PACKET);
     }
-    let Some((offset, pseudo)) = upper_checksum(&old) else { return };
-    let at = old.upper + offset;
-    if after.len() < at + 2 {
+    if ip.is_later_fragment() {
+        return;
+    }
+    let Some((offset, pseudo)) = upper_checksum(ip.protocol) else { return };
+    let at = ip.upper + offset;
+    if ip.end < at + 2 {
         return;
     }
     // UDP: 0 is "none" and stays; a computed 0 is sent as 0xffff (RFC 768).
-    let udp = old.protocol == 17;
+    let udp = ip.protocol == 17;
     if udp && number(before, at) == 0 {
         return;
     }
-    let wanted = upper_sum(before, &old, pseudo);
-    after[at..at + 2].fill(0);
-    let check = match completing(upper_sum(after, &new, pseudo), wanted) {
+    let wanted = upper_sum(before, ip, pseudo);
+    put(after, at, 0);
+    let check = match completing(upper_sum(after, ip, pseudo), wanted) {
         0 if udp => 0xffff,
         check => check,
     };
-    after[at..at + 2].copy_from_slice(&check.to_be_bytes());
+    put(after, at, check);
 }
 
-/// Writes an ICMPv6 checksum over a message of `length` bytes that ends the frame.
-pub(super) fn write_icmpv6(frame: &mut [u8], length: u16) {
-    frame[56..58].fill(0);
-    let Some(ip) = ip(frame) else { return };
-    let total = (upper_sum(frame, &ip, true) + u32::from(length)) % 65_535;
-    let check = completing(total, 0);
-    frame[56..58].copy_from_slice(&check.to_be_bytes());
+/// Puts new checksums into a packet quoted at `at`, of which the frame may hold but a part.
+pub(super) fn renew_quoted(before: &[u8], after: &mut [u8], at: usize, end: usize, protocol: u8) {
+    let v4 = before[at] >> 4 == 4;
+    if v4 {
+        renew_header(before, after, at);
+    }
+    let upper = at + if v4 { 20 } else { 40 };
+    let Some((offset, _)) = upper_checksum(protocol) else { return };
+    let check_at = upper + offset;
+    let udp = protocol == 17;
+    if check_at + 2 > end || (udp && number(before, check_at) == 0) {
+        return;
+    }
+    let whole = |frame: &[u8]| sum(&frame[addresses(v4, at)]) + sum(&frame[upper..end]);
+    let wanted = whole(before) % 65_535;
+    put(after, check_at, 0);
+    let check = match completing(whole(after), wanted) {
+        0 if udp => 0xffff,
+        check => check,
+    };
+    put(after, check_at, check);
+}
+
+/// Writes the upper layer's checksum (and IPv4's) into a packet made from nothing.
+pub(super) fn write(frame: &mut [u8]) {
+    let Ok(ip) = ip(frame) else { return };
+    if ip.is_v4() {
+        put(frame, PACKET + 10, 0);
+        let check = completing(sum(&frame[PACKET..ip.upper]), 0);
+        put(frame, PACKET + 10, check);
+    }
+    let Some((offset, pseudo)) = upper_checksum(ip.protocol) else { return };
+    let at = ip.upper + offset;
+    put(frame, at, 0);
+    let length = if pseudo { (ip.end - ip.upper) as u32 } else { 0 };
+    let check = completing(upper_sum(frame, &ip, pseudo) + length, 0);
+    put(frame, at, check);
 }
 
 /// Whether the ICMPv6 message of `length` bytes at its place has a right checksum.
 pub(super) fn icmpv6_is_right(frame: &[u8], length: u16) -> bool {
     let end = 54 + usize::from(length);
-    let Some(ip) = frame.get(..end).and_then(ip) else { return false };
-    let words = upper_sum(&frame[..end], &ip, true) + u32::from(length);
+    if end > frame.len() {
+        return false;
+    }
+    let words =
+        sum(&frame[addresses(false, PACKET)]) + 58 + sum(&frame[54..end]) + u32::from(length);
     words.is_multiple_of(65_535)
 }
 
-/// Whether every checksum of an untagged IP packet without options is right: the IPv4
-/// header's and, of a whole packet, TCP's, UDP's (or none) and ICMP's.
+/// Whether every checksum of an IP packet, tagged or not, is right: the IPv4 header's and,
+/// of a whole packet, TCP's, UDP's (or none) and ICMP's.
 pub fn is_valid(frame: &[u8]) -> bool {
-    let Some(ip) = ip(frame) else { return true };
-    let v4 = ip.source.is_ipv4();
-    if v4 && (frame[14] & 15 != 5 || sum(&frame[14..34]) != 0) {
-        return frame[14] & 15 != 5;
-    }
-    if v4 && number(frame, 20) & 0x3fff != 0 {
+    let (frame, _) = super::headers::untagged(frame);
+    if super::headers::addresses(&frame).is_none() {
         return true;
     }
-    let length = if v4 { number(frame, 16) - 20 } else { number(frame, 18) };
-    let end = ip.upper + usize::from(length);
-    let Some((offset, pseudo)) = upper_checksum(&ip) else { return true };
-    if ip.protocol == 17 && v4 && number(frame, ip.upper + offset) == 0 {
+    let Ok(ip) = ip(&frame) else { return false };
+    if ip.is_v4() && sum(&frame[PACKET..PACKET + usize::from(frame[14] & 15) * 4]) != 0 {
+        return false;
+    }
+    if ip.fragment.is_some() {
         return true;
     }
-    let header = if pseudo { u32::from(length) } else { 0 };
-    (upper_sum(&frame[..end], &ip, pseudo) + header).is_multiple_of(65_535)
+    let Some((offset, pseudo)) = upper_checksum(ip.protocol) else { return true };
+    if ip.end < ip.upper + offset + 2 {
+        return false;
+    }
+    // Without a checksum: IPv4 (RFC 768), and tunnels over IPv6 (RFC 6935).
+    if ip.protocol == 17 && number(&frame, ip.upper + offset) == 0 {
+        return true;
+    }
+    let length = if pseudo { (ip.end - ip.upper) as u32 } else { 0 };
+    (upper_sum(&frame, &ip, pseudo) + length).is_multiple_of(65_535)
 }

@@ -1,42 +1,14 @@
-//! The flows that a node remembers.
+//! The flows that a node remembers: section 3.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    super::world::{Flow, FlowKey, World},
+    super::world::{Flow, FlowKey, UDP_IDLE, World},
+    Dropped, Packet,
     hash::flow_hash,
 };
 
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
-
-/// A packet from a client to a VIP:port.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Packet {
-    pub(super) client: SocketAddr,
-    pub(super) vip: SocketAddr,
-    pub(super) protocol: u8,
-    /// TCP's; 0 for UDP.
-    pub(super) flags: u8,
-}
-
 impl Packet {
-    /// SYN alone begins a connection.
-    fn begins(&self) -> bool {
-        self.flags & SYN != 0 && self.flags & ACK == 0
-    }
-
-    fn ends(&self) -> bool {
-        self.flags & (FIN | RST) != 0
-    }
-
-    fn forth(&self) -> FlowKey {
-        let Self { client, vip: peer, protocol, flags: _ } = *self;
-        FlowKey { client, peer, protocol, to_client: false }
-    }
-
     /// The key of the way back from an endpoint that sees the client at `client_port`.
     fn back(&self, pod: SocketAddr, client_port: u16) -> FlowKey {
         let client = SocketAddr::new(self.client.ip(), client_port);
@@ -45,67 +17,98 @@ impl Packet {
 
     /// What a reply's addresses become.
     fn reply(&self, endpoint: u32) -> Flow {
-        Flow { peer: self.vip, client_port: self.client.port(), endpoint, closing: false }
+        Flow {
+            peer: self.vip,
+            client_port: self.client.port(),
+            endpoint: Some(endpoint),
+            closing: false,
+            seen: 0,
+        }
     }
 }
 
-/// The endpoint of a packet's flow, and the client's port there: the known one, or else
-/// that of its row, remembered from now on.
-pub(super) fn endpoint(
-    world: &mut World,
-    packet: &Packet,
-    of_row: Option<u32>,
-) -> Result<(u16, SocketAddr), &'static str> {
+/// The endpoint with an index.
+pub(super) fn present(world: &World, index: u32) -> Option<SocketAddr> {
+    world.endpoints.get(index as usize).copied().flatten()
+}
+
+/// Whether an entry of a flow still is one.
+pub(in super::super) fn is_valid(world: &World, flow: &Flow, protocol: u8) -> bool {
+    let idle = protocol == 17 && -flow.seen >= UDP_IDLE;
+    !idle && flow.endpoint.is_none_or(|index| present(world, index) == Some(flow.peer))
+}
+
+/// The packet's flow, if this node has it. A new connection may use the client's port again
+/// after the old one has ended.
+pub(super) fn known(world: &World, packet: &Packet) -> Option<Flow> {
     let forth = packet.forth();
-    if let Some(&flow) = world.flows.get(&forth) {
-        // A new connection may reuse the client's port after the old one has ended.
-        if is_current(world, &flow) && !(packet.begins() && flow.closing) {
-            if let Some(flow) = world.flows.get_mut(&forth) {
-                flow.closing |= packet.ends();
-            }
-            return Ok((flow.client_port, flow.peer));
-        }
-        world.flows.remove(&forth);
-        world.flows.remove(&packet.back(flow.peer, flow.client_port));
-    } else if let Some(&flow) = world.pending.get(&forth)
-        && is_current(world, &flow)
-    {
-        // The client's second packet proves that it is there.
-        if !packet.begins() {
-            let known = Flow { closing: flow.closing || packet.ends(), ..flow };
-            world.flows.insert(forth, known);
-            let back = packet.back(flow.peer, flow.client_port);
-            world.flows.insert(back, packet.reply(flow.endpoint));
-        }
-        return Ok((flow.client_port, flow.peer));
+    let valid = |flow: &&Flow| {
+        is_valid(world, flow, packet.protocol) && !(packet.begins() && flow.closing)
+    };
+    if let Some(flow) = world.flows.get(&forth) {
+        return Some(flow).filter(valid).copied();
     }
-    begin(world, packet, of_row)
+    let flow = world.pending.get(&forth)?;
+    is_valid(world, flow, packet.protocol).then_some(*flow)
 }
 
-/// A flow is good while its endpoint's index stands for the same address and port.
-fn is_current(world: &World, flow: &Flow) -> bool {
-    world.endpoints.get(flow.endpoint as usize) == Some(&Some(flow.peer))
+/// The client of a known flow was heard.
+pub(super) fn heard(world: &mut World, packet: &Packet) -> Result<Flow, Dropped> {
+    let forth = packet.forth();
+    let flow = known(world, packet).ok_or("drop_flow_table")?;
+    if let Some(flow) = world.flows.get_mut(&forth) {
+        flow.seen = 0;
+        flow.closing |= packet.ends();
+        return Ok(*flow);
+    }
+    // The client's second packet proves that it is there.
+    if !packet.begins() {
+        let moved = Flow { closing: flow.closing || packet.ends(), seen: 0, ..flow };
+        world.flows.insert(forth, moved);
+        if let Some(endpoint) = flow.endpoint {
+            let back = packet.back(flow.peer, flow.client_port);
+            world.flows.insert(back, packet.reply(endpoint));
+        }
+    }
+    Ok(flow)
 }
 
-fn begin(
+/// Notes a new flow to an endpoint, or to the kernel.
+pub(super) fn begin(
     world: &mut World,
     packet: &Packet,
-    of_row: Option<u32>,
-) -> Result<(u16, SocketAddr), &'static str> {
-    let index = of_row.ok_or("drop_no_endpoint")?;
-    let pod = world.endpoints.get(index as usize).copied().flatten().ok_or("drop_no_endpoint")?;
+    endpoint: Option<u32>,
+    kernel: bool,
+) -> Result<Flow, Dropped> {
+    let forth = packet.forth();
+    // What was there before has ended.
+    if let Some(old) = world.flows.remove(&forth) {
+        world.flows.remove(&packet.back(old.peer, old.client_port));
+    }
+    if kernel {
+        let client_port = packet.client.port();
+        let flow =
+            Flow { peer: packet.vip, client_port, endpoint: None, closing: false, seen: 0 };
+        world.pending.insert(forth, flow);
+        return Ok(flow);
+    }
+    let index = endpoint.ok_or("drop_no_endpoint")?;
+    let pod = present(world, index).ok_or("drop_no_endpoint")?;
     let reply = packet.reply(index);
     let free = |port: &u16| {
         let back = packet.back(pod, *port);
         let taken = world.flows.get(&back).or_else(|| world.pending.get(&back));
         taken.is_none_or(|flow| (flow.peer, flow.client_port) == (reply.peer, reply.client_port))
     };
-    let ports = (0..5).map(|attempt| client_port(packet, attempt));
+    // SCTP's checksum covers the ports, and is no sum.
+    let attempts = if packet.protocol == 132 { 1 } else { 5 };
+    let ports = (0..attempts).map(|attempt| client_port(packet, attempt));
     let port = { ports }.find(free).ok_or("drop_flow_table")?;
-    let flow = Flow { peer: pod, client_port: port, endpoint: index, closing: false };
-    world.pending.insert(packet.forth(), flow);
+    let endpoint = Some(index);
+    let flow = Flow { peer: pod, client_port: port, endpoint, closing: false, seen: 0 };
+    world.pending.insert(forth, flow);
     world.pending.insert(packet.back(pod, port), reply);
-    Ok((port, pod))
+    Ok(flow)
 }
 
 /// The client's own port first; then ports from 1024 on that a hash of the flow names.
@@ -116,8 +119,8 @@ fn client_port(packet: &Packet, attempt: u16) -> u16 {
     // The hash takes both addresses in 16 bytes, and the attempt in the place of the
     // VIP's port, its low byte first.
     let wide = |at: SocketAddr| match at.ip() {
-        std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        std::net::IpAddr::V6(v6) => v6,
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
     };
     let client = SocketAddr::new(wide(packet.client).into(), packet.client.port());
     let vip = SocketAddr::new(wide(packet.vip).into(), attempt.swap_bytes());

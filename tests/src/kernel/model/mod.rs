@@ -2,20 +2,38 @@
 //!
 //! It shares no code with the kernel program or with `lb-common`: it has its own
 //! header parsing, works on `std::net` addresses, and sums checksums over the whole
-//! packet where the data path adjusts them by what changed. It follows the design
-//! document, the acceptance table and the RFCs named at each rule.
+//! packet where the data path adjusts them by what changed. It follows
+//! `docs/data-path.md`, whose sections its files name, and the RFCs named at each rule.
+//!
+//! Frames are worked on without their VLAN tag; [`ingress`] takes it off and puts it back.
 
+mod affinity;
 mod checksum;
+mod decide;
+mod deliver;
 mod egress;
 mod flows;
+mod fragments;
 mod hash;
 mod headers;
+mod icmp_error;
 mod ingress;
 mod neighbours;
+mod refuse;
+mod send;
+mod steer;
+mod tunnel;
+
+use super::{
+    frames::Mac,
+    world::{FlowKey, World},
+};
+use std::net::{IpAddr, SocketAddr};
 
 pub use checksum::is_valid as checksums_are_valid;
 pub use egress::egress;
 pub use ingress::ingress;
+pub use tunnel::wrap;
 
 /// XDP_DROP
 pub const DROP: u32 = 1;
@@ -41,6 +59,10 @@ pub struct Verdict {
     pub frame: Vec<u8>,
     /// The Service whose statistics rise by one packet.
     pub service: Option<Tally>,
+    /// What the agent is told.
+    pub event: Option<Event>,
+    /// Where it is sent on to.
+    pub sent: Option<Sent>,
 }
 
 /// Which statistics of a Service a frame adds to.
@@ -52,8 +74,104 @@ pub enum Tally {
     Forwarded(u32),
 }
 
+/// What the agent is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nobody in the row knows the flow; its row's node.
+    Unknown(FlowKey, u16),
+    /// A probe frame of the agent with this address has arrived.
+    Probe(IpAddr),
+    /// Somebody who is no agent's node claims a VIP: the address, and the frame's source.
+    Claim(IpAddr, Mac),
+}
+
+/// Where a packet is sent on to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sent {
+    /// Index of the node.
+    pub node: u16,
+    /// By tunnel, at this position; none is by link.
+    pub position: Option<u8>,
+}
+
 impl Verdict {
-    fn untouched(action: u32, counter: &'static str, frame: &[u8]) -> Self {
-        Self { action, counter, frame: frame.to_vec(), service: None }
+    fn new(action: u32, counter: &'static str, frame: Vec<u8>) -> Self {
+        Self { action, counter, frame, service: None, event: None, sent: None }
     }
+
+    fn untouched(action: u32, counter: &'static str, frame: &[u8]) -> Self {
+        Self::new(action, counter, frame.to_vec())
+    }
+}
+
+/// How a packet arrived.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    /// By a frame from an agent's node.
+    agent: bool,
+    /// In a tunnel, at this position.
+    tunnel: Option<u8>,
+}
+
+/// A packet of a flow, from its client or about it.
+#[derive(Clone, Copy, Debug)]
+struct Packet {
+    client: SocketAddr,
+    vip: SocketAddr,
+    protocol: u8,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// With its transport header: TCP's flags, or whether it is an SCTP INIT.
+    Whole { flags: u8, init: bool },
+    /// A fragment without.
+    Later,
+    /// An ICMP error about the flow.
+    Error,
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+impl Packet {
+    fn flags(&self) -> u8 {
+        match self.kind {
+            Kind::Whole { flags, .. } => flags,
+            Kind::Later | Kind::Error => 0,
+        }
+    }
+
+    /// SYN alone begins a connection, INIT an association.
+    fn begins(&self) -> bool {
+        let init = matches!(self.kind, Kind::Whole { init: true, .. });
+        init || (self.flags() & SYN != 0 && self.flags() & ACK == 0)
+    }
+
+    fn ends(&self) -> bool {
+        self.flags() & (FIN | RST) != 0
+    }
+
+    fn forth(&self) -> FlowKey {
+        let Self { client, vip: peer, protocol, .. } = *self;
+        FlowKey { client, peer, protocol, to_client: false }
+    }
+}
+
+/// What steps further down the way need of a packet.
+struct Case<'a> {
+    /// The frame as it is now, untagged and out of its tunnel.
+    frame: &'a [u8],
+    ip: headers::Ip,
+    arrival: Arrival,
+}
+
+/// A reason to drop: its counter.
+type Dropped = &'static str;
+
+fn is_for_us(world: &World, frame: &[u8], vlan: u16) -> bool {
+    world.uplinks.get(&(world.ifindex, vlan)).is_some_and(|mac| frame[..6] == mac[..])
 }

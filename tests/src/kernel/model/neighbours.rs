@@ -1,47 +1,45 @@
 //! ARP and neighbour discovery.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::{
     super::{frames::Mac, world::World},
-    DROP, PASS, TX, Verdict, checksum,
-    headers::{Ip, number, v6},
+    DROP, Event, PASS, TX, Verdict, checksum,
+    headers::{addresses, mac, number, v4, v6},
 };
 
-fn mac(frame: &[u8], at: usize) -> Mac {
-    [frame[at], frame[at + 1], frame[at + 2], frame[at + 3], frame[at + 4], frame[at + 5]]
-}
-
-/// Our link-layer address for a VIP on the interface of the frame, while the agent lives.
-fn announced(world: &World, vip: IpAddr) -> Option<Mac> {
-    world.announced.get(&(vip, world.ifindex)).filter(|_| world.announcing).copied()
+/// Our link-layer address for a VIP on the interface and VLAN of the frame, while the agent lives.
+fn announced(world: &World, vip: IpAddr, vlan: u16) -> Option<Mac> {
+    let key = (vip, world.ifindex, vlan);
+    world.announced.get(&key).filter(|_| world.announcing).copied()
 }
 
 /// Whoever speaks for a VIP: an agent's node does so rightly.
-fn claim(world: &World, frame: &[u8]) -> Verdict {
-    if world.node_macs.contains(&mac(frame, 6)) {
+fn claim(world: &World, frame: &[u8], vlan: u16, vip: IpAddr) -> Verdict {
+    let from = mac(frame, 6);
+    if world.node_macs.contains_key(&(from, vlan)) {
         Verdict::untouched(PASS, "passed", frame)
     } else {
-        Verdict::untouched(PASS, "passed_claim", frame)
+        let event = Some(Event::Claim(vip, from));
+        Verdict { event, ..Verdict::untouched(PASS, "passed_claim", frame) }
     }
 }
 
 /// RFC 826, RFC 5227.
-pub(super) fn arp(world: &World, frame: &[u8]) -> Verdict {
+pub(super) fn arp(world: &World, frame: &[u8], vlan: u16) -> Verdict {
     let passed = Verdict::untouched(PASS, "passed", frame);
     // Ethernet, IPv4, addresses of 6 and 4 bytes.
     if frame.len() < 42 || frame[14..20] != [0, 1, 8, 0, 6, 4] {
         return passed;
     }
-    let address = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
-    let (operation, sender, target) = (number(frame, 20), address(28), address(38));
+    let (operation, sender, target) = (number(frame, 20), v4(frame, 28), v4(frame, 38));
     if world.vips.contains(&sender.into()) && (operation == 1 || operation == 2) {
-        return claim(world, frame);
+        return claim(world, frame, vlan, sender.into());
     }
     if operation != 1 || !world.vips.contains(&target.into()) {
         return passed;
     }
-    let Some(ours) = announced(world, target.into()) else {
+    let Some(ours) = announced(world, target.into(), vlan) else {
         return Verdict::untouched(DROP, "arp_not_announced", frame);
     };
     if mac(frame, 0) != [0xff; 6] && mac(frame, 0) != ours {
@@ -57,13 +55,13 @@ pub(super) fn arp(world: &World, frame: &[u8]) -> Verdict {
     answer.extend(sender.octets());
     // Ethernet's padding.
     answer.extend(&frame[42..]);
-    Verdict { action: TX, counter: "arp_answered", frame: answer, service: None }
+    Verdict::new(TX, "arp_answered", answer)
 }
 
 /// A solicitation for a VIP or an advertisement of one (RFC 4861).
-pub(super) fn discovery(world: &World, frame: &[u8], ip: &Ip) -> Option<Verdict> {
+pub(super) fn discovery(world: &World, frame: &[u8], vlan: u16) -> Option<Verdict> {
     let kind = *frame.get(54)?;
-    if ip.protocol != 58 || frame.len() < 78 || !(135..=136).contains(&kind) {
+    if frame[20] != 58 || frame.len() < 78 || !(135..=136).contains(&kind) {
         return None;
     }
     let target = v6(frame, 62);
@@ -71,26 +69,26 @@ pub(super) fn discovery(world: &World, frame: &[u8], ip: &Ip) -> Option<Verdict>
         return None;
     }
     if kind == 136 {
-        return Some(claim(world, frame));
+        return Some(claim(world, frame, vlan, target.into()));
     }
-    if !is_valid_solicitation(frame, ip) {
+    if !is_valid_solicitation(frame) {
         return Some(Verdict::untouched(DROP, "ndp_invalid", frame));
     }
-    let Some(ours) = announced(world, target.into()) else {
+    let Some(ours) = announced(world, target.into(), vlan) else {
         return Some(Verdict::untouched(DROP, "ndp_not_announced", frame));
     };
     let group = frame[0] & 1 != 0;
     if !group && mac(frame, 0) != ours {
         return Some(Verdict::untouched(PASS, "passed_other_host", frame));
     }
-    Some(advertisement(frame, ip, target, ours))
+    Some(advertisement(frame, target, ours))
 }
 
 /// RFC 4861 section 7.1.1. More than 64 bytes of options are not looked at: only secure
 /// neighbour discovery has them.
-fn is_valid_solicitation(frame: &[u8], ip: &Ip) -> bool {
+fn is_valid_solicitation(frame: &[u8]) -> bool {
     let length = number(frame, 18);
-    if ip.ttl != 255 || frame[55] != 0 || !(24..=88).contains(&length) {
+    if frame[21] != 255 || frame[55] != 0 || !(24..=88).contains(&length) {
         return false;
     }
     if !checksum::icmpv6_is_right(frame, length) {
@@ -108,18 +106,18 @@ fn is_valid_solicitation(frame: &[u8], ip: &Ip) -> bool {
     if !options.is_empty() {
         return false;
     }
-    let IpAddr::V6(destination) = ip.destination else { return false };
+    let (source, destination) = (v6(frame, 22), v6(frame, 38));
     let solicited_node =
         destination.segments()[..6] == [0xff02, 0, 0, 0, 0, 1] && destination.octets()[12] == 0xff;
-    let probe = ip.source == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let probe = source.is_unspecified();
     !probe || (solicited_node && !has_source)
 }
 
 /// RFC 4861 section 7.2.4, from scratch: 32 bytes whatever was asked with.
-fn advertisement(frame: &[u8], ip: &Ip, vip: Ipv6Addr, ours: Mac) -> Verdict {
+fn advertisement(frame: &[u8], vip: Ipv6Addr, ours: Mac) -> Verdict {
     let all_nodes: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-    let (destination, link, solicited) = match ip.source {
-        IpAddr::V6(source) if !source.is_unspecified() => (source, mac(frame, 6), 0x40),
+    let (destination, link, solicited) = match addresses(frame) {
+        Some((IpAddr::V6(source), _)) if !source.is_unspecified() => (source, mac(frame, 6), 0x40),
         _ => (all_nodes, [0x33, 0x33, 0, 0, 0, 1], 0),
     };
     let mut answer = Vec::new();
@@ -135,6 +133,6 @@ fn advertisement(frame: &[u8], ip: &Ip, vip: Ipv6Addr, ours: Mac) -> Verdict {
     answer.extend(vip.octets());
     answer.extend([2, 1]);
     answer.extend(ours);
-    checksum::write_icmpv6(&mut answer, 32);
-    Verdict { action: TX, counter: "ndp_answered", frame: answer, service: None }
+    checksum::write(&mut answer);
+    Verdict::new(TX, "ndp_answered", answer)
 }
