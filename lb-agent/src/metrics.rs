@@ -277,7 +277,8 @@ mod tests {
             announce: Some(Interfaces::All),
             services: [ObjectName::new("default", "web")].into(),
         };
-        let plan = Plan { vips: [("10.0.0.1".parse().unwrap(), vip)].into(), ..Plan::default() };
+        let plan =
+            Plan { vips: [("10.0.0.1".parse().unwrap(), Arc::new(vip))].into(), ..Plan::default() };
         view.applied(Arc::new(plan), 3);
         let text = scrape(&view).unwrap();
         for line in [

@@ -12,7 +12,7 @@ use super::{
     uplinks::Links,
 };
 use crate::{
-    plan::{Notice, Plan},
+    plan::{LocalEndpoints, Notice, Plan},
     snapshot::Protocol,
 };
 use futures::TryStreamExt as _;
@@ -23,6 +23,8 @@ use rtnetlink::Handle;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    slice,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{sync::watch, time};
@@ -177,11 +179,15 @@ pub fn fall_back(plan: &mut Plan, node: &str, unseen: &Unseen) -> Vec<Notice> {
         return Vec::new();
     }
     for planned in plan.services.values_mut().filter(|planned| !planned.kernel) {
-        let endpoints = planned.rows.iter().filter_map(|row| row.endpoint);
+        let endpoints = match &planned.endpoints {
+            LocalEndpoints::None => &[][..],
+            LocalEndpoints::One(endpoint) => slice::from_ref(endpoint),
+            LocalEndpoints::PerRow(table) => &table.endpoints,
+        };
         let found: BTreeSet<IpAddr> =
-            endpoints.map(|e| e.address).filter(|a| unseen.contains_key(a)).collect();
+            endpoints.iter().map(|e| e.address).filter(|a| unseen.contains_key(a)).collect();
         let Some(address) = found.first() else { continue };
-        planned.kernel = true;
+        Arc::make_mut(planned).kernel = true;
         notices.insert(Notice {
             kind: "Service",
             object: planned.service.clone(),
@@ -251,7 +257,7 @@ mod tests {
         plan::{EndpointAddress, PlannedRow, PlannedService, ServiceAddress},
         testing::{ip, name, uplink},
     };
-    use std::sync::Arc;
+    use lb_common::maps::NO_NODE;
 
     #[test]
     fn clients_on_each_link_and_far_away_are_asked_for() {
@@ -284,16 +290,17 @@ mod tests {
     fn a_service_with_an_unseen_endpoint_is_left_to_kube_proxy() {
         let endpoint =
             EndpointAddress { address: ip("10.244.0.7"), port: 8080, protocol: Protocol::Tcp };
-        let row =
-            PlannedRow { nodes: [Some(0), None, None, None], first: 0, endpoint: Some(endpoint) };
         let service = PlannedService {
             service: name("web"),
             kernel: false,
-            client_ip_affinity: false,
-            rows: Arc::new(vec![row; 4]),
+            here: true,
+            affinity_s: None,
+            source_ranges: None,
+            rows: Arc::new(vec![PlannedRow { nodes: [0, NO_NODE, NO_NODE, NO_NODE] }; 4]),
+            endpoints: LocalEndpoints::One(endpoint),
         };
         let address = ServiceAddress { vip: ip("192.0.2.1"), port: 80, protocol: Protocol::Tcp };
-        let mut plan = Plan { services: [(address, service)].into(), ..Plan::default() };
+        let mut plan = Plan { services: [(address, Arc::new(service))].into(), ..Plan::default() };
         assert!(fall_back(&mut plan, "n1", &Unseen::new()).is_empty());
         let other = [(ip("10.244.0.8"), "it is away".into())].into();
         assert!(fall_back(&mut plan, "n1", &other).is_empty());
@@ -305,7 +312,7 @@ mod tests {
         assert!(notices[0].message.contains("10.244.0.7") && notices[0].message.contains("wg0"));
         let stats = [(address, ServiceStats { delivered_packets: 5, ..Default::default() })];
         assert_eq!(delivered_by_tcp(&plan, &stats), 0, "kube-proxy's replies are not ours");
-        plan.services.get_mut(&address).unwrap().kernel = false;
+        Arc::make_mut(plan.services.get_mut(&address).unwrap()).kernel = false;
         assert_eq!(delivered_by_tcp(&plan, &stats), 5);
     }
 
