@@ -23,6 +23,8 @@ use rtnetlink::Handle;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    slice,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{sync::watch, time};
@@ -224,7 +226,7 @@ mod tests {
         plan::{EndpointAddress, PlannedRow, PlannedService, ServiceAddress},
         testing::{ip, name, uplink},
     };
-    use std::sync::Arc;
+    use lb_common::maps::NO_NODE;
 
     #[test]
     fn clients_on_each_link_and_far_away_are_asked_for() {

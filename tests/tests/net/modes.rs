@@ -65,7 +65,7 @@ pub(crate) fn bridge_uplink() -> Result<()> {
     for node in &lab.nodes {
         let (ipv4, ipv6) = (node.ipv4, node.ipv6);
         let mac = addresses::mac_text(node.mac);
-        let (gateway4, gateway6) = addresses::GATEWAY;
+        let (gateway4, gateway6, _) = addresses::GATEWAY;
         let routes4 = node.namespace.output("ip", &["route", "show", "dev", "eth0"])?;
         let routes6 = node.namespace.output("ip", &["-6", "route", "show", "dev", "eth0"])?;
         let mut commands = format!(

@@ -93,13 +93,13 @@ fn scale_of_tables() {
     let empty = Row { nodes: [NO_NODE; 4] };
     let mut tables =
         Tables { rows: vec![empty; ROWS as usize], endpoints: vec![NO_ENDPOINT; 1 << 19] };
-    let (uplinks, neighbours) = (Vec::new(), Neighbours::new());
+    let (uplinks, reach) = (Vec::new(), Reach::default());
     let mut now = 1_000_000_000_000;
     let mut round = |snapshot: &Snapshot, label: &str| {
         let start = Instant::now();
         let plan = plan_with(snapshot, "n1", &alive, &options, &mut cache);
         let planned = start.elapsed();
-        let inputs = Inputs { plan: &plan, me: "n1", uplinks: &uplinks, neighbours: &neighbours };
+        let inputs = Inputs { plan: &plan, me: "n1", uplinks: &uplinks, reach: &reach };
         let changes = changes(&mut state, inputs, &tables, now);
         let worked_out = start.elapsed() - planned;
         tables.carry_out(&changes.writes);

@@ -115,7 +115,7 @@ fn a_vlan_is_known_by_its_lower_device_and_tag() {
 fn a_routers_address_is_no_nodes() {
     let plan = Plan { nodes: vec![node()], ..Plan::default() };
     let uplinks = [uplink(2, "eth0")];
-    let mut state = State::adopt(Contents::empty(1));
+    let mut state = State::adopt(Contents::empty(1, 1));
     let mut macs = |reach: &Reach| {
         let inputs = Inputs { plan: &plan, me: "n1", uplinks: &uplinks, reach };
         let mut changes = Changes::default();
