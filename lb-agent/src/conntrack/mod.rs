@@ -9,7 +9,6 @@ pub mod takeover;
 pub use message::{Entry, Phase, Tuple};
 
 use message::{Reply, delete, get, list, replies};
-use takeover::{Look, Takeover};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use socket2::SockRef;
 use std::{
@@ -18,6 +17,7 @@ use std::{
     net::IpAddr,
     time::{Duration, Instant},
 };
+use takeover::{Look, Takeover};
 
 /// The kernel answers at once; what takes longer never comes.
 const PATIENCE: Duration = Duration::from_secs(2);
