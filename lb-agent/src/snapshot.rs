@@ -163,8 +163,8 @@ pub struct Service {
     pub selector: Labels,
     /// `spec.externalTrafficPolicy`
     pub external_traffic_policy: ExternalTrafficPolicy,
-    /// `spec.sessionAffinity: ClientIP`
-    pub client_ip_affinity: bool,
+    /// `spec.sessionAffinity: ClientIP`, and `spec.sessionAffinityConfig.clientIP.timeoutSeconds`.
+    pub client_ip_affinity: Option<u32>,
     /// `spec.loadBalancerSourceRanges`, as written.
     pub source_ranges: Vec<String>,
     /// `spec.publishNotReadyAddresses`

@@ -69,14 +69,27 @@ pub const fn endpoint_digest(address: [u8; 16]) -> u64 {
 /// 768 rows: 3.3 % instead of 5.3 %).
 #[inline]
 pub const fn row_score(endpoint_digest: u64, row: u32) -> u64 {
+    row_score_in(endpoint_digest, block_key(endpoint_digest, row >> 8), row)
+}
+
+/// What all of an endpoint's scores in one block of 256 rows have in common (block 0 is
+/// rows 0 to 255): to be computed once for all of them.
+#[inline]
+pub const fn block_key(endpoint_digest: u64, block: u32) -> u64 {
+    let block = mix(mix(endpoint_digest, block as u64 + 77), K2).wrapping_mul(K3);
+    mix(block, K1)
+}
+
+/// [`row_score`] for whoever has the row's [`block_key`].
+#[inline]
+pub const fn row_score_in(endpoint_digest: u64, block_key: u64, row: u32) -> u64 {
     let h = mix(endpoint_digest, (row as u64).wrapping_mul(K1));
     let random = mix(h, K2).wrapping_mul(K3);
-    let block = mix(mix(endpoint_digest, (row >> 8) as u64 + 77), K2).wrapping_mul(K3);
-    let level = permute(mix(block, K1), row as u8);
-    (level as u64) << 56 | random >> 8
+    (permute(block_key, row as u8) as u64) << 56 | random >> 8
 }
 
 /// A permutation of the 256 bytes, chosen by a key: each step can be undone.
+#[inline]
 const fn permute(mut key: u64, byte: u8) -> u8 {
     let mut x = byte;
     let mut round = 0;

@@ -7,7 +7,7 @@ use super::{
     object::Object,
     pins::LinkKind,
     reach::Reach,
-    state::{Contents, State},
+    state::{Contents, State, UDP_WINDOW_S},
     tunnels::{Mss, largest_segments},
     uplinks::{Links, Uplink},
 };
@@ -27,6 +27,17 @@ pub const MAX_EGRESS: usize = 64;
 
 /// Nanoseconds per answered echo request and CPU: 1,000 a second each.
 pub const ECHO_INTERVAL_NS: u64 = 1_000_000;
+
+/// Nanoseconds per refusal (TCP reset, ICMP error) and CPU: 1,000 a second each.
+pub const REFUSE_INTERVAL_NS: u64 = 1_000_000;
+
+/// For how many seconds after a change of its rows a Service refuses no flow that nobody
+/// knows: others may not have the new rows yet.
+pub const SETTLE_S: u32 = 30;
+
+/// How long, in nanoseconds, the tables count as what the cluster is now after the agent last
+/// said so: several times the pause between two of its calls.
+pub const FRESH_NS: u64 = 15_000_000_000;
 
 /// The loaded programs, their maps, and what stands in them.
 pub struct Datapath {
@@ -81,9 +92,14 @@ impl Datapath {
     /// See [`Error`].
     pub fn open(options: &Options) -> Result<Self, Error> {
         let mut object = Object::load(options)?;
-        let maps = Maps::new(&mut object)?;
+        let mut maps = Maps::new(&mut object)?;
+        if object.is_fresh() {
+            // 0 stands for maps whose age nobody knows.
+            let started_s = (system::monotonic_ns() / 1_000_000_000).max(1);
+            maps.change_settings(|settings| settings.started_s = started_s as u32)?;
+        }
         let contents =
-            if object.is_fresh() { Contents::empty(maps.rows().len()) } else { maps.read()? };
+            if object.is_fresh() { Contents::empty(maps.rows().len(), maps.rows().row_endpoints()) } else { maps.read()? };
         tracing::info!(
             pin_dir = %options.pin_dir.display(),
             adopted = !object.is_fresh(),
@@ -158,7 +174,7 @@ impl Datapath {
         }
         if !self.applied {
             self.applied = true;
-            self.renew()?;
+            self.renew(false)?;
         }
         self.detach_others(links)?;
         let writes = writes.len();
@@ -315,14 +331,23 @@ impl Datapath {
     /// Where the deadline has passed, others have taken the VIPs over. What an earlier agent
     /// announced then stays silent until a plan has been applied.
     ///
+    /// `fresh` says that what was applied last is what the cluster is now: only then, and for
+    /// [`FRESH_NS`], is anything refused.
+    ///
     /// # Errors
     ///
     /// [`Error::Map`]
-    pub fn renew(&mut self) -> Result<(), Error> {
+    pub fn renew(&mut self, fresh: bool) -> Result<(), Error> {
         let now = system::monotonic_ns();
         let applied = self.applied;
         self.maps.change_settings(|settings| {
             settings.echo_interval_ns = ECHO_INTERVAL_NS;
+            settings.refuse_interval_ns = REFUSE_INTERVAL_NS;
+            settings.udp_window_s = UDP_WINDOW_S;
+            settings.settle_s = SETTLE_S;
+            if applied && fresh {
+                settings.fresh_until_ns = now + FRESH_NS;
+            }
             if applied || settings.announce_until_ns > now {
                 settings.announce_until_ns = now + DEAD_MAN_NS;
             }

@@ -2,22 +2,26 @@
 use super::{
     Error,
     object::Object,
-    state::{Contents, Filter, Write, empty_filter},
+    ranges::Range,
+    state::{Contents, Filter, ReadRows, SourceRange, Write, empty_filter},
 };
 use crate::system::MappedRows;
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{
+        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
+    },
     util::nr_cpus,
 };
 use lb_common::{
     maps::{
-        Announced, AnnouncedKey, Endpoint, MAX_UPLINKS, MacKey, MacOwner, Node, Service,
+        Announced, AnnouncedKey, Endpoint, MAX_UPLINKS, MacKey, MacOwner, Node, RangeKey, Row,
+        Service,
         ServiceKey, ServiceStats, Settings, Uplink, Vip, VipKey,
     },
     outcome::Counters,
 };
-use std::{collections::BTreeMap, io, os::fd::AsFd as _};
+use std::{collections::{BTreeMap, BTreeSet}, io, os::fd::AsFd as _};
 
 /// The maps that the agent reads or writes.
 pub struct Maps {
@@ -32,8 +36,70 @@ pub struct Maps {
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counters>,
     service_stats: PerCpuArray<MapData, ServiceStats>,
-    rows: MappedRows,
+    source_ranges: LpmTrie<MapData, RangeKey, u32>,
+    tables: Tables,
     cpus: usize,
+}
+
+/// The arrays that are mapped into memory.
+#[derive(Debug)]
+pub struct Tables {
+    rows: MappedRows,
+    /// Each element takes the low half of a word of eight bytes (`kernel/bpf/arraymap.c`
+    /// rounds the size of elements up).
+    row_endpoints: MappedRows,
+}
+
+impl Tables {
+    /// A row, if the index is inside.
+    pub fn get(&self, index: u32) -> Option<Row> {
+        self.rows.get(index)
+    }
+
+    /// Capacity of `ROWS`.
+    pub fn len(&self) -> u32 {
+        self.rows.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Capacity of `ROW_ENDPOINTS`.
+    pub fn row_endpoints(&self) -> u32 {
+        self.row_endpoints.len()
+    }
+}
+
+impl ReadRows for Tables {
+    fn row(&self, index: u32) -> Option<Row> {
+        self.rows.get(index)
+    }
+
+    fn row_endpoint(&self, index: u32) -> Option<u32> {
+        self.row_endpoints.word(index).map(|word| element(word.to_ne_bytes()))
+    }
+}
+
+/// The first four bytes of a word.
+fn element([a, b, c, d, ..]: [u8; 8]) -> u32 {
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+/// A word that begins with an element.
+fn word(element: u32) -> u64 {
+    let [a, b, c, d] = element.to_ne_bytes();
+    u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
+}
+
+/// Maps an array into memory. The mapping keeps the map; its descriptor is not needed any longer.
+fn map_into_memory(object: &mut Object, name: &'static str) -> Result<MappedRows, Error> {
+    let Map::Array(array) = object.take_map(name)? else {
+        return Err(Error::Incomplete { what: name });
+    };
+    let capacity = array.info().map_err(failed(name))?.max_entries();
+    MappedRows::new(array.fd().as_fd(), capacity).map_err(Error::MapRows)
 }
 
 fn failed(map: &'static str) -> impl FnOnce(MapError) -> Error {
@@ -55,10 +121,10 @@ impl Maps {
     ///
     /// [`Error::Incomplete`], [`Error::Map`], [`Error::MapRows`]
     pub fn new(object: &mut Object) -> Result<Self, Error> {
-        let Map::Array(rows) = object.take_map("ROWS")? else {
-            return Err(Error::Incomplete { what: "ROWS" });
+        let tables = Tables {
+            rows: map_into_memory(object, "ROWS")?,
+            row_endpoints: map_into_memory(object, "ROW_ENDPOINTS")?,
         };
-        let capacity = rows.info().map_err(failed("ROWS"))?.max_entries();
         Ok(Self {
             vips: take(object, "VIPS")?,
             announced: take(object, "ANNOUNCED")?,
@@ -71,8 +137,8 @@ impl Maps {
             settings: take(object, "SETTINGS")?,
             counters: take(object, "COUNTERS")?,
             service_stats: take(object, "SERVICE_STATS")?,
-            // The mapping keeps the map; its descriptor is not needed any longer.
-            rows: MappedRows::new(rows.fd().as_fd(), capacity).map_err(Error::MapRows)?,
+            source_ranges: take(object, "SOURCE_RANGES")?,
+            tables,
             cpus: nr_cpus().map_err(|(_, error)| Error::Proc {
                 path: "/sys/devices/system/cpu/possible",
                 error,
@@ -80,9 +146,9 @@ impl Maps {
         })
     }
 
-    /// The rows.
-    pub fn rows(&self) -> &MappedRows {
-        &self.rows
+    /// The rows, and the endpoints by row.
+    pub fn rows(&self) -> &Tables {
+        &self.tables
     }
 
     /// Reads what an earlier agent left.
@@ -91,10 +157,17 @@ impl Maps {
     ///
     /// [`Error::Map`]
     pub fn read(&self) -> Result<Contents, Error> {
-        let mut uplinks: Vec<Uplink> = self.settings()?.uplinks.into();
+        let settings = self.settings()?;
+        let mut uplinks: Vec<Uplink> = settings.uplinks.into();
         uplinks.retain(|uplink| uplink.ifindex != 0);
         Ok(Contents {
-            row_capacity: self.rows.len(),
+            row_capacity: self.tables.len(),
+            row_endpoint_capacity: self.tables.row_endpoints(),
+            fragment_rows: (settings.fragment_rows != 0).then_some(Range {
+                start: settings.fragment_rows_start,
+                len: settings.fragment_rows,
+            }),
+            source_ranges: self.source_ranges()?,
             uplinks,
             vips: entries(&self.vips, "VIPS")?,
             announced: entries(&self.announced, "ANNOUNCED")?,
@@ -149,11 +222,23 @@ impl Maps {
                 self.egress_filter.set(*position, word, 0).map_err(failed("EGRESS_FILTER"))
             }
             Write::Rows(start, rows) => {
-                if self.rows.write(*start, rows) {
-                    Ok(())
-                } else {
-                    Err(Error::MapRows(io::Error::other("range outside of the map")))
-                }
+                inside(self.tables.rows.write(*start, rows))
+            }
+            Write::RowEndpoints(start, endpoints) => {
+                let words = endpoints.iter().map(|endpoint| word(*endpoint));
+                inside(self.tables.row_endpoints.write_words(*start, words))
+            }
+            Write::FragmentRows(range) => self.change_settings(|settings| {
+                settings.fragment_rows_start = range.map_or(0, |range| range.start);
+                settings.fragment_rows = range.map_or(0, |range| range.len);
+            }),
+            Write::SourceRange((bits, key), true) => {
+                let done = self.source_ranges.insert(&Key::new(*bits, *key), 1, 0);
+                done.map_err(failed("SOURCE_RANGES"))
+            }
+            Write::SourceRange((bits, key), false) => {
+                gone(self.source_ranges.remove(&Key::new(*bits, *key)))
+                    .map_err(failed("SOURCE_RANGES"))
             }
             Write::ClearStats(index) => {
                 let zero = PerCpuValues::try_from(vec![ServiceStats::default(); self.cpus])
@@ -167,6 +252,13 @@ impl Maps {
                 self.ingress_filter.set(*position, word, 0).map_err(failed("INGRESS_FILTER"))
             }
         }
+    }
+
+    fn source_ranges(&self) -> Result<BTreeSet<SourceRange>, Error> {
+        let keys = self.source_ranges.keys();
+        keys.map(|key| key.map(|key| (key.prefix_len(), key.data())))
+            .collect::<Result<_, _>>()
+            .map_err(failed("SOURCE_RANGES"))
     }
 
     /// Frames by outcome, of all CPUs together, since the maps were made.
@@ -215,17 +307,30 @@ fn put<K: Pod, V: Pod>(
 ) -> Result<(), Error> {
     match value {
         Some(value) => map.insert(key, value, 0),
-        None => match map.remove(key) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-            {
-                Ok(())
-            }
-            done => done,
-        },
+        None => gone(map.remove(key)),
     }
     .map_err(failed(name))
+}
+
+/// What is gone already is removed well enough.
+fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+fn inside(written: bool) -> Result<(), Error> {
+    if written {
+        Ok(())
+    } else {
+        Err(Error::MapRows(io::Error::other("range outside of the map")))
+    }
 }
 
 fn entries<K: Pod + Ord, V: Pod>(

@@ -1,19 +1,22 @@
-//! Who has which rows of `ROWS`: a buddy allocator, since sizes are powers of two.
+//! Who has which rows of `ROWS`, or which elements of `ROW_ENDPOINTS`: first fit, in units of 256.
 //!
 //! A released range rests before it is given out again: a program that has read the old
 //! `SERVICES` entry may still be on its way to the row.
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Nanoseconds that something released rests before it is used again. A program run
 /// takes microseconds; this is for a virtual CPU that is descheduled in the middle of one.
 pub const REST_NS: u64 = 1_000_000_000;
+
+/// Starts and lengths are multiples of this.
+pub const UNIT: u32 = 256;
 
 /// Consecutive rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range {
     /// Index of the first.
     pub start: u32,
-    /// How many: a power of two.
+    /// How many: a multiple of [`UNIT`].
     pub len: u32,
 }
 
@@ -28,29 +31,18 @@ pub struct Exhausted {
 #[derive(Clone, Debug)]
 pub struct Ranges {
     capacity: u32,
-    /// Starts of free blocks by the logarithm of their size. Each block is aligned to its size.
-    free: [BTreeSet<u32>; 32],
+    /// What is free: length by start, neighbours always joined.
+    free: BTreeMap<u32, u32>,
     /// Released, oldest first: when it may be used again, and what.
     resting: VecDeque<(u64, Range)>,
 }
 
 impl Ranges {
-    /// All of `capacity` rows are free. The capacity need not be a power of two.
+    /// All of `capacity` rows are free, but for a rest of less than [`UNIT`].
     pub fn new(capacity: u32) -> Self {
-        let mut ranges = Self {
-            capacity,
-            free: std::array::from_fn(|_| BTreeSet::new()),
-            resting: VecDeque::new(),
-        };
-        let mut start = 0u32;
-        while start < capacity {
-            let fits = (capacity - start).ilog2();
-            let aligned = if start == 0 { 31 } else { start.trailing_zeros() };
-            let order = fits.min(aligned);
-            ranges.free[order as usize].insert(start);
-            start += 1 << order;
-        }
-        ranges
+        let len = capacity / UNIT * UNIT;
+        let free = (len > 0).then_some((0, len)).into_iter().collect();
+        Self { capacity, free, resting: VecDeque::new() }
     }
 
     /// Number of rows, used or not.
@@ -63,42 +55,34 @@ impl Ranges {
     #[must_use]
     pub fn reserve(&mut self, range: Range) -> bool {
         let Range { start, len } = range;
-        if !len.is_power_of_two() || start % len != 0 {
+        if len == 0 || len % UNIT != 0 || start % UNIT != 0 {
             return false;
         }
-        let order = len.trailing_zeros();
-        // The free block that contains it.
-        let Some((of, block)) = (order..32).find_map(|of| {
-            let block = start >> of << of;
-            self.free[of as usize].contains(&block).then_some((of, block))
-        }) else {
+        let Some((&from, &length)) = self.free.range(..=start).next_back() else { return false };
+        // Free ranges lie inside, so that their ends are no overflow.
+        let end = from + length;
+        if start.checked_add(len).is_none_or(|wanted| wanted > end) {
             return false;
-        };
-        self.free[of as usize].remove(&block);
-        let mut block = block;
-        for half in (order..of).rev() {
-            let upper = block + (1 << half);
-            if start >= upper {
-                self.free[half as usize].insert(block);
-                block = upper;
-            } else {
-                self.free[half as usize].insert(upper);
-            }
+        }
+        self.free.remove(&from);
+        if start > from {
+            self.free.insert(from, start - from);
+        }
+        if end > start + len {
+            self.free.insert(start + len, end - start - len);
         }
         true
     }
 
-    /// Takes a range of `len` rows, a power of two.
+    /// Takes the first range of `len` rows, a multiple of [`UNIT`].
     ///
     /// # Errors
     ///
     /// [`Exhausted`] if no such range is free and rested at `now` (`CLOCK_MONOTONIC`, ns).
     pub fn allocate(&mut self, len: u32, now: u64) -> Result<Range, Exhausted> {
         self.wake(now);
-        let order = len.trailing_zeros();
-        // The smallest block that is large enough, the lowest of them: large ones stay whole.
-        let block = (order..32).find_map(|of| self.free[of as usize].first().copied());
-        match block {
+        let first = self.free.iter().find(|(_, free)| **free >= len).map(|(start, _)| *start);
+        match first {
             Some(start) if self.reserve(Range { start, len }) => Ok(Range { start, len }),
             _ => Err(Exhausted { retry_at: self.resting.front().map(|(at, _)| *at) }),
         }
@@ -118,15 +102,18 @@ impl Ranges {
         }
     }
 
-    /// Puts a block back, joined with its buddy as long as that is free, too.
-    fn insert(&mut self, range: Range) {
-        let mut start = range.start;
-        let mut order = range.len.trailing_zeros();
-        while order < 31 && self.free[order as usize].remove(&(start ^ 1 << order)) {
-            start &= !(1 << order);
-            order += 1;
+    /// Puts a range back, joined with what is free on either side.
+    fn insert(&mut self, Range { mut start, mut len }: Range) {
+        if let Some(behind) = self.free.remove(&(start + len)) {
+            len += behind;
         }
-        self.free[order as usize].insert(start);
+        if let Some((&before, &length)) = self.free.range(..start).next_back()
+            && before + length == start
+        {
+            start = before;
+            len += length;
+        }
+        self.free.insert(start, len);
     }
 }
 
@@ -148,51 +135,51 @@ mod tests {
     }
 
     #[test]
-    fn any_capacity_can_be_used_up_to_the_last_row() {
-        for capacity in [0, 1, 7, 256, 1000, 1 << 20] {
+    fn any_capacity_can_be_used_up_to_the_last_unit() {
+        for capacity in [0, 1, 255, 256, 1000, 1 << 20] {
             let mut ranges = Ranges::new(capacity);
             let mut used = 0;
-            for order in (0..=20).rev() {
-                while ranges.allocate(1 << order, 0).is_ok() {
-                    used += 1 << order;
+            for len in [3 * UNIT, 2 * UNIT, UNIT] {
+                while ranges.allocate(len, 0).is_ok() {
+                    used += len;
                 }
             }
-            assert_eq!(used, capacity);
+            assert_eq!(used, capacity / UNIT * UNIT);
         }
     }
 
     #[test]
     fn what_is_not_a_range_cannot_be_reserved() {
         let mut ranges = Ranges::new(1024);
-        for (start, len) in [(0, 0), (0, 3), (128, 256), (1024, 256), (0, 2048), (u32::MAX, 1)] {
+        let wrong = [(0, 0), (0, 3), (128, 256), (1024, 256), (0, 2048), (u32::MAX, 1), (u32::MAX & !0xff, 256)];
+        for (start, len) in wrong {
             assert!(!ranges.reserve(Range { start, len }), "{start} {len}");
         }
         assert!(ranges.reserve(Range { start: 256, len: 256 }));
         assert!(!ranges.reserve(Range { start: 256, len: 256 }));
-        assert!(!ranges.reserve(Range { start: 256, len: 128 }));
         assert!(!ranges.reserve(Range { start: 0, len: 512 }));
         assert!(ranges.reserve(Range { start: 0, len: 256 }));
         assert!(ranges.reserve(Range { start: 512, len: 512 }));
     }
 
     proptest! {
-        /// Whatever is taken and given back: ranges in use never overlap, are aligned and
-        /// inside; and in the end everything is there again as at first.
+        /// Whatever is taken and given back: ranges in use never overlap, are of whole units
+        /// and inside; and in the end everything is there again as at first.
         #[test]
         fn ranges_never_overlap_and_nothing_is_lost(
-            capacity in 1u32..5000,
-            steps in prop::collection::vec((0u32..9, any::<prop::sample::Index>(), any::<bool>()), 1..200),
+            capacity in 1u32..16_000,
+            steps in prop::collection::vec((1u32..14, any::<prop::sample::Index>(), any::<bool>()), 1..200),
         ) {
             let mut ranges = Ranges::new(capacity);
             let fresh = ranges.clone();
             let mut used: Vec<Range> = Vec::new();
             let mut now = 0;
-            for (order, index, release) in steps {
+            for (units, index, release) in steps {
                 now += REST_NS / 3;
                 if release && !used.is_empty() {
                     ranges.release(used.swap_remove(index.index(used.len())), now);
-                } else if let Ok(range) = ranges.allocate(1 << order, now) {
-                    prop_assert_eq!(range.start % range.len, 0);
+                } else if let Ok(range) = ranges.allocate(units * UNIT, now) {
+                    prop_assert_eq!((range.start % UNIT, range.len), (0, units * UNIT));
                     prop_assert!(range.start + range.len <= capacity);
                     for other in &used {
                         prop_assert!(range.start + range.len <= other.start || other.start + other.len <= range.start);

@@ -4,17 +4,18 @@ use super::{
     ranges::{Range, Ranges},
     slots::Slots,
 };
-use crate::plan::PlannedRow;
+use crate::plan::{PerRow, PlannedRow, PlannedService, ServiceAddress};
 use lb_common::{
     filter,
     maps::{
-        Announced, AnnouncedKey, Endpoint, MAX_ENDPOINTS, MAX_NODES, MAX_SERVICES, MacKey,
-        MacOwner, Node, Row, Service, ServiceKey, Uplink, Vip, VipKey,
+        Announced, AnnouncedKey, Endpoint, MAX_ENDPOINTS, MAX_NODES, MAX_SERVICES,
+        MAX_SOURCE_RANGES, MacKey, MacOwner, NO_RANGE, Node, RangeKey, Row, Service, ServiceKey,
+        Uplink, Vip, VipKey,
     },
 };
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -41,6 +42,12 @@ pub enum Write {
     EgressFilter(u32, u64),
     /// Rows of `ROWS` that nothing points to yet.
     Rows(u32, Vec<Row>),
+    /// Elements of `ROW_ENDPOINTS` that nothing points to yet.
+    RowEndpoints(u32, Vec<u32>),
+    /// Where the rows for fragments stand, in `SETTINGS`; none serves no fragments.
+    FragmentRows(Option<Range>),
+    /// An entry of `SOURCE_RANGES`; false removes it.
+    SourceRange(SourceRange, bool),
     /// An element of `SERVICE_STATS` back to zero.
     ClearStats(u32),
     /// An entry of `SERVICES`; none removes it.
@@ -53,16 +60,16 @@ pub enum Write {
     IngressFilter(u32, u64),
 }
 
-/// Reads `ROWS`.
+/// An entry of `SOURCE_RANGES`: the length of the prefix in bits (the set's number
+/// included), and which set and prefix it is.
+pub type SourceRange = (u32, RangeKey);
+
+/// Reads `ROWS` and `ROW_ENDPOINTS`.
 pub trait ReadRows {
     /// A row, if the index is inside.
     fn row(&self, index: u32) -> Option<Row>;
-}
-
-impl ReadRows for crate::system::MappedRows {
-    fn row(&self, index: u32) -> Option<Row> {
-        self.get(index)
-    }
+    /// An element of `ROW_ENDPOINTS`, if the index is inside.
+    fn row_endpoint(&self, index: u32) -> Option<u32>;
 }
 
 /// All maps' contents but flows, rows and counters. Array elements that are all zeros are left out.
@@ -70,6 +77,12 @@ impl ReadRows for crate::system::MappedRows {
 pub struct Contents {
     /// Capacity of `ROWS`.
     pub row_capacity: u32,
+    /// Capacity of `ROW_ENDPOINTS`.
+    pub row_endpoint_capacity: u32,
+    /// Where the rows for fragments stand, from `SETTINGS`.
+    pub fragment_rows: Option<Range>,
+    /// `SOURCE_RANGES`
+    pub source_ranges: BTreeSet<SourceRange>,
     /// The uplinks in `SETTINGS`, without the empty rest.
     pub uplinks: Vec<Uplink>,
     /// `VIPS`
@@ -92,9 +105,12 @@ pub struct Contents {
 
 impl Contents {
     /// Of maps that were just made.
-    pub fn empty(row_capacity: u32) -> Self {
+    pub fn empty(row_capacity: u32, row_endpoint_capacity: u32) -> Self {
         Self {
             row_capacity,
+            row_endpoint_capacity,
+            fragment_rows: None,
+            source_ranges: BTreeSet::new(),
             uplinks: Vec::new(),
             vips: BTreeMap::new(),
             announced: BTreeMap::new(),
@@ -120,54 +136,114 @@ pub(crate) enum NodeOwner {
     Found([u8; 16], u32),
 }
 
+/// Prefixes that clients must be in, without their set's number: length in bits (of 128) and
+/// address.
+pub(crate) type Prefixes = BTreeSet<(u32, [u8; 16])>;
+
 /// What stands in the maps, and who owns which of their elements.
 #[derive(Clone, Debug)]
 pub struct State {
     pub(crate) contents: Contents,
-    pub(crate) ranges: Ranges,
+    pub(crate) ranges: Shared,
+    pub(crate) endpoint_ranges: Shared,
     pub(crate) node_slots: Slots<NodeOwner>,
     pub(crate) endpoint_slots: Slots<EndpointKey>,
     pub(crate) stats_slots: Slots<ServiceKey>,
+    pub(crate) source_range_slots: Slots<Prefixes>,
     pub(crate) placed: Placed,
+    /// The plan of each Service whose entry says what it says: they need not be looked at
+    /// until it is another.
+    pub(crate) standing: BTreeMap<ServiceAddress, Arc<PlannedService>>,
+    /// Services whose previous rows are named, and when (`CLOCK_MONOTONIC`, s) that ends.
+    pub(crate) windows: BTreeMap<ServiceKey, u32>,
+}
+
+/// Ranges of an array map, and how many refer to each.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) ranges: Ranges,
+    users: BTreeMap<Range, u32>,
+}
+
+impl Shared {
+    fn new(capacity: u32) -> Self {
+        Self { ranges: Ranges::new(capacity), users: BTreeMap::new() }
+    }
+
+    /// Somebody refers to a range that was allocated, or that others refer to already.
+    pub(crate) fn use_of(&mut self, range: Range) {
+        *self.users.entry(range).or_default() += 1;
+    }
+
+    /// A range that was found in a map: false if it makes no sense.
+    #[must_use]
+    fn adopt(&mut self, range: Range) -> bool {
+        let sound = self.users.contains_key(&range) || self.ranges.reserve(range);
+        if sound {
+            self.use_of(range);
+        }
+        sound
+    }
+
+    /// Somebody does not refer to it any more; who was the last sets it free.
+    pub(crate) fn end_of_use(&mut self, range: Range, now: u64) {
+        let Some(users) = self.users.get_mut(&range) else { return };
+        *users -= 1;
+        if *users == 0 {
+            self.users.remove(&range);
+            self.ranges.release(range, now);
+        }
+    }
 }
 
 /// Which allocation of planned rows stands in which range, so that rows that have not
 /// changed need not be looked at one by one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Placed {
-    /// Holds each allocation, so that no other can have its address.
-    rows: BTreeMap<Range, Arc<Vec<PlannedRow>>>,
+    /// By address in memory. Holds each allocation, so that no other can have its address.
+    rows: HashMap<usize, (Range, Arc<Vec<PlannedRow>>)>,
+    endpoints: HashMap<usize, (Range, Arc<PerRow>)>,
     /// The indices of nodes that they were translated with.
     nodes: Vec<u16>,
 }
 
 impl Placed {
-    /// Forgets everything if nodes have other indices than before.
-    pub(crate) fn translate_with(&mut self, nodes: &[u16]) {
-        if self.nodes != nodes {
+    /// Notes the indices of nodes; true, and everything is forgotten, if they are others
+    /// than before.
+    pub(crate) fn translate_with(&mut self, nodes: &[u16]) -> bool {
+        let changed = self.nodes != nodes;
+        if changed {
             self.nodes = nodes.to_vec();
-            self.rows.clear();
+            self.forget();
         }
+        changed
     }
 
-    /// An endpoint's index may become another's: forgets everything.
     pub(crate) fn forget(&mut self) {
         self.rows.clear();
+        self.endpoints.clear();
     }
 
-    /// Whether these rows stand in that range.
-    pub(crate) fn is(&self, range: Range, rows: &Arc<Vec<PlannedRow>>) -> bool {
-        self.rows.get(&range).is_some_and(|placed| Arc::ptr_eq(placed, rows))
+    pub(crate) fn rows(&self, rows: &Arc<Vec<PlannedRow>>) -> Option<Range> {
+        self.rows.get(&Arc::as_ptr(rows).addr()).map(|(range, _)| *range)
     }
 
-    /// Notes that they do.
-    pub(crate) fn note(&mut self, range: Range, rows: &Arc<Vec<PlannedRow>>) {
-        self.rows.insert(range, Arc::clone(rows));
+    pub(crate) fn note_rows(&mut self, range: Range, rows: &Arc<Vec<PlannedRow>>) {
+        self.rows.insert(Arc::as_ptr(rows).addr(), (range, Arc::clone(rows)));
     }
 
-    /// Forgets all ranges but these.
-    pub(crate) fn retain(&mut self, used: &BTreeSet<Range>) {
-        self.rows.retain(|range, _| used.contains(range));
+    pub(crate) fn endpoints(&self, table: &Arc<PerRow>) -> Option<Range> {
+        self.endpoints.get(&Arc::as_ptr(table).addr()).map(|(range, _)| *range)
+    }
+
+    pub(crate) fn note_endpoints(&mut self, range: Range, table: &Arc<PerRow>) {
+        self.endpoints.insert(Arc::as_ptr(table).addr(), (range, Arc::clone(table)));
+    }
+
+    /// Forgets what stands in ranges that nobody uses any more.
+    pub(crate) fn sweep(&mut self, rows: &Shared, endpoints: &Shared) {
+        self.rows.retain(|_, (range, _)| rows.users.contains_key(range));
+        self.endpoints.retain(|_, (range, _)| endpoints.users.contains_key(range));
     }
 }
 
@@ -175,20 +251,31 @@ impl State {
     /// Takes over what an earlier agent left, and works out who owns what. What makes no
     /// sense (two Services with overlapping rows, say) will be written anew.
     pub fn adopt(mut contents: Contents) -> Self {
-        let mut ranges = Ranges::new(contents.row_capacity);
+        let mut ranges = Shared::new(contents.row_capacity);
+        let mut endpoint_ranges = Shared::new(contents.row_endpoint_capacity);
         let mut stats_slots = Slots::new(0, MAX_SERVICES);
-        let mut adopted = BTreeSet::new();
+        if contents.fragment_rows.is_some_and(|range| !ranges.adopt(range)) {
+            contents.fragment_rows = None;
+        }
         for (key, service) in &mut contents.services {
-            let range = range(service);
-            let sound = range.is_none_or(|range| {
-                adopted.contains(&range) || (ranges.reserve(range) && adopted.insert(range))
-            });
-            let counts = stats_slots.adopt(*key, service.stats);
-            if !(sound && counts) {
-                // Like no Service that is ever wanted, so that it is written or removed.
+            // What was given up here is like no Service that is ever wanted, so that it is
+            // written or removed.
+            if range(service).is_some_and(|range| !ranges.adopt(range)) {
                 *service = Service { rows_start: u32::MAX, rows: 0, flags: u32::MAX, ..*service };
             }
+            if endpoint_range(service).is_some_and(|range| !endpoint_ranges.adopt(range)) {
+                *service = Service { endpoints_start: NO_RANGE, flags: u32::MAX, ..*service };
+            }
+            if previous_range(service).is_some_and(|range| !ranges.adopt(range)) {
+                *service = Service { previous_rows: 0, flags: u32::MAX, ..*service };
+            }
+            if !stats_slots.adopt(*key, service.stats) {
+                service.flags = u32::MAX;
+            }
         }
+        let windows = contents.services.iter().filter(|(_, service)| service.previous_rows != 0);
+        let windows =
+            windows.map(|(key, s)| (*key, s.changed_s.saturating_add(UDP_WINDOW_S))).collect();
         let mut node_slots = Slots::new(1, MAX_NODES);
         for (&index, node) in &contents.nodes {
             // Index 0 is refused: it is not ours to give out.
@@ -199,13 +286,27 @@ impl State {
             // A second element for the same endpoint is refused, and cleared with the next change.
             let _: bool = endpoint_slots.adopt((endpoint.address, endpoint.port), index);
         }
+        let mut sets = BTreeMap::<u32, Prefixes>::new();
+        for (bits, key) in &contents.source_ranges {
+            let prefixes = sets.entry(u32::from_be_bytes(key.ranges)).or_default();
+            prefixes.insert((bits.saturating_sub(RANGE_ID_BITS), key.client));
+        }
+        let mut source_range_slots = Slots::new(1, MAX_SOURCE_RANGES);
+        for (id, prefixes) in sets {
+            // The second of two equal sets has no owner, and is removed with the next change.
+            let _: bool = source_range_slots.adopt(prefixes, id);
+        }
         Self {
             contents,
             ranges,
+            endpoint_ranges,
             node_slots,
             endpoint_slots,
             stats_slots,
+            source_range_slots,
             placed: Placed::default(),
+            standing: BTreeMap::new(),
+            windows,
         }
     }
 
@@ -213,6 +314,25 @@ impl State {
     pub fn contents(&self) -> &Contents {
         &self.contents
     }
+}
+
+/// For how many seconds after a change of rows UDP flows are looked for at the nodes of before:
+/// as long as conntrack keeps one that was answered once.
+pub const UDP_WINDOW_S: u32 = 120;
+
+/// Bits of a set's number before the prefix in a key of `SOURCE_RANGES`.
+pub(crate) const RANGE_ID_BITS: u32 = 32;
+
+/// This node's endpoints of a Service's rows, if it has several.
+pub(crate) fn endpoint_range(service: &Service) -> Option<Range> {
+    (service.endpoints_start != NO_RANGE && service.rows != 0)
+        .then_some(Range { start: service.endpoints_start, len: service.rows })
+}
+
+/// The rows of a Service before they changed, if they are named.
+pub(crate) fn previous_range(service: &Service) -> Option<Range> {
+    (service.previous_rows != 0)
+        .then_some(Range { start: service.previous_start, len: service.previous_rows })
 }
 
 /// The rows of a Service, if it has any.

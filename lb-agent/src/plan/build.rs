@@ -1,17 +1,21 @@
 //! Puts a [`Plan`] together.
 use super::{
-    Interfaces, Notice, Plan, PlannedNode, PlannedService, PlannedVip, RowCache, ServiceAddress,
+    Notice, Plan, PlannedNode, PlannedVip, RowCache,
     endpoints::{Placement, SlicesByService, warning},
     owner::Election,
+    service::{Planner, ServicePlan},
 };
 use crate::{
-    ipam::pools::{Family, Pool, Pools},
+    ipam::pools::{Pool, Pools},
     membership::Alive,
-    snapshot::{Protocol, Service, Snapshot},
+    snapshot::{
+        EndpointSlice, IpAddressPool, L2Advertisement, Node, ObjectName, Service, Snapshot,
+    },
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// Who does the last step to the pod.
@@ -32,21 +36,83 @@ pub struct PlanOptions {
     /// `--ignore-exclude-lb`: nodes labelled
     /// `node.kubernetes.io/exclude-from-external-load-balancers` announce all the same.
     pub ignore_exclude_label: bool,
+    /// Addresses of this node's endpoints whose replies do not come by the egress program:
+    /// Services that send new flows to one are left to kube-proxy on this node.
+    pub unseen: BTreeSet<IpAddr>,
 }
 
 /// What node `me` shall do.
 pub fn plan(snapshot: &Snapshot, me: &str, alive: &Alive, options: &PlanOptions) -> Plan {
-    plan_with(snapshot, me, alive, options, &mut RowCache::default())
+    plan_with(snapshot, me, alive, options, &mut PlanCache::default())
 }
 
-/// The same, with rows that an earlier plan computed: quicker, never different.
+/// What an earlier plan computed: makes the next one quicker, never different, since it is
+/// used only for what has the same inputs.
+#[derive(Debug, Default)]
+pub struct PlanCache {
+    /// Rows, by endpoints.
+    pub rows: RowCache,
+    common: Common,
+    services: HashMap<ObjectName, KnownService>,
+    vips: HashMap<IpAddr, KnownVip>,
+    round: u64,
+}
+
+/// What the plan of every Service depends on.
+#[derive(Debug, Default, PartialEq)]
+struct Common {
+    me: String,
+    options: PlanOptions,
+    alive: Alive,
+    nodes: BTreeMap<String, Node>,
+    pools: BTreeMap<String, IpAddressPool>,
+    advertisements: BTreeMap<String, L2Advertisement>,
+}
+
+impl Common {
+    fn is(&self, snapshot: &Snapshot, me: &str, alive: &Alive, options: &PlanOptions) -> bool {
+        self.me == me
+            && self.options == *options
+            && self.alive == *alive
+            && self.nodes == snapshot.nodes
+            && self.pools == snapshot.pools
+            && self.advertisements == snapshot.l2_advertisements
+    }
+}
+
+/// What else the plan of a Service depends on, and that plan.
+#[derive(Debug)]
+struct KnownService {
+    service: Service,
+    slices: Vec<EndpointSlice>,
+    plan: Arc<ServicePlan>,
+    round: u64,
+}
+
+impl KnownService {
+    fn is(&self, service: &Service, slices: &[&EndpointSlice]) -> bool {
+        self.service == *service && self.slices.iter().eq(slices.iter().copied())
+    }
+}
+
+/// The Services of a VIP, and what was decided about it.
+#[derive(Debug)]
+struct KnownVip {
+    services: Vec<ObjectName>,
+    planned: Arc<PlannedVip>,
+    notices: BTreeSet<Notice>,
+    round: u64,
+}
+
+/// The same as [`plan()`], with what an earlier plan computed.
 pub fn plan_with(
     snapshot: &Snapshot,
     me: &str,
     alive: &Alive,
     options: &PlanOptions,
-    cache: &mut RowCache,
+    cache: &mut PlanCache,
 ) -> Plan {
+    cache.begin(snapshot, me, alive, options);
     let nodes: Vec<_> = snapshot
         .nodes
         .iter()
@@ -57,124 +123,160 @@ pub fn plan_with(
         .collect();
     let positions = snapshot.nodes.keys().map(String::as_str).zip(0..).collect();
     let placement = Placement { snapshot, alive, positions: &positions, me };
-    let mut builder = Builder {
-        placement,
-        slices: SlicesByService::new(snapshot),
-        me: positions.get(me).copied(),
-        options,
-        cache,
-        plan: Plan { nodes, ..Plan::default() },
-        notices: BTreeSet::new(),
-    };
+    let slices = SlicesByService::new(snapshot);
     // An address in a Service's status counts while a pool of ours has it: whoever wrote
     // it there, and whether or not this agent is the one that allocates.
     let (pools, _) = Pools::new(snapshot);
-    let mut vips = BTreeMap::<IpAddr, (&Pool<'_>, Vec<&Service>)>::new();
+    let mut plan = Plan { nodes, ..Plan::default() };
+    let mut notices = BTreeSet::new();
+    let mut local_notices = BTreeSet::new();
+    let mut ports = Vec::new();
+    let mut vips = Vec::new();
     for service in snapshot.services.values().filter(|s| s.wants_address) {
-        let held: BTreeMap<_, _> = (service.addresses().into_iter())
-            .filter_map(|vip| Some((vip, pools.held(service, vip)?)))
-            .collect();
-        for vip in held.keys() {
-            builder.service(service, *vip);
+        let (planned, changed) = cache.service(service, slices.of(&service.name), |rows| {
+            let planner = Planner { placement, options, rows };
+            planner.plan(service, slices.of(&service.name), &pools)
+        });
+        plan.local_endpoints.extend(&planned.local);
+        notices.extend(planned.notices.iter().cloned());
+        local_notices.extend(planned.local_notices.iter().cloned());
+        ports.extend(planned.ports.iter().map(|(at, port)| (*at, service, Arc::clone(port))));
+        vips.extend(planned.vips.iter().map(|vip| (*vip, service, changed)));
+    }
+    // Stable: of Services that want the same, the first by name has it.
+    ports.sort_by_key(|(address, ..)| *address);
+    ports.dedup_by(|(address, service, _), (taken, _, other)| {
+        let conflict = address == taken;
+        if conflict {
+            let message = format!(
+                "{} port {}/{} belongs to Service {}: give this Service another port or another \
+                 address.",
+                address.vip, address.port, address.protocol, other.service
+            );
+            notices.insert(warning(service, "PortConflict", message));
         }
-        if !held.is_empty() {
-            builder.unserved(service);
-        }
-        for (vip, pool) in held {
-            vips.entry(vip).or_insert((pool, Vec::new())).1.push(service);
+        conflict
+    });
+    plan.services = ports.into_iter().map(|(address, _, port)| (address, port)).collect();
+
+    let mut election = Election::new(snapshot, alive, options, &slices);
+    vips.sort_by_key(|(vip, ..)| *vip);
+    let mut decided = Vec::new();
+    for group in vips.chunk_by(|a, b| a.0 == b.0) {
+        let (vip, first, _) = group[0];
+        let Some(pool) = pools.held(first, vip) else { continue };
+        let services: Vec<_> = group.iter().map(|(_, service, _)| *service).collect();
+        let changed = group.iter().any(|(.., changed)| *changed);
+        let known = cache.vip(vip, &services, changed, || {
+            decide(&mut election, vip, pool, &services, me)
+        });
+        notices.extend(known.notices.iter().cloned());
+        decided.push((vip, Arc::clone(&known.planned)));
+    }
+    plan.vips = decided.into_iter().collect();
+    let living = snapshot.nodes.keys().zip(0..).filter(|(name, _)| alive.contains_key(*name));
+    plan.fragment_rows =
+        cache.rows.fragments(living.map(|(name, position)| (name.clone(), position)).collect());
+    cache.end();
+    plan.notices = notices.into_iter().collect();
+    plan.local_notices = local_notices.into_iter().collect();
+    plan
+}
+
+/// Who announces a VIP, and what there is to say about it.
+fn decide(
+    election: &mut Election<'_>,
+    vip: IpAddr,
+    pool: &Pool<'_>,
+    services: &[&Service],
+    me: &str,
+) -> (PlannedVip, BTreeSet<Notice>) {
+    let mut notices = BTreeSet::new();
+    let (owner, announce) = match election.decide(vip, pool, services, &mut notices) {
+        Some((owner, interfaces)) => (Some(owner.to_owned()), (owner == me).then_some(interfaces)),
+        None => (None, None),
+    };
+    let services = services.iter().map(|s| s.name.clone()).collect();
+    (PlannedVip { owner, announce, services }, notices)
+}
+
+impl PlanCache {
+    fn begin(&mut self, snapshot: &Snapshot, me: &str, alive: &Alive, options: &PlanOptions) {
+        self.round += 1;
+        if !self.common.is(snapshot, me, alive, options) {
+            self.services.clear();
+            self.vips.clear();
+            self.common = Common {
+                me: me.to_owned(),
+                options: options.clone(),
+                alive: alive.clone(),
+                nodes: snapshot.nodes.clone(),
+                pools: snapshot.pools.clone(),
+                advertisements: snapshot.l2_advertisements.clone(),
+            };
         }
     }
-    let mut election = Election::new(snapshot, alive, options, &builder.slices);
-    for (vip, (pool, services)) in vips {
-        let ownership = election.decide(vip, pool, &services, &mut builder.notices);
-        let mine = |owner: &str| owner == me;
-        let (owner, announce): (Option<String>, Option<Interfaces>) = match ownership {
-            Some((owner, interfaces)) if mine(owner) => (Some(owner.to_owned()), Some(interfaces)),
-            Some((owner, _)) => (Some(owner.to_owned()), None),
-            None => (None, None),
+
+    /// The plan of a Service, and whether it is a new one.
+    fn service(
+        &mut self,
+        service: &Service,
+        slices: &[&EndpointSlice],
+        plan: impl FnOnce(&mut RowCache) -> ServicePlan,
+    ) -> (Arc<ServicePlan>, bool) {
+        let round = self.round;
+        if let Some(known) = self.services.get_mut(&service.name)
+            && known.is(service, slices)
+        {
+            known.round = round;
+            return (Arc::clone(&known.plan), false);
+        }
+        let plan = Arc::new(plan(&mut self.rows));
+        let known = KnownService {
+            service: service.clone(),
+            slices: slices.iter().map(|slice| (*slice).clone()).collect(),
+            plan: Arc::clone(&plan),
+            round,
         };
-        let services = services.iter().map(|s| s.name.clone()).collect();
-        builder.plan.vips.insert(vip, PlannedVip { owner, announce, services });
+        self.services.insert(service.name.clone(), known);
+        (plan, true)
     }
-    builder.cache.sweep();
-    builder.plan.notices = builder.notices.into_iter().collect();
-    builder.plan
-}
 
-struct Builder<'a> {
-    placement: Placement<'a>,
-    slices: SlicesByService<'a>,
-    me: Option<u16>,
-    options: &'a PlanOptions,
-    cache: &'a mut RowCache,
-    plan: Plan,
-    notices: BTreeSet<Notice>,
-}
-
-impl Builder<'_> {
-    /// Plans the ports of a Service on one of its addresses.
-    fn service(&mut self, service: &Service, vip: IpAddr) {
-        for port in service.ports.iter().filter(|p| p.protocol != Protocol::Sctp) {
-            let slices = self.slices.of(&service.name);
-            let found = self.placement.of_port(service, slices, port, Family::of(vip));
-            self.notices.extend(found.notices);
-            self.plan.local_endpoints.extend(found.local);
-            let address = ServiceAddress { vip, port: port.port, protocol: port.protocol };
-            match self.plan.services.entry(address) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(PlannedService {
-                        service: service.name.clone(),
-                        kernel: self.options.delivery == Delivery::Kernel
-                            || !needs_kernel(service).is_empty(),
-                        client_ip_affinity: service.client_ip_affinity,
-                        rows: self.cache.rows(found.rows, self.me),
-                    });
+    fn vip(
+        &mut self,
+        vip: IpAddr,
+        services: &[&Service],
+        changed: bool,
+        decide: impl FnOnce() -> (PlannedVip, BTreeSet<Notice>),
+    ) -> &KnownVip {
+        let round = self.round;
+        let same = |known: &KnownVip| {
+            !changed && known.services.iter().eq(services.iter().map(|service| &service.name))
+        };
+        let anew = || {
+            let (planned, notices) = decide();
+            let services = services.iter().map(|service| service.name.clone()).collect();
+            KnownVip { services, planned: Arc::new(planned), notices, round }
+        };
+        match self.vips.entry(vip) {
+            Entry::Vacant(vacant) => vacant.insert(anew()),
+            Entry::Occupied(occupied) => {
+                let known = occupied.into_mut();
+                if same(known) {
+                    known.round = round;
+                } else {
+                    *known = anew();
                 }
-                Entry::Occupied(other) => {
-                    let message = format!(
-                        "{vip} port {}/{} belongs to Service {}: give this Service another port \
-                         or another address.",
-                        port.port,
-                        port.protocol,
-                        other.get().service
-                    );
-                    self.notices.insert(warning(service, "PortConflict", message));
-                }
+                known
             }
         }
     }
 
-    /// Says what of a Service is not served as written.
-    fn unserved(&mut self, service: &Service) {
-        let sctp: Vec<_> = (service.ports.iter())
-            .filter(|p| p.protocol == Protocol::Sctp)
-            .map(|p| p.port.to_string())
-            .collect();
-        if !sctp.is_empty() {
-            let message = format!(
-                "SCTP is not served yet: what arrives for port {} is dropped. Use a NodePort for \
-                 it, or TCP or UDP.",
-                sctp.join(", ")
-            );
-            self.notices.insert(warning(service, "UnsupportedProtocol", message));
-        }
-        let fields = needs_kernel(service);
-        if !fields.is_empty() && self.options.delivery == Delivery::Direct {
-            let message = format!(
-                "delivered by kube-proxy because of {}: under externalTrafficPolicy Cluster the \
-                 pods do not see the client's address, and connections do not outlive a change \
-                 of the node that receives them. Remove the field for direct delivery.",
-                fields.join(" and ")
-            );
-            let notice = warning(service, "KernelDelivery", message);
-            self.notices.insert(Notice { warning: false, ..notice });
-        }
+    /// Ends a plan: what it did not use is forgotten.
+    fn end(&mut self) {
+        let round = self.round;
+        self.services.retain(|_, known| known.round == round);
+        self.vips.retain(|_, known| known.round == round);
+        self.rows.sweep();
     }
-}
-
-/// The fields of a Service that only kube-proxy serves so far.
-fn needs_kernel(service: &Service) -> Vec<&'static str> {
-    let ranges = (!service.source_ranges.is_empty()).then_some("spec.loadBalancerSourceRanges");
-    let affinity = service.client_ip_affinity.then_some("spec.sessionAffinity ClientIP");
-    ranges.into_iter().chain(affinity).collect()
 }

@@ -10,26 +10,30 @@ use std::{
     net::IpAddr,
 };
 
-/// The EndpointSlices of each Service.
+/// The EndpointSlices of each Service: sorted by namespace, Service and own name.
 #[derive(Clone, Debug, Default)]
-pub struct SlicesByService<'a>(BTreeMap<&'a str, BTreeMap<&'a str, Vec<&'a EndpointSlice>>>);
+pub struct SlicesByService<'a>(Vec<&'a EndpointSlice>);
 
 impl<'a> SlicesByService<'a> {
     /// Sorts the slices of a snapshot by Service.
     pub fn new(snapshot: &'a Snapshot) -> Self {
-        let mut slices = BTreeMap::<_, BTreeMap<_, Vec<_>>>::new();
-        for slice in snapshot.endpoint_slices.values() {
-            let namespace = slices.entry(slice.name.namespace.as_str()).or_default();
-            namespace.entry(slice.service.as_str()).or_default().push(slice);
-        }
+        let mut slices: Vec<_> = snapshot.endpoint_slices.values().collect();
+        slices.sort_by(|a, b| owner(a).cmp(&owner(b)));
         Self(slices)
     }
 
     /// Those of one Service.
     pub fn of(&self, service: &ObjectName) -> &[&'a EndpointSlice] {
-        let namespace = self.0.get(service.namespace.as_str());
-        namespace.and_then(|n| n.get(service.name.as_str())).map_or(&[], Vec::as_slice)
+        let service = (service.namespace.as_str(), service.name.as_str());
+        let start = self.0.partition_point(|slice| owner(slice) < service);
+        let rest = &self.0[start..];
+        let count = rest.iter().take_while(|slice| owner(slice) == service).count();
+        &rest[..count]
     }
+}
+
+fn owner(slice: &EndpointSlice) -> (&str, &str) {
+    (&slice.name.namespace, &slice.service)
 }
 
 /// Whether an endpoint can carry a flow at all: it is ready, or still serves while it ends.
@@ -40,10 +44,14 @@ pub fn can_serve(service: &Service, endpoint: &Endpoint) -> bool {
 /// The endpoints of one port of a Service, and what is wrong with some.
 #[derive(Debug, Default)]
 pub struct PortEndpoints {
-    /// Those that have a place in rows, sorted.
+    /// The addresses that have a place in rows, sorted, each once.
     pub rows: Vec<RowEndpoint>,
     /// All of this node, whatever their conditions.
     pub local: Vec<EndpointAddress>,
+    /// Those of this node that take new flows, sorted.
+    pub taking: Vec<EndpointAddress>,
+    /// An endpoint has another port than the Service.
+    pub translated: bool,
     /// What users should be told.
     pub notices: BTreeSet<Notice>,
 }
@@ -101,6 +109,9 @@ impl Placement<'_> {
             for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
                 let (address, protocol) = (endpoint.address, port.protocol);
                 let address = EndpointAddress { address, port: number, protocol };
+                if endpoint.node.as_deref() == Some(self.me) {
+                    found.local.push(address);
+                }
                 let node = match self.node_of(slice, endpoint) {
                     Ok(node) => node,
                     Err((reason, message)) => {
@@ -113,12 +124,7 @@ impl Placement<'_> {
                         continue;
                     }
                 };
-                if node == self.me {
-                    found.local.push(address);
-                }
-                if let Some(position) = self.positions.get(node)
-                    && self.alive.contains_key(node)
-                {
+                if let Some(position) = self.positions.get(node) {
                     let ready = endpoint.ready || service.publish_not_ready;
                     let offer = (ready, endpoint.serving, *position);
                     let known = best.entry(address).or_insert(offer);
@@ -133,11 +139,18 @@ impl Placement<'_> {
             found.notices.insert(warning(service, reason, message));
         }
         let any_ready = best.values().any(|(ready, ..)| *ready);
-        let row = |(address, (ready, serving, node))| {
+        let me = self.positions.get(self.me);
+        let mut rows = BTreeMap::new();
+        for (endpoint, (ready, serving, node)) in best {
             let takes_new = if any_ready { ready } else { serving };
-            RowEndpoint { address, node, takes_new }
-        };
-        found.rows = best.into_iter().map(row).collect();
+            if takes_new && Some(&node) == me {
+                found.taking.push(endpoint);
+            }
+            found.translated |= endpoint.port != port.port;
+            *rows.entry((endpoint.address, node)).or_insert(false) |= takes_new;
+        }
+        let row = |((address, node), takes_new)| RowEndpoint { address, node, takes_new };
+        found.rows = rows.into_iter().map(row).collect();
         found
     }
 
@@ -161,6 +174,14 @@ impl Placement<'_> {
                 format!(
                     "endpoint {address} in EndpointSlice {slice} is left out because its node \
                      {node:?} does not exist: correct nodeName."
+                ),
+            )),
+            Some(node) if !self.alive.contains_key(node) => Err((
+                "EndpointOnNodeWithoutAgent",
+                format!(
+                    "endpoint {address} in EndpointSlice {slice} is left out because node {node} \
+                     does not answer, or never had an agent: see that the node is up and that \
+                     lb-agent runs on it."
                 ),
             )),
             Some(node) => Ok(node),

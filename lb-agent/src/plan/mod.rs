@@ -7,11 +7,14 @@ pub mod build;
 pub mod endpoints;
 pub mod owner;
 pub mod rows;
+mod service;
 
-pub use build::{Delivery, PlanOptions, plan, plan_with};
+pub use build::{Delivery, PlanCache, PlanOptions, plan, plan_with};
 pub use rows::RowCache;
 
 use crate::snapshot::{ObjectName, Protocol};
+use ipnet::IpNet;
+use lb_common::maps::NO_NODE;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -20,7 +23,7 @@ use std::{
 
 /// The version of everything that nodes must decide alike: the flow hash, the order of
 /// a row, the number of rows and the owner of a VIP. Agents tell it each other.
-pub const PLAN_VERSION: u32 = 1;
+pub const PLAN_VERSION: u32 = 2;
 
 /// What one node shall do.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,14 +32,19 @@ pub struct Plan {
     /// here; they do not move with who is alive or who has an endpoint.
     pub nodes: Vec<PlannedNode>,
     /// All VIPs of the cluster.
-    pub vips: BTreeMap<IpAddr, PlannedVip>,
+    pub vips: BTreeMap<IpAddr, Arc<PlannedVip>>,
     /// All VIP:port:protocol triples of the cluster.
-    pub services: BTreeMap<ServiceAddress, PlannedService>,
+    pub services: BTreeMap<ServiceAddress, Arc<PlannedService>>,
+    /// By which node fragments are put together: 256 rows over all nodes that are alive, the
+    /// same on all of them; none if there is no such node.
+    pub fragment_rows: Arc<Vec<PlannedRow>>,
     /// Every endpoint of this node that a Service lists, whatever its conditions: its
     /// flows live on while it is listed.
     pub local_endpoints: BTreeSet<EndpointAddress>,
-    /// What users should be told.
+    /// What users should be told. All nodes see the same, so one of them tells it.
     pub notices: Vec<Notice>,
+    /// What users should be told of this node: nobody else knows.
+    pub local_notices: Vec<Notice>,
 }
 
 /// A node that traffic can be sent on to.
@@ -97,23 +105,68 @@ pub struct PlannedService {
     pub service: ObjectName,
     /// Leave the last step to kube-proxy.
     pub kernel: bool,
-    /// All flows of a client go by one row: what remembers the client's endpoint is a node's.
-    pub client_ip_affinity: bool,
-    /// Its rows; none if no endpoint takes new flows. Services with the same
-    /// endpoints share one allocation (`Arc::ptr_eq`).
+    /// An endpoint of it is listed on this node, whatever its conditions: flows may be here.
+    pub here: bool,
+    /// `sessionAffinity: ClientIP`: for how many seconds a client keeps its endpoint after
+    /// its last packet.
+    pub affinity_s: Option<u32>,
+    /// Only clients in these are served; none of them, if it is empty. `None` serves all.
+    pub source_ranges: Option<BTreeSet<IpNet>>,
+    /// Its rows; none if no endpoint is listed. Services with the same pods share one
+    /// allocation (`Arc::ptr_eq`).
     pub rows: Arc<Vec<PlannedRow>>,
+    /// This node's endpoints for new flows.
+    pub endpoints: LocalEndpoints,
+}
+
+/// A node's endpoints for new flows of a VIP's port.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum LocalEndpoints {
+    /// It has none.
+    #[default]
+    None,
+    /// One, for all rows.
+    One(EndpointAddress),
+    /// Several. Those that are equal share one allocation.
+    PerRow(Arc<PerRow>),
+}
+
+/// Several endpoints, and which of them is whose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PerRow {
+    /// The endpoints, sorted.
+    pub endpoints: Vec<EndpointAddress>,
+    /// Row by row, a position in `endpoints`.
+    pub rows: Vec<u16>,
+}
+
+impl LocalEndpoints {
+    /// The endpoint of a row.
+    pub fn of_row(&self, row: usize) -> Option<EndpointAddress> {
+        match self {
+            Self::None => None,
+            Self::One(endpoint) => Some(*endpoint),
+            Self::PerRow(table) => {
+                table.endpoints.get(usize::from(*table.rows.get(row)?)).copied()
+            }
+        }
+    }
 }
 
 /// Where the flows of one hash value go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedRow {
-    /// Up to four distinct nodes in rendezvous order, as positions in [`Plan::nodes`].
-    pub nodes: [Option<u16>; 4],
-    /// Position in `nodes` of the node whose endpoint takes the row's new flows: of all
-    /// endpoints that take any, the one that stands first.
-    pub first: u8,
-    /// This node's endpoint for new flows of the row: the first of its own that takes any.
-    pub endpoint: Option<EndpointAddress>,
+    /// Positions in [`Plan::nodes`]: first the node whose endpoint takes the row's new flows,
+    /// [`NO_NODE`] if none does; then, without repetition, those that may have flows of
+    /// before, the likeliest first; then [`NO_NODE`].
+    pub nodes: [u16; 4],
+}
+
+impl PlannedRow {
+    /// The row's node, which takes its new flows.
+    pub fn first(&self) -> Option<u16> {
+        Some(self.nodes[0]).filter(|node| *node != NO_NODE)
+    }
 }
 
 /// Something that a user should know, to become an Event on a Service or on the

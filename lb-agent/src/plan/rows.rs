@@ -3,10 +3,16 @@
 //! In every row the endpoints stand in the order of their scores. Since a score
 //! depends on endpoint and row alone, the order of two endpoints never depends on who
 //! else is there: a pod that appears or goes changes nothing but its own place.
-use super::{EndpointAddress, PlannedRow};
+//!
+//! A row names first the node of the endpoint that stands first among those that take new
+//! flows. Behind it come the nodes of the others in order, whether or not they take new
+//! flows: whoever had the row before it came, or before it stopped taking new flows,
+//! stands near.
+use super::{LocalEndpoints, PerRow, PlannedRow};
+use crate::plan::EndpointAddress;
 use lb_common::{
-    hash::{endpoint_digest, row_score},
-    maps::mapped,
+    hash::{block_key, endpoint_digest, row_before, row_score_in},
+    maps::{NO_NODE, mapped},
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,46 +20,95 @@ use std::{
     sync::Arc,
 };
 
-/// An endpoint that has a place in the rows.
+/// An endpoint that has a place in the rows: an address, since all ports of a pod win the
+/// same rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowEndpoint {
-    /// Where it is reached.
-    pub address: EndpointAddress,
+    /// Its address.
+    pub address: IpAddr,
     /// Its node, as position in [`Plan::nodes`](super::Plan::nodes).
     pub node: u16,
     /// Whether new flows may go to it.
     pub takes_new: bool,
 }
 
-/// The number of rows for a number of endpoints: at least 256 for each, up to 65,536.
+/// Up to how many endpoints that take new flows a table has how many rows.
 ///
-/// The classes are four apart, so that it rarely changes; and there is no hysteresis,
-/// since that would be history, which a node that has just started does not have. Where
-/// the class changes the lower rows stay, because scores do not depend on it.
-pub const fn row_count(endpoints: usize) -> u32 {
-    match endpoints {
-        0 => 0,
-        1 => 256,
-        2..=4 => 1024,
-        5..=16 => 4096,
-        17..=64 => 16_384,
-        _ => 65_536,
-    }
+/// A table that gets another number of rows moves flows to rows with another order, where
+/// they are found only if their node is among the four. So the number must not change while
+/// a Deployment is rolled: it counts those that take new flows (the others come and go in a
+/// roll, and outnumber them at times), and classes are few. By the defaults of a
+/// Deployment their number stays between three quarters and a little more than all, so a
+/// class should not begin just below a number of replicas that many have. Up to two
+/// endpoints and their successors need four nodes, and any table has them all.
+const CLASSES: [(usize, u32); 5] =
+    [(1, 256), (2, 512), (4, 768), (64, 8192), (usize::MAX, 65_536)];
+
+/// The class of a number of endpoints that take new flows.
+fn class(taking: usize) -> usize {
+    CLASSES.iter().position(|(most, _)| taking <= *most).unwrap_or(CLASSES.len() - 1)
+}
+
+/// The number of rows for so many endpoints that take new flows (of all, if none does).
+///
+/// There is no hysteresis, since that would be history, which a node that has just started
+/// does not have.
+pub fn row_count(taking: usize) -> u32 {
+    if taking == 0 { 0 } else { CLASSES[class(taking)].1 }
+}
+
+/// The number of rows before the table grew to hold this many endpoints, if it did so with
+/// the last of them. Small tables are not meant: they list all nodes anyway.
+fn grown_from(taking: usize) -> Option<u32> {
+    let (most, rows) = *CLASSES.get(class(taking).checked_sub(1)?)?;
+    (most >= 4 && taking == most + 1).then_some(rows)
 }
 
 /// Computes the rows of a list of endpoints.
 ///
-/// `me` is the position of the node that [`PlannedRow::endpoint`] is for. The result
-/// does not depend on the order of the list. Empty if no endpoint takes new flows.
-pub fn rows(endpoints: &[RowEndpoint], me: Option<u16>) -> Vec<PlannedRow> {
-    if !endpoints.iter().any(|e| e.takes_new) {
-        return Vec::new();
-    }
+/// The result does not depend on the order of the list. Empty if the list is.
+pub fn rows(endpoints: &[RowEndpoint]) -> Vec<PlannedRow> {
     // By address: whoever is looked at first wins where scores are equal.
     let mut sorted = endpoints.to_vec();
     sorted.sort_unstable();
-    let mut computer = Computer::new(&sorted, me);
-    (0..row_count(sorted.len())).map(|row| computer.row(row)).collect()
+    let taking = match sorted.iter().filter(|e| e.takes_new).count() {
+        0 => sorted.len(),
+        taking => taking,
+    };
+    let grown_from = grown_from(taking);
+    let mut computer = Computer::new(&sorted);
+    let mut table: Vec<PlannedRow> = Vec::with_capacity(row_count(taking) as usize);
+    for row in 0..row_count(taking) {
+        let (taker, order) = computer.row(row);
+        let parent = grown_from
+            .map(|smaller| row_before(row, smaller))
+            .and_then(|parent| table.get(parent as usize))
+            .map_or(NO_NODE, |parent| parent.nodes[0]);
+        table.push(arrange(taker, order, parent));
+    }
+    table
+}
+
+/// The row's node, the next in order, the node that had the row which this one was split
+/// from, and the others in order; none twice.
+fn arrange(taker: u16, order: [u16; 4], parent: u16) -> PlannedRow {
+    let mut nodes = [taker, NO_NODE, NO_NODE, NO_NODE];
+    let mut next = 1;
+    let mut push = |node: u16| {
+        if next < nodes.len() && node != NO_NODE && !nodes.contains(&node) {
+            nodes[next] = node;
+            next += 1;
+            return true;
+        }
+        false
+    };
+    let mut order = order.into_iter();
+    while order.next().is_some_and(|node| node != NO_NODE && !push(node)) {}
+    push(parent);
+    for node in order {
+        push(node);
+    }
+    PlannedRow { nodes }
 }
 
 /// Of many endpoints, about so many per row are looked at closely.
@@ -73,10 +128,11 @@ struct Candidate {
 struct Computer<'a> {
     endpoints: &'a [RowEndpoint],
     digests: Vec<u64>,
-    /// Positions of this node's endpoints that take new flows.
-    mine: Vec<usize>,
+    /// Of the block that the last row was in.
+    block_keys: Vec<u64>,
     /// How many of the nodes are to be found: four, unless there are fewer.
     wanted: usize,
+    any_takes: bool,
     /// Only scores from here on are looked at closely; if that finds too few, all are.
     threshold: u64,
     scores: Vec<u64>,
@@ -86,15 +142,15 @@ struct Computer<'a> {
 }
 
 impl<'a> Computer<'a> {
-    fn new(endpoints: &'a [RowEndpoint], me: Option<u16>) -> Self {
+    fn new(endpoints: &'a [RowEndpoint]) -> Self {
         let nodes: BTreeSet<_> = endpoints.iter().map(|e| e.node).collect();
         let count = endpoints.len();
-        let mine = |(_, e): &(usize, &RowEndpoint)| e.takes_new && Some(e.node) == me;
         Self {
             endpoints,
-            digests: endpoints.iter().map(|e| endpoint_digest(bytes(e.address.address))).collect(),
-            mine: endpoints.iter().enumerate().filter(mine).map(|(i, _)| i).collect(),
+            digests: endpoints.iter().map(|e| endpoint_digest(bytes(e.address))).collect(),
+            block_keys: vec![0; count],
             wanted: nodes.len().min(4),
+            any_takes: endpoints.iter().any(|e| e.takes_new),
             threshold: match count as u64 {
                 0..=16 => 0,
                 many => u64::MAX - u64::MAX / many * CLOSE,
@@ -105,31 +161,27 @@ impl<'a> Computer<'a> {
         }
     }
 
-    fn row(&mut self, row: u32) -> PlannedRow {
-        let found = self.collect(row, self.threshold);
-        let (mut nodes, taker) = self.pick(found).unwrap_or_else(|| {
-            let all = self.collect(row, 0);
-            // With all of them there are enough nodes, and one takes new flows.
-            self.pick(all).unwrap_or_default()
-        });
-        let first = nodes.iter().position(|n| *n == Some(taker)).unwrap_or_else(|| {
-            nodes[3] = Some(taker);
-            3
-        });
-        let mut best = 0;
-        let mut endpoint = None;
-        for &i in &self.mine {
-            if self.scores[i].max(1) > best {
-                (best, endpoint) = (self.scores[i].max(1), Some(self.endpoints[i].address));
+    /// The node whose endpoint takes new flows, and the first nodes in order. To be called
+    /// for consecutive rows, from 0.
+    fn row(&mut self, row: u32) -> (u16, [u16; 4]) {
+        if row & 0xff == 0 {
+            for (digest, key) in self.digests.iter().zip(&mut self.block_keys) {
+                *key = block_key(*digest, row >> 8);
             }
         }
-        PlannedRow { nodes, first: first as u8, endpoint }
+        let found = self.collect(row, self.threshold);
+        self.pick(found).unwrap_or_else(|| {
+            let all = self.collect(row, 0);
+            // With all of them there are enough nodes, and one takes new flows if any does.
+            self.pick(all).unwrap_or((NO_NODE, [NO_NODE; 4]))
+        })
     }
 
     /// Computes all scores and gathers those from `threshold` on; returns how many.
     fn collect(&mut self, row: u32, threshold: u64) -> usize {
-        for (digest, score) in self.digests.iter().zip(&mut self.scores) {
-            *score = row_score(*digest, row);
+        let keyed = self.digests.iter().zip(&self.block_keys);
+        for ((digest, key), score) in keyed.zip(&mut self.scores) {
+            *score = row_score_in(*digest, *key, row);
         }
         let mut found = 0;
         for (i, score) in (0u32..).zip(&self.scores) {
@@ -144,16 +196,19 @@ impl<'a> Computer<'a> {
         found
     }
 
-    /// The first nodes among the candidates, and the node whose endpoint takes new flows;
+    /// The node whose endpoint takes new flows and the first nodes among the candidates;
     /// `None` if there are too few candidates to tell.
-    fn pick(&mut self, found: usize) -> Option<([Option<u16>; 4], u16)> {
+    fn pick(&mut self, found: usize) -> Option<(u16, [u16; 4])> {
         let close = &mut self.close[..found];
-        let mut taker = Candidate::default();
+        let mut taker = Candidate { node: NO_NODE, ..Candidate::default() };
         for c in &*close {
             let better = c.takes_new & (c.score > taker.score);
             taker = if better { *c } else { taker };
         }
-        let mut nodes = [None; 4];
+        if taker.score == 0 && self.any_takes {
+            return None;
+        }
+        let mut nodes = [NO_NODE; 4];
         for place in &mut nodes[..self.wanted] {
             let mut best = Candidate::default();
             for c in &*close {
@@ -162,13 +217,78 @@ impl<'a> Computer<'a> {
             if best.score == 0 {
                 return None;
             }
-            *place = Some(best.node);
+            *place = best.node;
             for c in &mut *close {
                 c.score = if c.node == best.node { 0 } else { c.score };
             }
         }
-        (taker.score != 0).then_some((nodes, taker.node))
+        Some((taker.node, nodes))
     }
+}
+
+/// Of this node's endpoints that take new flows (sorted), the one for each row: that whose
+/// address stands first. Of one address with several ports, each port has its share.
+fn endpoint_by_row(endpoints: &[EndpointAddress], rows: usize) -> Vec<u16> {
+    let by_address: Vec<_> =
+        endpoints.iter().map(|e| endpoint_digest(bytes(e.address))).collect();
+    let by_port: Vec<_> = endpoints
+        .iter()
+        .zip(&by_address)
+        .map(|(e, digest)| endpoint_digest((u128::from(*digest) << 16 | u128::from(e.port)).to_be_bytes()))
+        .collect();
+    let mut keys = vec![(0, 0); endpoints.len()];
+    let best = |row: u32| {
+        if row & 0xff == 0 {
+            for ((key, address), port) in keys.iter_mut().zip(&by_address).zip(&by_port) {
+                *key = (block_key(*address, row >> 8), block_key(*port, row >> 8));
+            }
+        }
+        let mut best = (0, 0, 0);
+        for (i, key) in (0u16..).zip(&keys) {
+            let at = usize::from(i);
+            let score = row_score_in(by_address[at], key.0, row);
+            if score < best.0 {
+                continue;
+            }
+            let score = (score, row_score_in(by_port[at], key.1, row), i);
+            if i == 0 || (score.0, score.1) > (best.0, best.1) {
+                best = score;
+            }
+        }
+        best.2
+    };
+    (0..rows as u32).map(best).collect()
+}
+
+/// The rows by which fragments find a node: 256, each with the node that stands first, so
+/// that a node which goes or comes changes only its own. By name, since positions move.
+pub fn fragment_rows<'a>(nodes: impl Iterator<Item = (&'a str, u16)>) -> Vec<PlannedRow> {
+    const ROWS: u32 = 256;
+    let nodes: Vec<(u64, u16)> =
+        nodes.map(|(name, position)| (name_digest(name), position)).collect();
+    if nodes.is_empty() {
+        return Vec::new();
+    }
+    let keys: Vec<_> = nodes.iter().map(|(digest, _)| block_key(*digest, 0)).collect();
+    let row = |row| {
+        let scored = nodes.iter().zip(&keys);
+        let best = scored.max_by_key(|((digest, node), key)| {
+            (row_score_in(*digest, **key, row), std::cmp::Reverse(*node))
+        });
+        let node = best.map_or(NO_NODE, |((_, node), _)| *node);
+        PlannedRow { nodes: [node, NO_NODE, NO_NODE, NO_NODE] }
+    };
+    (0..ROWS).map(row).collect()
+}
+
+/// A digest of a node's name: its bytes, sixteen at a time, each with what came before.
+fn name_digest(name: &str) -> u64 {
+    name.as_bytes().chunks(8).fold(name.len() as u64, |digest, chunk| {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&digest.to_be_bytes());
+        bytes[8..8 + chunk.len()].copy_from_slice(chunk);
+        endpoint_digest(bytes)
+    })
 }
 
 const fn bytes(address: IpAddr) -> [u8; 16] {
@@ -178,46 +298,76 @@ const fn bytes(address: IpAddr) -> [u8; 16] {
     }
 }
 
-type CacheKey = (Option<u16>, Vec<RowEndpoint>);
+/// Something computed, and the round in which it was used last.
+type Kept<T> = (u64, Arc<T>);
 
 /// Rows already computed, so that equal endpoints share one allocation and endpoints
 /// that have not changed cost nothing.
 ///
-/// It cannot change what is computed: a key is everything that [`rows`] depends on.
+/// It cannot change what is computed: a key is everything that the value depends on.
 #[derive(Debug, Default)]
 pub struct RowCache {
-    kept: HashMap<CacheKey, (u64, Arc<Vec<PlannedRow>>)>,
+    rows: HashMap<Vec<RowEndpoint>, Kept<Vec<PlannedRow>>>,
+    local: HashMap<(usize, Vec<EndpointAddress>), Kept<PerRow>>,
+    fragments: HashMap<Vec<(String, u16)>, Kept<Vec<PlannedRow>>>,
     round: u64,
 }
 
 impl RowCache {
-    /// The rows of a sorted list of endpoints for node `me`.
-    pub fn rows(&mut self, endpoints: Vec<RowEndpoint>, me: Option<u16>) -> Arc<Vec<PlannedRow>> {
-        // Where none of the endpoints is its own, all nodes have the same rows.
-        let me = me.filter(|me| endpoints.iter().any(|e| e.node == *me));
+    /// The rows of a sorted list of endpoints.
+    pub fn rows(&mut self, endpoints: Vec<RowEndpoint>) -> Arc<Vec<PlannedRow>> {
         let round = self.round;
-        let entry = self
-            .kept
-            .entry((me, endpoints))
-            .or_insert_with_key(|(me, endpoints)| (round, Arc::new(rows(endpoints, *me))));
-        entry.0 = round;
-        entry.1.clone()
+        let kept = self.rows.entry(endpoints);
+        let kept = kept.or_insert_with_key(|endpoints| (round, Arc::new(rows(endpoints))));
+        kept.0 = round;
+        Arc::clone(&kept.1)
     }
 
-    /// Ends a plan: what it did not use is forgotten.
+    /// Which of this node's endpoints that take new flows (sorted) is a row's, for so many rows.
+    pub fn local(&mut self, mut endpoints: Vec<EndpointAddress>, rows: usize) -> LocalEndpoints {
+        if endpoints.len() < 2 {
+            return endpoints.pop().map_or(LocalEndpoints::None, LocalEndpoints::One);
+        }
+        let round = self.round;
+        let kept = self.local.entry((rows, endpoints)).or_insert_with_key(|(rows, endpoints)| {
+            let by_row = endpoint_by_row(endpoints, *rows);
+            (round, Arc::new(PerRow { endpoints: endpoints.clone(), rows: by_row }))
+        });
+        kept.0 = round;
+        LocalEndpoints::PerRow(Arc::clone(&kept.1))
+    }
+
+    /// The rows for fragments among these nodes.
+    pub fn fragments(&mut self, nodes: Vec<(String, u16)>) -> Arc<Vec<PlannedRow>> {
+        let round = self.round;
+        let kept = self.fragments.entry(nodes).or_insert_with_key(|nodes| {
+            let nodes = nodes.iter().map(|(name, position)| (name.as_str(), *position));
+            (round, Arc::new(fragment_rows(nodes)))
+        });
+        kept.0 = round;
+        Arc::clone(&kept.1)
+    }
+
+    /// Ends a plan: what nobody uses any more is forgotten.
     pub fn sweep(&mut self) {
         let round = self.round;
-        self.kept.retain(|_, (used, _)| *used == round);
+        // What was not asked for may still be held by a Service that has not changed.
+        fn used<T>(round: u64) -> impl Fn(&Kept<T>) -> bool {
+            move |(last, held)| *last == round || Arc::strong_count(held) > 1
+        }
+        self.rows.retain(|_, kept| used(round)(kept));
+        self.local.retain(|_, kept| used(round)(kept));
+        self.fragments.retain(|_, kept| used(round)(kept));
         self.round += 1;
     }
 
-    /// How many different tables are kept.
+    /// How many different tables of rows are kept.
     pub fn len(&self) -> usize {
-        self.kept.len()
+        self.rows.len()
     }
 
     /// Whether none is kept.
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.rows.is_empty()
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     },
     datapath::{address_bytes, state::Contents},
     metrics::View,
-    plan::{Plan, ServiceAddress},
+    plan::{LocalEndpoints, Plan, ServiceAddress},
 };
 use lb_common::maps::{SERVICE_KERNEL, ServiceKey};
 use std::{
@@ -22,8 +22,12 @@ use tracing::{debug, info, warn};
 /// This node's endpoints of a VIP:port that take new flows.
 pub(super) fn endpoints(plan: &Plan, address: &ServiceAddress) -> BTreeSet<SocketAddr> {
     let Some(service) = plan.services.get(address) else { return BTreeSet::new() };
-    let endpoints = service.rows.iter().filter_map(|row| row.endpoint);
-    endpoints.map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port)).collect()
+    let endpoints = match &service.endpoints {
+        LocalEndpoints::None => &[][..],
+        LocalEndpoints::One(endpoint) => std::slice::from_ref(endpoint),
+        LocalEndpoints::PerRow(table) => &table.endpoints,
+    };
+    endpoints.iter().map(|at| SocketAddr::new(at.address, at.port)).collect()
 }
 
 /// Which VIP:ports a plan serves in another way than what stands in the maps, or for the

@@ -145,6 +145,7 @@ impl Run {
                 DeliveryArgument::Kernel => Delivery::Kernel,
             },
             ignore_exclude_label: self.ignore_exclude_lb,
+            ..PlanOptions::default()
         }
     }
 }

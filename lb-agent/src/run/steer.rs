@@ -15,7 +15,7 @@ use crate::{
     l2::{Announcement, Announcer},
     membership::{Alive, Departure},
     metrics::View,
-    plan::{Notice, Plan, PlanOptions, RowCache, plan_with},
+    plan::{Notice, Plan, PlanCache, PlanOptions, plan_with},
     snapshot::Snapshot,
     source::{Source, notices::Standing},
     system::{self, FrameSocket},
@@ -73,7 +73,7 @@ pub(super) struct Steering<S> {
     /// Whether this agent is the one that tells users what all agents see alike.
     reporter: watch::Receiver<bool>,
     parts: Parts,
-    cache: RowCache,
+    cache: PlanCache,
     standing: Standing,
     announcer: Announcer,
     sockets: BTreeMap<u32, FrameSocket>,
@@ -106,7 +106,7 @@ impl<S: Source> Steering<S> {
             reporter: source.may_allocate(),
             source,
             parts,
-            cache: RowCache::default(),
+            cache: PlanCache::default(),
             standing: Standing::default(),
             announcer: Announcer::new(ANNOUNCEMENTS),
             sockets: BTreeMap::new(),
@@ -229,6 +229,7 @@ impl<S: Source> Steering<S> {
         self.plan = Arc::clone(&plan);
         self.parts.view.applied(Arc::clone(&plan), alive);
         let mut notices = assigned(&plan, &self.parts.node);
+        notices.extend(plan.local_notices.iter().cloned());
         // All agents see the same; one of them tells it.
         if *self.reporter.borrow() {
             notices.extend(plan.notices.iter().cloned());
@@ -269,8 +270,13 @@ impl<S: Source> Steering<S> {
         multicast::sync(&self.parts.netlink, &announced).await
     }
 
+    /// Whether the tables are what the cluster is now, as far as this agent can know.
+    fn fresh(&self) -> bool {
+        self.troubles.is_empty() && self.source.in_sync()
+    }
+
     fn renew(&self) {
-        if let Err(error) = lock(&self.parts.datapath).renew() {
+        if let Err(error) = lock(&self.parts.datapath).renew(self.fresh()) {
             warn!("{error}");
         }
     }

@@ -110,8 +110,10 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
             }
         },
         client_ip_affinity: match spec.session_affinity.as_deref() {
-            None | Some("" | "None") => false,
-            Some("ClientIP") => true,
+            None | Some("" | "None") => None,
+            Some("ClientIP") => Some(affinity_timeout(
+                spec.session_affinity_config.and_then(|c| c.client_ip?.timeout_seconds),
+            )?),
             Some(other) => {
                 return Err(unknown("spec.sessionAffinity", other, &["None", "ClientIP"]));
             }
@@ -120,6 +122,18 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         ingress,
     }))
+}
+
+/// For how long a client keeps its endpoint, in seconds: three hours unless said otherwise,
+/// and a day at most, as the API server has it.
+fn affinity_timeout(seconds: Option<i32>) -> Result<u32, Invalid> {
+    let seconds = seconds.unwrap_or(10_800);
+    u32::try_from(seconds).ok().filter(|s| (1..=86_400).contains(s)).ok_or_else(|| {
+        Invalid::new(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            format!("{seconds} is not in the range of 1 to 86400"),
+        )
+    })
 }
 
 fn service_port(object: ServicePort, index: usize) -> Result<snapshot::ServicePort, Invalid> {

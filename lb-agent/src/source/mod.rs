@@ -47,6 +47,10 @@ pub trait Source: Send + Sync + 'static {
     /// one stays in force, whatever happens to the source.
     fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>>;
 
+    /// Whether the newest snapshot is what there is now: false while the source cannot be
+    /// reached, or has not been heard of for some seconds.
+    fn in_sync(&self) -> bool;
+
     /// Whether this agent is the one that allocates. It turns true only when the
     /// snapshot holds everything that an earlier allocator has written.
     fn may_allocate(&self) -> watch::Receiver<bool>;

@@ -1,9 +1,10 @@
 use super::{all_alive, plan_all_alive, reasons};
 use crate::{
-    plan::{Delivery, EndpointAddress, Plan, PlanOptions, ServiceAddress, plan},
-    snapshot::{Endpoint, Protocol, ServicePort, Snapshot},
+    plan::{Delivery, EndpointAddress, LocalEndpoints, Plan, PlanOptions, ServiceAddress, plan},
+    snapshot::{Endpoint, EndpointPort, Protocol, Service, ServicePort, Snapshot},
     testing::{cluster, endpoint, holder, ip, slice},
 };
+use lb_common::maps::NO_NODE;
 use std::collections::BTreeSet;
 
 const VIP: &str = "192.0.2.1";
@@ -21,8 +22,8 @@ fn nodes(plan: &Plan) -> (BTreeSet<&str>, BTreeSet<&str>) {
     let name = |p: u16| plan.nodes[usize::from(p)].name.as_str();
     let rows = &plan.services[&key(80, Protocol::Tcp)].rows;
     (
-        rows.iter().map(|r| name(r.nodes[usize::from(r.first)].unwrap())).collect(),
-        rows.iter().flat_map(|r| r.nodes).flatten().map(name).collect(),
+        rows.iter().filter_map(|r| r.first()).map(name).collect(),
+        rows.iter().flat_map(|r| r.nodes).filter(|n| *n != NO_NODE).map(name).collect(),
     )
 }
 
@@ -43,7 +44,8 @@ fn new_flows_go_to_ready_endpoints_and_old_ones_to_all() {
     assert_eq!(nodes(&plan), (["n1"].into(), ["n1", "n2", "n3"].into()));
     let local = EndpointAddress { address: ip("10.1.0.2"), port: 8080, protocol: Protocol::Tcp };
     assert_eq!(plan.local_endpoints, [local].into());
-    assert!(plan.services[&key(80, Protocol::Tcp)].rows.iter().all(|r| r.endpoint.is_none()));
+    let planned = &plan.services[&key(80, Protocol::Tcp)];
+    assert_eq!((&planned.endpoints, planned.here), (&LocalEndpoints::None, true));
 }
 
 #[test]
@@ -61,7 +63,7 @@ fn the_last_ones_serve_while_they_terminate() {
 #[test]
 fn nothing_takes_new_flows() {
     let plan = plan_all_alive(&with(vec![state("10.1.0.1", "n1", false, false, false)]), "n1");
-    assert!(plan.services[&key(80, Protocol::Tcp)].rows.is_empty());
+    assert_eq!(nodes(&plan), ([].into(), ["n1"].into()));
     assert_eq!(plan.vips[&ip(VIP)].owner, None);
     assert_eq!(plan.local_endpoints.len(), 1, "its flows live on");
     assert_eq!(reasons(&plan), ["NoEndpoints"]);
@@ -100,8 +102,9 @@ fn nodes_that_are_not_alive_or_not_known() {
     alive.remove("n2");
     let plan = plan(&snapshot, "n1", &alive, &PlanOptions::default());
     assert_eq!(nodes(&plan).1, ["n1"].into());
-    assert_eq!(reasons(&plan), ["EndpointOnUnknownNode", "EndpointWithoutNode"]);
-    let message = &plan.notices[0].message;
+    let said = ["EndpointOnNodeWithoutAgent", "EndpointOnUnknownNode", "EndpointWithoutNode"];
+    assert_eq!(reasons(&plan), said);
+    let message = &plan.notices[1].message;
     assert!(message.contains("n9") && message.contains("web-abc"), "{message}");
     assert!(message.ends_with("So are 1 more of the slice."), "{message}");
     assert_eq!(plan.nodes.len(), 3, "positions do not depend on who is alive");
@@ -127,7 +130,7 @@ fn ports_are_matched_by_name_and_protocol_and_vips_by_family() {
     let plan = plan_all_alive(&snapshot, "n1");
     let first = |vip, port, protocol| {
         let key = ServiceAddress { vip: ip(vip), port, protocol };
-        plan.services[&key].rows[0].endpoint.map(|e| (e.address, e.port))
+        plan.services[&key].endpoints.of_row(0).map(|e| (e.address, e.port))
     };
     assert_eq!(plan.services.len(), 4);
     assert_eq!(first(VIP, 80, Protocol::Tcp), Some((ip("10.1.0.1"), 8080)));
@@ -144,31 +147,96 @@ fn a_port_without_a_number() {
     assert!(plan.services[&key(80, Protocol::Tcp)].rows.is_empty());
 }
 
-#[test]
-fn what_is_left_to_kube_proxy_or_refused() {
-    let endpoints = vec![endpoint("10.1.0.1", "n1")];
-    let kernel = |edit: fn(&mut crate::snapshot::Service), delivery| {
-        let mut snapshot = with(endpoints.clone());
-        snapshot.services.values_mut().for_each(edit);
-        let options = PlanOptions { delivery, ..Default::default() };
-        let plan = plan(&snapshot, "n1", &all_alive(&snapshot), &options);
-        (plan.services[&key(80, Protocol::Tcp)].kernel, reasons(&plan))
-    };
-    let (direct, by_kernel) = (Delivery::Direct, Delivery::Kernel);
-    assert_eq!(kernel(|_| (), direct), (false, vec![]));
-    assert_eq!(kernel(|_| (), by_kernel), (true, vec![]));
-    let said = vec!["KernelDelivery"];
-    assert_eq!(kernel(|s| s.client_ip_affinity = true, direct), (true, said.clone()));
-    assert_eq!(kernel(|s| s.source_ranges.push("10.0.0.0/8".into()), direct), (true, said));
-    assert_eq!(kernel(|s| s.client_ip_affinity = true, by_kernel), (true, vec![]));
+/// The plan of the one Service, after an edit, on `n1`.
+fn edited(edit: impl Fn(&mut Service), options: &PlanOptions) -> Plan {
+    let mut snapshot = with(vec![endpoint("10.1.0.1", "n1"), endpoint("10.1.0.2", "n2")]);
+    snapshot.services.values_mut().for_each(edit);
+    plan(&snapshot, "n1", &all_alive(&snapshot), options)
+}
 
-    let mut snapshot = with(endpoints);
-    for s in snapshot.services.values_mut() {
-        s.ports.push(ServicePort { name: "x".into(), port: 9, protocol: Protocol::Sctp });
-    }
+#[test]
+fn affinity_and_source_ranges_are_direct() {
+    let direct = PlanOptions::default();
+    let plan = edited(|s| s.client_ip_affinity = Some(60), &direct);
+    let planned = &plan.services[&key(80, Protocol::Tcp)];
+    assert_eq!((planned.kernel, planned.affinity_s), (false, Some(60)));
+    let ranges = |list: &'static [&'static str]| {
+        let plan = edited(
+            |s| s.source_ranges = list.iter().map(ToString::to_string).collect(),
+            &direct,
+        );
+        let planned = &plan.services[&key(80, Protocol::Tcp)];
+        let ranges = planned.source_ranges.as_ref();
+        let ranges = ranges.map(|r| r.iter().map(ToString::to_string).collect::<Vec<_>>());
+        (planned.kernel, ranges.map(|r| r.join(" ")), reasons(&plan))
+    };
+    assert_eq!(ranges(&[]), (false, None, vec![]));
+    assert_eq!(ranges(&[" 10.9.8.7/8"]), (false, Some("10.0.0.0/8".into()), vec![]));
+    let one = ranges(&["10.0.0.0/8", "10.0.0/33"]);
+    assert_eq!(one, (false, Some("10.0.0.0/8".into()), vec!["SourceRangeMalformed"]));
+    // Nobody, rather than everybody.
+    assert_eq!(ranges(&["x"]).1, Some(String::new()));
+    let six = ranges(&["2001:db8::/32"]);
+    assert_eq!(six, (false, Some(String::new()), vec!["SourceRangeFamily"]));
+}
+
+#[test]
+fn sctp_is_direct_where_ports_need_no_translation() {
+    let sctp = |number| {
+        let mut snapshot = with(vec![endpoint("10.1.0.1", "n1")]);
+        for s in snapshot.services.values_mut() {
+            s.ports.push(ServicePort { name: "x".into(), port: 9, protocol: Protocol::Sctp });
+        }
+        for s in snapshot.endpoint_slices.values_mut() {
+            let protocol = Protocol::Sctp;
+            s.ports.push(EndpointPort { name: "x".into(), port: Some(number), protocol });
+        }
+        let plan = plan_all_alive(&snapshot, "n1");
+        (plan.services[&key(9, Protocol::Sctp)].kernel, reasons(&plan))
+    };
+    assert_eq!(sctp(9), (false, vec![]));
+    assert_eq!(sctp(10), (true, vec!["KernelDelivery"]));
+}
+
+#[test]
+fn mode_kernel_and_endpoints_whose_replies_are_not_seen() {
+    let planned = |options: PlanOptions| {
+        let plan = edited(|_| (), &options);
+        let said: Vec<_> = plan.local_notices.iter().map(|n| n.reason).collect();
+        assert_eq!(reasons(&plan), Vec::<&str>::new());
+        (plan.services[&key(80, Protocol::Tcp)].kernel, said)
+    };
+    let kernel = PlanOptions { delivery: Delivery::Kernel, ..Default::default() };
+    assert_eq!(planned(kernel), (true, vec![]));
+    let unseen = |address| PlanOptions { unseen: [ip(address)].into(), ..Default::default() };
+    assert_eq!(planned(unseen("10.1.0.1")), (true, vec!["RepliesNotSeen"]));
+    assert_eq!(planned(unseen("10.1.0.2")), (false, vec![]), "that is another node's");
+}
+
+/// Pods on the host's network have the node's own address.
+#[test]
+fn endpoints_on_the_hosts_network() {
+    let snapshot = with(vec![endpoint("10.0.0.1", "n1"), endpoint("10.0.0.2", "n2")]);
     let plan = plan_all_alive(&snapshot, "n1");
-    assert_eq!(reasons(&plan), ["UnsupportedProtocol"]);
-    assert_eq!(plan.services.len(), 1);
+    assert_eq!(nodes(&plan).0, ["n1", "n2"].into());
+    let own = EndpointAddress { address: ip("10.0.0.1"), port: 8080, protocol: Protocol::Tcp };
+    assert_eq!(plan.services[&key(80, Protocol::Tcp)].endpoints, LocalEndpoints::One(own));
+    assert_eq!(plan.local_endpoints, [own].into());
+}
+
+#[test]
+fn one_pod_behind_two_vips_and_two_ports() {
+    let pods = || vec![endpoint("10.1.0.1", "n1"), endpoint("10.1.0.2", "n2")];
+    let mut second = slice("other", pods());
+    second.ports[0].port = Some(9090);
+    let snapshot = with(pods()).with_services([holder("other", "4", &["192.0.2.2"])]);
+    let plan = plan_all_alive(&snapshot.with_slices([second]), "n1");
+    let [first, second] = [VIP, "192.0.2.2"].map(|vip| {
+        &plan.services[&ServiceAddress { vip: ip(vip), port: 80, protocol: Protocol::Tcp }]
+    });
+    assert!(std::sync::Arc::ptr_eq(&first.rows, &second.rows), "rows go by address");
+    assert_ne!(first.endpoints, second.endpoints);
+    assert_eq!(plan.local_endpoints.len(), 2);
 }
 
 #[test]

@@ -66,7 +66,8 @@ status:
     assert_eq!(ports, [(80, 6), (53, 17), (9, 132)]);
     assert_eq!(service.selector["app"], "web");
     assert_eq!(service.external_traffic_policy, ExternalTrafficPolicy::Local);
-    assert!(service.client_ip_affinity && service.publish_not_ready);
+    assert_eq!(service.client_ip_affinity, Some(10_800));
+    assert!(service.publish_not_ready);
     assert_eq!(service.source_ranges, ["198.51.100.0/24"]);
     assert_eq!(service.ingress[1].hostname.as_deref(), Some("web.example"));
     assert_eq!(service.addresses(), ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     error::Error,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 use tracing::{debug, error, info};
 
@@ -12,12 +13,18 @@ use tracing::{debug, error, info};
 pub(super) struct Health {
     server: String,
     reasons: Mutex<BTreeMap<String, String>>,
+    /// When any task was answered last.
+    heard: Mutex<Option<Instant>>,
 }
+
+/// How long an API that has not answered counts as there. It is asked for the allocator's
+/// Lease every two seconds, and what it sends by watches comes as soon.
+const SILENCE: Duration = Duration::from_secs(6);
 
 impl Health {
     /// That of the API at an address.
     pub(super) fn new(server: String) -> Self {
-        Self { server, reasons: Mutex::default() }
+        Self { server, reasons: Mutex::default(), heard: Mutex::default() }
     }
 
     /// A task could not do what it must. Said if no other task has failed for that reason.
@@ -33,12 +40,20 @@ impl Health {
 
     /// A task goes on.
     pub(super) fn succeeded(&self, task: &str) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(reason) = reasons.remove(task)
             && !reasons.values().any(|r| *r == reason)
         {
             info!("no more: {reason}");
         }
+    }
+
+    /// Whether nothing fails, and the API has answered lately.
+    pub(super) fn in_sync(&self, now: Instant) -> bool {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_some_and(|at| now.saturating_duration_since(at) < SILENCE)
+            && self.reasons.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// What is wrong with a watch; `None` for what happens in the best of clusters.

@@ -188,6 +188,10 @@ impl Source for Kubernetes {
         self.view.snapshots()
     }
 
+    fn in_sync(&self) -> bool {
+        self.health.in_sync(Instant::now())
+    }
+
     fn may_allocate(&self) -> Receiver<bool> {
         self.view.may_allocate()
     }

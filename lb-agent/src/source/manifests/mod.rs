@@ -315,6 +315,11 @@ impl Source for Manifests {
         self.snapshots.clone()
     }
 
+    fn in_sync(&self) -> bool {
+        // The folder is there, or what was read last is all there is.
+        true
+    }
+
     fn may_allocate(&self) -> watch::Receiver<bool> {
         self.may_allocate.clone()
     }
