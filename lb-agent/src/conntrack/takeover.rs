@@ -4,14 +4,19 @@
 //! One that Herald serves directly is tracked as client → pod, with the very same replies. Two
 //! entries cannot have the same reply. So while an entry of the one kind is there, a new
 //! connection of the other kind from the same client port to the same pod clashes with it: the
-//! kernel translates its port, or drops its SYN. Entries of finished connections stay for two
-//! minutes, and clients use their ports again.
+//! kernel gives it another port on the pod's side where a NAT chain is there to do so, and else,
+//! or when it finds none, drops its SYN. Entries of finished connections stay for two minutes,
+//! and clients use their ports again.
 //!
 //! So when a VIP:port changes from the one kind to the other, and when it is served for the
 //! first time (kube-proxy may have served it before), the entries of finished connections of
-//! the former kind are removed: just before the change, just after it, and then as connections
-//! that were open at the change come to their end. Those that are open stay: they go on where
-//! they are.
+//! the former kind are removed: just after the change, and then as connections that were open
+//! at the change come to their end. Those that are open stay: they go on where they are.
+//!
+//! Not before the change: a client that uses its port again brings a finished entry back to
+//! life, and the kernel may give the new one the same place and so the same identifier. It would
+//! be removed in its stead, and a connection with it. Once the change is made, no new connection
+//! uses an entry of the former kind.
 use super::{Entry, Phase};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -86,7 +91,7 @@ pub struct Pass {
 }
 
 impl Takeover {
-    /// A VIP:port is (about to be) served in another way than before. It is due at once.
+    /// A VIP:port is served in another way than before, from now on. It is due at once.
     pub fn changes(&mut self, port: Port, hands: Hands, now: Instant) {
         self.forget(&port);
         let of = |address: IpAddr, at: u16| (address, at, port.protocol);

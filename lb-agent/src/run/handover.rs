@@ -22,8 +22,33 @@ use tracing::{debug, info, warn};
 /// This node's endpoints of a VIP:port that take new flows.
 pub(super) fn endpoints(plan: &Plan, address: &ServiceAddress) -> BTreeSet<SocketAddr> {
     let Some(service) = plan.services.get(address) else { return BTreeSet::new() };
-    let endpoints = service.endpoints.all().iter();
-    endpoints.map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port)).collect()
+    service.endpoints.all().iter().map(|at| SocketAddr::new(at.address, at.port)).collect()
+}
+
+/// Which VIP:ports a plan serves in another way than what stands in the maps, or for the
+/// first time.
+pub(super) fn changes(plan: &Plan, contents: &Contents) -> Vec<(Port, Hands)> {
+    let mut changes = Vec::new();
+    for (address, service) in &plan.services {
+        let key = ServiceKey {
+            vip: address_bytes(address.vip),
+            port: address.port.to_be_bytes(),
+            proto: address.protocol.number(),
+            pad: 0,
+            pad2: 0,
+        };
+        let kernel = service.kernel;
+        let before = contents.services.get(&key).map(|s| s.flags & SERVICE_KERNEL != 0);
+        // What Herald leaves to kube-proxy from the start, kube-proxy had before.
+        if before == Some(kernel) || before.is_none() && kernel {
+            continue;
+        }
+        let protocol = address.protocol.number();
+        let port = Port { vip: address.vip, port: address.port, protocol };
+        let hands = if kernel { Hands::Kernel(endpoints(plan, address)) } else { Hands::Direct };
+        changes.push((port, hands));
+    }
+    changes
 }
 
 /// Follows what is served how.
@@ -41,43 +66,23 @@ impl Handover {
         Self { sweeper: Mutex::new(sweeper), changed: Notify::new(), view }
     }
 
-    /// To be called just before a plan is applied, with what stands in the maps. What is in the
-    /// way of its new connections is removed; what comes to be in their way later is
-    /// by [`run`](Self::run).
-    pub(super) fn before(&self, plan: &Plan, contents: &Contents) {
-        let mut slot = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sweeper) = slot.as_mut() else { return };
+    /// To be called just after a plan was applied, with what it [changed](changes). What is in
+    /// the way of its new connections is removed by [`run`](Self::run).
+    pub(super) fn after(&self, changes: Vec<(Port, Hands)>) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sweeper) = sweeper.as_mut() else { return };
+        info!(
+            ports = changes.len(),
+            "VIPs' ports change hands: finished connections are removed from connection tracking"
+        );
         let now = Instant::now();
-        let mut changes = 0;
-        for (address, service) in &plan.services {
-            let key = ServiceKey {
-                vip: address_bytes(address.vip),
-                port: address.port.to_be_bytes(),
-                proto: address.protocol.number(),
-                pad: 0,
-                pad2: 0,
-            };
-            let kernel = service.kernel;
-            let before = contents.services.get(&key).map(|s| s.flags & SERVICE_KERNEL != 0);
-            // What Herald leaves to kube-proxy from the start, kube-proxy had before.
-            if before == Some(kernel) || before.is_none() && kernel {
-                continue;
-            }
-            let port =
-                Port { vip: address.vip, port: address.port, protocol: address.protocol.number() };
-            let hands =
-                if kernel { Hands::Kernel(endpoints(plan, address)) } else { Hands::Direct };
+        for (port, hands) in changes {
             sweeper.takeover.changes(port, hands, now);
-            changes += 1;
         }
-        if changes > 0 {
-            info!(
-                changes,
-                "VIP ports change hands: finished connections leave connection tracking"
-            );
-            self.sweep(&mut slot);
-            self.changed.notify_one();
-        }
+        self.changed.notify_one();
     }
 
     /// Looks when it is time to, for as long as the agent runs.

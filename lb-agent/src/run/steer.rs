@@ -1,5 +1,8 @@
 //! Keeps the kernel at what the newest snapshot, the living nodes and the links ask for.
-use super::{handover::Handover, network::Network};
+use super::{
+    handover::{self, Handover},
+    network::Network,
+};
 use crate::{
     datapath::{
         Error,
@@ -186,8 +189,11 @@ impl<S: Source> Steering<S> {
         let (plan, applied) = block_in_place(|| {
             let plan = plan_with(&snapshot, node, &alive, options, cache);
             let mut datapath = lock(datapath);
-            handover.before(&plan, datapath.contents());
+            let changes = handover::changes(&plan, datapath.contents());
             let applied = datapath.apply(&plan, node, &links, &reach);
+            if applied.is_ok() {
+                handover.after(changes);
+            }
             (plan, applied)
         });
         let mut troubles = BTreeSet::new();
