@@ -122,6 +122,13 @@ pub enum Error {
         error: ProgramError,
     },
 
+    /// A program that only some interfaces need was refused, or is not there.
+    #[error("{reason}")]
+    Refused {
+        /// In full.
+        reason: String,
+    },
+
     /// A map could not be read or written.
     #[error("map {map}: {}", one_line(.error))]
     Map {
@@ -249,7 +256,8 @@ impl Error {
             | Self::MapMismatch { .. }
             | Self::Incomplete { .. }
             | Self::Load(_)
-            | Self::Program { .. } => Exit::Environment,
+            | Self::Program { .. }
+            | Self::Refused { .. } => Exit::Environment,
             Self::NoInterface { .. }
             | Self::OtherProgram { .. }
             | Self::NoNativeXdp { .. }

@@ -8,7 +8,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier, Xdp, xdp::XdpMode as AyaXdpMode},
 };
-use std::fs::File;
+use std::{collections::BTreeMap, fs::File};
 
 /// The object that the build script made; empty if it was told to make none.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb.bpf.o"));
@@ -53,6 +53,8 @@ const ADJUSTABLE: [&str; 2] = ["ROWS", "FLOWS"];
 #[derive(Debug)]
 pub struct Object {
     ebpf: Ebpf,
+    /// Programs that could not be loaded and may never be needed, and why.
+    refused: BTreeMap<&'static str, String>,
     pub(super) pins: Pins,
     pub(super) mode: XdpMode,
     fresh: bool,
@@ -123,14 +125,21 @@ impl Object {
             loader.map_pin_path(name, pins.map(name));
         }
         let ebpf = loader.load(OBJECT)?;
-        let mut object = Self { ebpf, pins, mode: options.xdp_mode, fresh, _lock: lock };
+        let refused = BTreeMap::new();
+        let mut object = Self { refused, ebpf, pins, mode: options.xdp_mode, fresh, _lock: lock };
         #[cfg(feature = "debug-object")]
         super::frame_log::follow(&mut object.ebpf);
-        // What most interfaces need; the others' programs are loaded where one needs them.
+        // All of them now: a program is loaded with the numbers of the maps' descriptors, which
+        // may be closed later. Whether some are needed depends on the interfaces.
         if object.mode != XdpMode::Tcx {
             object.xdp(INGRESS)?;
         }
         object.classifier(EGRESS)?;
+        for name in [INGRESS_TC, EGRESS_BARE] {
+            if let Err(error) = object.classifier(name) {
+                object.refused.insert(name, error.to_string());
+            }
+        }
         Ok(object)
     }
 
@@ -164,6 +173,9 @@ impl Object {
 
     /// Loads a program, unless it has been.
     pub(super) fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, Error> {
+        if let Some(reason) = self.refused.get(name) {
+            return Err(Error::Refused { reason: reason.clone() });
+        }
         let program: &mut SchedClassifier = self
             .ebpf
             .program_mut(name)
