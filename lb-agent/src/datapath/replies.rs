@@ -11,10 +11,7 @@ use super::{
     routes::{Path, lookup, lookup_reply},
     uplinks::Links,
 };
-use crate::{
-    plan::Plan,
-    snapshot::Protocol,
-};
+use crate::{plan::Plan, snapshot::Protocol};
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use lb_common::maps::ServiceStats;
@@ -23,8 +20,6 @@ use rtnetlink::Handle;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    slice,
-    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{sync::watch, time};
@@ -222,11 +217,7 @@ pub fn delivered_by_tcp<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        plan::{EndpointAddress, PlannedRow, PlannedService, ServiceAddress},
-        testing::{ip, name, uplink},
-    };
-    use lb_common::maps::NO_NODE;
+    use crate::testing::{ip, uplink};
 
     #[test]
     fn clients_on_each_link_and_far_away_are_asked_for() {

@@ -12,7 +12,7 @@ fn udp_service(model: &Model) -> Service {
 fn previous_rows_are_named_for_a_window_and_only_while_they_say_something() {
     let mut model = Model::new(UNIT * 64);
     let mut state = restarted(&model);
-    let (uplinks, neighbours) = (uplinks(), Neighbours::new());
+    let (uplinks, reach) = (uplinks(), Reach::default());
     let mut made = Made::default();
     let mut apply = |model: &mut Model, seed, seconds: u64| {
         model.now += seconds * 1_000_000_000;
@@ -27,7 +27,7 @@ fn previous_rows_are_named_for_a_window_and_only_while_they_say_something() {
                 .collect(),
             ..plan
         };
-        let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, neighbours: &neighbours };
+        let inputs = Inputs { plan: &plan, me: "me", uplinks: &uplinks, reach: &reach };
         let changes = model.apply(&mut state, inputs);
         (udp_service(model), changes.retry_at)
     };
