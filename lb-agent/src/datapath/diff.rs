@@ -93,7 +93,10 @@ impl fmt::Display for Problem {
         match self {
             Self::Rows { map, services, needed, capacity } => {
                 let names: Vec<_> = services.iter().take(3).map(ToString::to_string).collect();
-                let names = names.join(", ");
+                let names = match names.join(", ") {
+                    none if none.is_empty() => "fragments".to_owned(),
+                    names => names,
+                };
                 let more = match services.len().saturating_sub(3) {
                     0 => String::new(),
                     more => format!(" and {more} more"),
@@ -162,7 +165,8 @@ pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now:
     if state.placed.translate_with(&positions.indices) {
         state.standing.clear();
     }
-    services::write_fragment_rows(state, inputs.plan, &positions, rows, &mut changes, now);
+    let fragments =
+        services::write_fragment_rows(state, inputs.plan, &positions, rows, &mut changes, now);
     let kept = services::write(state, inputs.plan, &positions, rows, &mut changes, now);
     let vips = write_vips(state, inputs.plan, &mut changes);
     let announced = write_announced(state, inputs, &mut changes);
@@ -183,7 +187,7 @@ pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now:
     source_ranges::prune(state, inputs.plan, &mut changes, now);
 
     // Rows that are in force against the plan, or were before, still point to these.
-    let retained = services::Retained::of(state, &kept, &positions, rows);
+    let retained = services::Retained::of(state, &kept, fragments, &positions, rows);
     positions.slots.extend(retained.nodes);
     remove_endpoints(state, &wanted_endpoints, &retained.endpoints, &mut changes, now);
     remove_nodes(state, &positions, &mut changes, now);

@@ -400,7 +400,8 @@ pub(super) fn prune(state: &mut State, plan: &Plan, changes: &mut Changes, now: 
     stats_slots.retain(now, |key, _| wanted.contains(key));
 }
 
-/// Writes the rows by which fragments find their node, and says where they stand.
+/// Writes the rows by which fragments find their node, and says where they stand. Returns
+/// the old ones if they stay for want of room.
 pub(super) fn write_fragment_rows(
     state: &mut State,
     plan: &Plan,
@@ -408,7 +409,7 @@ pub(super) fn write_fragment_rows(
     rows: &impl ReadRows,
     changes: &mut Changes,
     now: u64,
-) {
+) -> Option<Range> {
     let before = state.contents.fragment_rows;
     let wanted: Vec<_> = plan.fragment_rows.iter().map(|row| kernel_row(row, positions)).collect();
     let stands = before.is_some_and(|range| {
@@ -416,7 +417,7 @@ pub(super) fn write_fragment_rows(
             && (range.start..).zip(&wanted).all(|(at, row)| rows.row(at).as_ref() == Some(row))
     });
     if stands || (before.is_none() && wanted.is_empty()) {
-        return;
+        return None;
     }
     let range = if wanted.is_empty() {
         None
@@ -426,8 +427,13 @@ pub(super) fn write_fragment_rows(
             Err(full) => {
                 // The old ones stay: at worst they name a node that is gone.
                 changes.again_at(full.retry_at);
-                changes.full("ROWS", state.contents.row_capacity, wanted.len());
-                return;
+                changes.problems.push(Problem::Rows {
+                    map: "ROWS",
+                    services: BTreeSet::new(),
+                    needed: wanted.len() as u32,
+                    capacity: state.contents.row_capacity,
+                });
+                return before;
             }
         }
     };
@@ -440,6 +446,7 @@ pub(super) fn write_fragment_rows(
     if let Some(before) = before {
         state.ranges.end_of_use(before, now);
     }
+    None
 }
 
 /// What rows point to that stay in force against the plan, or are named as the previous ones.
@@ -452,6 +459,7 @@ impl Retained {
     pub(super) fn of(
         state: &State,
         kept: &[ServiceKey],
+        fragments: Option<Range>,
         positions: &Positions,
         rows: &impl ReadRows,
     ) -> Self {
@@ -470,7 +478,7 @@ impl Retained {
         }
         let previous = state.windows.keys().filter_map(|key| state.contents.services.get(key));
         let ranges = services().filter_map(range).chain(previous.filter_map(previous_range));
-        let ranges = ranges.chain(state.contents.fragment_rows);
+        let ranges = ranges.chain(fragments);
         for range in ranges.collect::<BTreeSet<_>>() {
             let named = (range.start..range.start.saturating_add(range.len))
                 .filter_map(|at| rows.row(at))

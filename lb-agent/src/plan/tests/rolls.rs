@@ -2,7 +2,10 @@
 //! rolled (maxSurge and maxUnavailable 25 %, graceful termination) and scaled: those are left
 //! to the last resort.
 use crate::plan::{PlannedRow, rows};
-use lb_common::hash::{row_index, row_mask};
+use lb_common::{
+    hash::{endpoint_digest, row_index, row_mask, row_score},
+    maps::mapped,
+};
 use rows::RowEndpoint;
 use std::net::IpAddr;
 
@@ -136,7 +139,12 @@ fn missed(seed: u64, nodes: u16, pods: usize, wanted: usize) -> (f64, f64) {
                 .filter(|p| p.node == node && p.ready_at <= now && p.ending.is_none())
                 .map(|p| p.number)
                 .collect();
-            let pod = own[cluster.random.below(own.len())];
+            let at = row_index(hash, count, row_mask(count));
+            let score = |pod: &u32| {
+                let [_, b, c, d] = pod.to_be_bytes();
+                row_score(endpoint_digest(mapped([10, b, c, d])), at)
+            };
+            let pod = own.into_iter().max_by_key(score).unwrap();
             let until = now + 1 + cluster.random.below(2 * LIFE as usize) as i32;
             flows.push(Flow { hash, pod, node, until });
         }
