@@ -44,7 +44,7 @@ struct Outcome {
 }
 
 pub(crate) fn few_ports() -> Result<()> {
-    let lab = Lab::new(Shape { nodes: 1, pods_per_node: 1 })?;
+    let lab = Lab::new(Shape { nodes: 1, pods_per_node: 1, ..Shape::default() })?;
     let (node, pod, client) = (&lab.nodes[0], &lab.pods[0], &lab.client);
     // kube-proxy's part.
     node.namespace.feed(
