@@ -348,6 +348,4 @@ fn remove_endpoints(
 }
 
 #[cfg(test)]
-mod scale_tests;
-#[cfg(test)]
 mod tests;

@@ -13,4 +13,5 @@ pub mod measure;
 pub mod picture;
 pub mod report;
 pub mod scale;
+pub mod tables;
 pub mod wire;

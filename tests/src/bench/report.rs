@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     cases::{self, Case, Target},
     measure::{Effort, FLOORS, Figures, ONE_BY_ONE, Results},
+    tables::Tables,
     wire::Wire,
 };
 
@@ -26,6 +27,8 @@ pub struct Report {
     pub results: Results,
     /// ARP on a veth, unless left out.
     pub wire: Option<Wire>,
+    /// Tables of a large cluster, unless left out.
+    pub tables: Option<Tables>,
 }
 
 /// A figure held against its target.
@@ -85,6 +88,11 @@ impl Report {
         wire.judged()
     }
 
+    /// The figures of large tables, with what they are held against.
+    pub fn table_figures(&self) -> Vec<Judged> {
+        self.tables.as_ref().map_or_else(Vec::new, Tables::judged)
+    }
+
     /// The results as Markdown.
     pub fn markdown(&self) -> String {
         let Self { date, machine, effort, load, sizes, .. } = self;
@@ -117,6 +125,16 @@ impl Report {
             );
             table(&mut text, &wire);
         }
+        let tables = self.table_figures();
+        if !tables.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n## Tables of a large cluster\n\n\
+                 10,000 VIP ports, each with another random set of 3 pods, on 100 nodes; planned for one of them and\n\
+                 written into real maps.\n"
+            );
+            table(&mut text, &tables);
+        }
         let _ = writeln!(
             text,
             "\n## The programs\n\n| program | instructions verified | bytes of machine code |\n|---|---:|---:|"
@@ -147,6 +165,7 @@ impl Report {
             "packets": self.effort.packets,
             "program": self.figures(),
             "wire": self.wire_figures(),
+            "tables": self.table_figures(),
             "programs": programs,
         }))
     }
@@ -178,7 +197,7 @@ fn table(text: &mut String, figures: &[Judged]) {
             Some(false) => "**missed**",
         };
         let target = target.as_deref().unwrap_or("");
-        let decimals = usize::from(*unit == "µs");
+        let decimals = usize::from(["µs", "ms", "%", "MiB"].contains(unit));
         let _ = writeln!(
             text,
             "| {name} | {figure:.decimals$} {unit} | {between} | {target} | {met} | {note} |"

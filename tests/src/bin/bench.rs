@@ -17,7 +17,7 @@ use herald_tests::{
         measure::{self, Effort},
         picture,
         report::Report,
-        scale, wire,
+        scale, tables, wire,
     },
     kernel::object::program,
     system,
@@ -71,13 +71,20 @@ fn main() -> Result<()> {
         None
     };
 
+    let tables = if only.as_ref().is_none_or(|text| "tables".contains(text.as_str())) {
+        eprintln!("tables of a large cluster");
+        Some(tables::measure()?)
+    } else {
+        None
+    };
+
     let mut sizes = Vec::new();
-    for name in [program::INGRESS, program::EGRESS] {
+    for name in [program::INGRESS, program::INGRESS_TC, program::EGRESS] {
         let (verified, jited) = path.size(name)?;
         sizes.push((name, verified, jited));
     }
     let machine = machine()?;
-    let report = Report { date, machine, effort, load, sizes, results, wire };
+    let report = Report { date, machine, effort, load, sizes, results, wire, tables };
     print!("{}", report.markdown());
     let output =
         output.or_else(|| (!quick && only.is_none()).then(|| workspace().join("docs/bench")));
