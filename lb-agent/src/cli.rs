@@ -153,7 +153,7 @@ fn loaded(object: &Object, interface: &Interface, carried: &Carried) -> String {
         Attached::Replaced => "replaced, without a gap,",
     };
     if let Some(reason) = &carried.instead_of {
-        let _ = writeln!(text, "by {}, since {reason}", carried.mode.name());
+        let _ = writeln!(text, "by {}, since {}", carried.mode.name(), reason.cause());
     }
     let found = if object.is_fresh() { "made" } else { "adopted" };
     let _ = write!(

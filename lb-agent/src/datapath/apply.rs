@@ -227,7 +227,12 @@ impl Datapath {
         let Carried { attached, mode, on, instead_of } =
             self.object.attach(&Target::from(uplink))?;
         if let Some(reason) = instead_of {
-            tracing::warn!(interface = uplink.name, mode = mode.name(), "{reason}");
+            tracing::warn!(
+                interface = uplink.name,
+                "by {} rather than native XDP, since {}",
+                mode.name(),
+                reason.cause()
+            );
         }
         tracing::info!(
             interface = uplink.name,

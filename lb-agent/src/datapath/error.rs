@@ -171,7 +171,8 @@ pub enum Error {
 
     /// Another program is attached.
     #[error(
-        "{interface} already carries another XDP program: `bpftool net show dev {interface}` names it; detach it, or leave {interface} out of --interfaces"
+        "{}: use --xdp-mode auto or tcx, detach it, or leave {interface} out of --interfaces",
+        other_program(interface)
     )]
     OtherProgram {
         /// The interface.
@@ -180,7 +181,7 @@ pub enum Error {
 
     /// The driver has no native XDP.
     #[error(
-        "{interface} does not take native XDP ({error}{}): use --xdp-mode auto or generic, which are slower there, or leave {interface} out of --interfaces", large(*mtu)
+        "{}: use --xdp-mode auto or generic, which are slower there, or leave {interface} out of --interfaces", no_native(interface, error, *mtu)
     )]
     NoNativeXdp {
         /// The interface.
@@ -193,7 +194,8 @@ pub enum Error {
 
     /// Native XDP on a device that takes VLAN tags off the frames before.
     #[error(
-        "{lower} takes VLAN tags off frames before XDP sees them, and does not let that be changed ({error}), so {interface} cannot be served by XDP: use --xdp-mode auto or tcx, or leave {interface} out of --interfaces"
+        "{}: use --xdp-mode auto or tcx, or leave {interface} out of --interfaces",
+        stripped(interface, lower, error)
     )]
     VlanStripped {
         /// The VLAN device.
@@ -257,6 +259,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// What is the matter, without what to do about it: for where another way was found.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::OtherProgram { interface } => other_program(interface),
+            Self::NoNativeXdp { interface, error, mtu } => no_native(interface, error, *mtu),
+            Self::VlanStripped { interface, lower, error } => stripped(interface, lower, error),
+            other => other.to_string(),
+        }
+    }
+
     /// The exit code that a process which ends by this error has.
     pub fn exit(&self) -> Exit {
         match self {
@@ -294,6 +306,22 @@ impl Error {
 /// The largest MTU that fits into one page with the room that XDP needs around it: beyond,
 /// drivers refuse XDP unless they can chain buffers (`xdp.frags`).
 pub(super) const ONE_PAGE: u32 = 3498;
+
+fn other_program(interface: &str) -> String {
+    format!(
+        "{interface} already carries another XDP program (`bpftool net show dev {interface}` names it)"
+    )
+}
+
+fn no_native(interface: &str, error: &io::Error, mtu: Option<u32>) -> String {
+    format!("{interface} does not take native XDP ({error}{})", large(mtu))
+}
+
+fn stripped(interface: &str, lower: &str, error: &io::Error) -> String {
+    format!(
+        "{lower} takes VLAN tags off frames before XDP sees them, and does not let that be changed ({error}), so {interface} cannot be served by XDP"
+    )
+}
 
 /// What may be the matter with an interface's MTU.
 fn large(mtu: Option<u32>) -> String {

@@ -9,7 +9,7 @@
 use super::{
     Error, netlink,
     routes::{Path, lookup, lookup_reply},
-    uplinks::Links,
+    uplinks::{Links, Uplink},
 };
 use crate::{plan::Plan, snapshot::Protocol};
 use futures::TryStreamExt as _;
@@ -125,6 +125,12 @@ fn neighbour(prefix: &IpNet) -> Option<IpAddr> {
     hosts.find(|host| *host != prefix.addr() && !link_local)
 }
 
+/// Whether an address is one of an uplink's network. What else leads there, leads to a router:
+/// the default route takes a pod whose own route is not there yet, or not any more.
+fn on_network(uplink: &Uplink, endpoint: IpAddr) -> bool {
+    uplink.addresses.iter().any(|prefix| prefix.contains(&endpoint))
+}
+
 async fn look_up(
     handle: &Handle,
     question: &Question,
@@ -137,10 +143,12 @@ async fn look_up(
         Place::Host => None,
         Place::Behind(device) => {
             if let Some(uplink) = links.uplinks.iter().find(|u| u.device == device) {
-                return Ok(Some(format!(
-                    "it is on the network behind {} itself, and answers clients directly",
-                    uplink.name
-                )));
+                return Ok(on_network(uplink, endpoint).then(|| {
+                    format!(
+                        "it is on the network behind {} itself, and answers clients directly",
+                        uplink.name
+                    )
+                }));
             }
             Some(device)
         }
@@ -231,6 +239,15 @@ mod tests {
         };
         assert_eq!(of("10.244.0.7"), ["10.0.0.2", "203.0.113.1"]);
         assert_eq!(of("fd01::7"), ["2001:db8::1", "fd00::1"]);
+    }
+
+    #[test]
+    fn the_network_of_an_uplink_is_that_of_its_prefixes() {
+        let mut eth0 = uplink(2, "eth0");
+        eth0.addresses = ["10.0.0.1/24", "fd00::7/64"].map(|p| p.parse().unwrap()).into();
+        let on = |endpoint| on_network(&eth0, ip(endpoint));
+        assert!(on("10.0.0.9") && on("fd00::9"));
+        assert!(!on("10.244.1.3") && !on("fd01::9"));
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl Placement<'_> {
                 ),
             )),
             Some(node) if !self.alive.contains_key(node) => Err((
-                "EndpointOnNodeWithoutAgent",
+                NODE_WITHOUT_AGENT,
                 format!(
                     "endpoint {address} in EndpointSlice {slice} is left out because node {node} \
                      does not answer, or never had an agent: see that the node is up and that \
@@ -188,6 +188,9 @@ impl Placement<'_> {
         }
     }
 }
+
+/// The reason of the warning that an endpoint's node does not answer.
+pub const NODE_WITHOUT_AGENT: &str = "EndpointOnNodeWithoutAgent";
 
 /// A warning about a Service.
 pub(super) fn warning(service: &Service, reason: &'static str, message: String) -> Notice {

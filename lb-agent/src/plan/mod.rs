@@ -10,6 +10,7 @@ pub mod rows;
 mod service;
 
 pub use build::{Delivery, PlanCache, PlanOptions, plan, plan_with};
+pub use endpoints::NODE_WITHOUT_AGENT;
 pub use rows::RowCache;
 
 use crate::snapshot::{ObjectName, Protocol};

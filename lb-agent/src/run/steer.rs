@@ -16,7 +16,7 @@ use crate::{
     l2::{Announcement, Announcer},
     membership::{Alive, Departure},
     metrics::View,
-    plan::{Notice, Plan, PlanCache, PlanOptions, plan_with},
+    plan::{NODE_WITHOUT_AGENT, Notice, Plan, PlanCache, PlanOptions, plan_with},
     snapshot::Snapshot,
     source::{Source, notices::Standing},
     system::{self, FrameSocket},
@@ -41,6 +41,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a leaving node goes on answering, so that others have taken over by then: they
 /// hear of it at once, plan and apply in milliseconds.
 const HAND_OVER: Duration = Duration::from_millis(200);
+/// How long after its start an agent says nothing about nodes that it has not heard of: those that
+/// start with it load their programs for a second or two before they are heard.
+const FIRST_HEARD: Duration = Duration::from_secs(10);
 /// Gratuitous frames a second: a hundred VIPs move in a tenth of a second, and no switch
 /// sees a storm.
 const ANNOUNCEMENTS: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
@@ -87,6 +90,8 @@ pub(super) struct Steering<S> {
     troubles: BTreeSet<String>,
     /// An uplink has carried the programs.
     started: bool,
+    /// Until when nodes may not have been heard for no other reason than that it is early.
+    early_until: Option<Instant>,
 }
 
 const NO_UPLINK: &str = "no interface has one of this node's InternalIPs or a default route, so no \
@@ -120,6 +125,7 @@ impl<S: Source> Steering<S> {
             plan: Arc::default(),
             troubles: BTreeSet::new(),
             started: false,
+            early_until: Some(Instant::now() + FIRST_HEARD),
         }
     }
 
@@ -149,6 +155,10 @@ impl<S: Source> Steering<S> {
                 }
                 () = until(retry_at) => retry_at = self.update(&mut inputs).await?,
                 () = until(announce_at) => self.announce(),
+                () = until(self.early_until) => {
+                    self.early_until = None;
+                    self.tell().await;
+                }
                 _ = renew.tick() => self.renew(),
             }
         }
@@ -236,12 +246,20 @@ impl<S: Source> Steering<S> {
         self.announce();
         log_owners(&self.plan, &plan);
         self.plan = Arc::clone(&plan);
-        self.parts.view.applied(Arc::clone(&plan), alive);
+        self.parts.view.applied(plan, alive);
+        self.tell().await;
+    }
+
+    /// Tells people what the plan in force has to say that was not said before.
+    async fn tell(&mut self) {
+        let plan = Arc::clone(&self.plan);
         let mut notices = assigned(&plan, &self.parts.node);
         notices.extend(plan.local_notices.iter().cloned());
         // All agents see the same; one of them tells it.
         if *self.reporter.borrow() {
-            notices.extend(plan.notices.iter().cloned());
+            let early = self.early_until.is_some();
+            let told = plan.notices.iter().filter(|n| !early || n.reason != NODE_WITHOUT_AGENT);
+            notices.extend(told.cloned());
         }
         for notice in self.standing.update(notices) {
             self.source.notify(&notice).await;

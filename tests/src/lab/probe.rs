@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{system, wait};
 use anyhow::{Context, Result, bail, ensure};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
@@ -59,8 +60,31 @@ impl Connection {
         Ok(Self(BufReader::new(from.connect((address, port).into(), LIMIT)?)))
     }
 
+    /// The same from an address and port of one's own choice.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; or the port is taken.
+    pub fn open_from(
+        from: &Namespace,
+        local: SocketAddr,
+        to: SocketAddr,
+        patience: Duration,
+    ) -> Result<Self> {
+        from.enter(|| {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+            socket.bind(&local.into()).with_context(|| format!("binding to {local}"))?;
+            socket
+                .connect_timeout(&to.into(), patience)
+                .with_context(|| format!("connecting from {local} to {to}"))?;
+            Self::over(socket.into(), patience)
+        })
+    }
+
     fn here(to: SocketAddr, patience: Duration) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, patience)?;
+        Self::over(TcpStream::connect_timeout(&to, patience)?, patience)
+    }
+
+    fn over(stream: TcpStream, patience: Duration) -> Result<Self> {
         stream.set_read_timeout(Some(patience))?;
         stream.set_nodelay(true)?;
         Ok(Self(BufReader::new(stream)))

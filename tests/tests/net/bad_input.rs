@@ -2,10 +2,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use herald_tests::{
     lab::{
-        Host, Lab, Shape,
+        Host, Lab, Shape, addresses,
         agent::{self, Options, Source},
-        attach, cleanup, command,
-        scenario::{self, START_LIMIT},
+        attach, cleanup, command, probe,
+        scenario::{self, START_LIMIT, WEB_PORT},
     },
     wait,
 };
@@ -98,8 +98,32 @@ pub(crate) fn one_line_each() -> Result<()> {
     no_root(&bench).context("without root")?;
     no_bpf_file_system(&bench).context("pins outside a BPF file system")?;
     attach(&bench.node().namespace, "eth0", &bench.lab.pass_program())?;
-    refused(bench.on_manifests(&["--interfaces", "eth0"])?, INTERFACE, &["eth0", "XDP"])
-        .context("another XDP program")
+    refused(
+        bench.on_manifests(&["--interfaces", "eth0", "--xdp-mode", "native"])?,
+        INTERFACE,
+        &["eth0", "another XDP program", "--xdp-mode auto or tcx"],
+    )
+    .context("another XDP program, and nothing else is wanted")?;
+    beside_another_program(&bench).context("another XDP program")
+}
+
+/// The agent says in one line that it takes TCX, and why, and serves.
+fn beside_another_program(bench: &Bench) -> Result<()> {
+    let mut options = Options::new(Source::Manifests(bench.manifests.clone()));
+    options.arguments = ["--interfaces", "eth0"].map(str::to_owned).into();
+    let agents = &mut [bench.lab.start_agent(bench.node(), &options)?];
+    let vip = addresses::FIRST_VIPS.0.into();
+    scenario::await_owner(&bench.lab, agents, vip, START_LIMIT)?;
+    probe::http(&bench.lab.client.namespace, vip, WEB_PORT)?;
+    let printed = agents[0].printed()?;
+    let said: Vec<_> =
+        printed.lines().filter(|line| line.contains("carries another XDP program")).collect();
+    ensure!(said.len() == 1, "not one line: {said:#?}");
+    for words in ["eth0", "by tcx rather than native XDP"] {
+        ensure!(said[0].contains(words), "no {words:?} in: {}", said[0]);
+    }
+    ensure!(!said[0].contains("--interfaces"), "nothing is left to do: {}", said[0]);
+    Ok(())
 }
 
 fn no_root(bench: &Bench) -> Result<()> {
@@ -140,7 +164,7 @@ pub(crate) fn pools() -> Result<()> {
     )?;
     let options = Options::new(Source::Manifests(bench.manifests.clone()));
     let agents = &mut [bench.lab.start_agent(bench.node(), &options)?];
-    let vip = herald_tests::lab::addresses::FIRST_VIPS.0.into();
+    let vip = addresses::FIRST_VIPS.0.into();
     let result = (|| {
         for name in ["backwards", "overlapping", "misspelt"] {
             wait::until_true(START_LIMIT, &format!("pool {name} is reported"), || {

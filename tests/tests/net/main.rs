@@ -3,10 +3,12 @@ mod announce;
 mod bad_input;
 mod ground;
 mod hand_over;
+mod inspect;
 mod manifests;
 mod modes;
 mod pins;
 mod restart;
+mod services;
 mod takeover;
 mod traffic;
 
@@ -44,6 +46,12 @@ fn main() -> ExitCode {
             cluster.with(manifests::service_comes_and_goes)
         }),
         case("manifests::invalid_file", || cluster.with(manifests::invalid_file)),
+        case("services::source_ranges", || cluster.with(services::source_ranges)),
+        case("services::client_ip_affinity", || cluster.with(services::client_ip_affinity)),
+        case("services::terminating_endpoint", || cluster.with(services::terminating_endpoint)),
+        case("services::last_endpoint_gone", || cluster.with(services::last_endpoint_gone)),
+        case("inspect::explain", || cluster.with(|c| inspect::explain(c))),
+        case("inspect::watch", || cluster.with(|c| inspect::watch(c))),
         case("modes::tcx_and_back", modes::tcx_and_back),
         case("modes::bridge_uplink", modes::bridge_uplink),
         case("hand_over::few_ports", hand_over::few_ports),

@@ -20,9 +20,9 @@ use std::{
 };
 
 /// What a change may take, on a machine that does other things as well.
-const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 
-fn folder(cluster: &Cluster) -> Result<PathBuf> {
+pub(crate) fn folder(cluster: &Cluster) -> Result<PathBuf> {
     match &cluster.options.source {
         Source::Manifests(folder) => Ok(folder.clone()),
         Source::Kubeconfig(_) => Err(anyhow::anyhow!("these agents have no folder")),

@@ -5,6 +5,7 @@ use herald_tests::lab::{
     probe::Connection,
     scenario::{self, Cluster, WEB_PORT},
 };
+use lb_common::maps::SCHEMA_VERSION;
 use std::{path::PathBuf, process::Command};
 
 /// This machine cannot run it.
@@ -58,8 +59,13 @@ impl Bench {
         self.node().namespace.output("ip", &["link", "show", "dev", interface])
     }
 
+    /// Where this version's pins are.
+    fn version(&self) -> PathBuf {
+        self.pins.join(format!("v{SCHEMA_VERSION}"))
+    }
+
     fn map(&self, name: &str) -> PathBuf {
-        self.pins.join("v1/maps").join(name)
+        self.version().join("maps").join(name)
     }
 }
 
@@ -118,7 +124,7 @@ pub(crate) fn load_and_unload() -> Result<()> {
 pub(crate) fn other_layouts() -> Result<()> {
     let bench = Bench::new()?;
     let make = |name: &str, layout: &str| {
-        std::fs::create_dir_all(bench.pins.join("v1/maps"))?;
+        std::fs::create_dir_all(bench.version().join("maps"))?;
         let pin = bench.map(name);
         let mut bpftool = Command::new("bpftool");
         bpftool.args(["map", "create"]).arg(&pin).args(layout.split(' ')).args(["name", name]);
@@ -182,7 +188,7 @@ pub(crate) fn interface_made_anew() -> Result<()> {
     bench.agent(&["load", "eth0"])?.ok(&["attached on eth0", "maps adopted"])?;
     let link = bench.link("eth0")?;
     ensure!(link.contains("herald_ingress"), "{link}");
-    let links = std::fs::read_dir(bench.pins.join("v1/links"))?.count();
+    let links = std::fs::read_dir(bench.version().join("links"))?.count();
     ensure!(links == 2, "{links} links");
     bench.agent(&["unload"])?.ok(&[]).map(drop)
 }

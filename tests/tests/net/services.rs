@@ -1,0 +1,259 @@
+//! What a Service may ask for, and what becomes of it with its endpoints.
+use crate::{
+    manifests::{CHANGE_LIMIT, folder},
+    traffic::{check_refused, counted},
+};
+use anyhow::{Context as _, Result, ensure};
+use herald_tests::{
+    lab::{
+        Cut, Host, addresses,
+        endpoints::{self, Condition, replace},
+        probe::{Connection, Over},
+        scenario::{self, Cluster, START_LIMIT, TAKEOVER_LIMIT, WEB_PORT},
+    },
+    wait,
+};
+use lb_common::outcome::Outcome;
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+/// A client that is let in, and as many as are not.
+const OUTSIDE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 77, 0, 99)),
+    IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x99)),
+];
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// Runs `check` while Service web has these lines in its specification, too.
+fn with_lines(
+    cluster: &mut Cluster,
+    lines: &str,
+    check: impl FnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
+    let file = folder(cluster)?.join("web.yaml");
+    let usual = fs::read_to_string(&file)?;
+    let changed =
+        usual.replace("  type: LoadBalancer\n", &format!("  type: LoadBalancer\n{lines}"));
+    ensure!(changed != usual, "examples/web.yaml has another form");
+    replace(&file, &changed)?;
+    let result = check(cluster);
+    replace(&file, &usual)?;
+    result?;
+    cluster.await_all_serve()
+}
+
+fn pod(cluster: &Cluster, from: IpAddr, vip: IpAddr) -> Result<String> {
+    let (from, to) = (SocketAddr::from((from, 0)), SocketAddr::from((vip, WEB_PORT)));
+    let mut connection = Connection::open_from(&cluster.lab.client.namespace, from, to, SILENCE)?;
+    Ok(connection.request()?.pod)
+}
+
+/// `loadBalancerSourceRanges`: clients of these are served, others are dropped and counted.
+pub(crate) fn source_ranges(cluster: &mut Cluster) -> Result<()> {
+    let client = cluster.lab.client.clone();
+    let [v4, v6] = OUTSIDE;
+    client
+        .namespace
+        .ip(&format!("addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\n"))?;
+    let lines =
+        format!("  loadBalancerSourceRanges: [{}/32, \"{}/128\"]\n", client.ipv4, client.ipv6);
+    let result = with_lines(cluster, &lines, |cluster| {
+        for (vip, outside) in cluster.vips.into_iter().zip(OUTSIDE) {
+            wait::until_true(CHANGE_LIMIT, &format!("{outside} is not served"), || {
+                Ok((0..5).all(|_| pod(cluster, outside, vip).is_err()))
+            })?;
+            let before = counted(cluster, Outcome::DropSourceRange)?;
+            ensure!(pod(cluster, outside, vip).is_err(), "{outside} is served");
+            let dropped = counted(cluster, Outcome::DropSourceRange)? - before;
+            ensure!(dropped == 1, "{outside}: {dropped} drops were counted");
+            let nodes = scenario::node_names(&cluster.lab);
+            for over in [Over::Tcp, Over::Udp] {
+                scenario::check_spread(&cluster.lab, over, vip, &nodes, 300)?;
+            }
+        }
+        Ok(())
+    });
+    result?;
+    for (vip, outside) in cluster.vips.into_iter().zip(OUTSIDE) {
+        wait::until_true(CHANGE_LIMIT, &format!("{outside} is served again"), || {
+            Ok(pod(cluster, outside, vip).is_ok())
+        })?;
+    }
+    client.namespace.ip(&format!("addr del {v4}/24 dev eth0\naddr del {v6}/64 dev eth0\n"))
+}
+
+/// The one pod and node that serve all of some new connections and datagrams, of both kinds.
+fn one_pod(cluster: &Cluster, vip: IpAddr) -> Result<(String, String)> {
+    let mut pods = BTreeSet::new();
+    let mut nodes = BTreeSet::new();
+    for over in [Over::Tcp, Over::Udp] {
+        let spread = scenario::spread(&cluster.lab, over, vip, 25)?;
+        ensure!(spread.failed == 0, "{vip}: {:?}", spread.first_failure);
+        pods.extend(spread.pods.into_keys());
+        nodes.extend(spread.nodes.into_keys());
+    }
+    ensure!(pods.len() == 1, "{vip}: one client is served by {pods:?}");
+    Ok((pods.pop_first().unwrap_or_default(), nodes.pop_first().unwrap_or_default()))
+}
+
+/// `sessionAffinity: ClientIP`: a client keeps its pod when another node announces the VIP and when
+/// a node's link is cut that is not the pod's, and gets one other pod when it is.
+pub(crate) fn client_ip_affinity(cluster: &mut Cluster) -> Result<()> {
+    with_lines(cluster, "  sessionAffinity: ClientIP\n", |cluster| {
+        for vip in cluster.vips {
+            wait::until_true(CHANGE_LIMIT, &format!("affinity holds for {vip}"), || {
+                Ok(one_pod(cluster, vip).is_ok())
+            })?;
+            let (pod, node) = one_pod(cluster, vip)?;
+            owner_changes(cluster, vip)?;
+            let now = one_pod(cluster, vip)?.0;
+            ensure!(now == pod, "{vip}: {now} serves, not {pod}, since another node announces");
+            let lab = &cluster.lab;
+            let other = lab.node(scenario::others(lab, lab.node(&node)?)[0])?;
+            cut(cluster, vip, other, |cluster| {
+                let now = one_pod(cluster, vip)?.0;
+                ensure!(now == pod, "{vip}: {now} serves, not {pod}, without {}", other.name);
+                Ok(())
+            })?;
+            cut(cluster, vip, lab.node(&node)?, |cluster| {
+                let (now, on) = one_pod(cluster, vip)?;
+                ensure!(now != pod && on != node, "{vip}: {now} on {on} cannot serve");
+                Ok(())
+            })?;
+            await_agreement(cluster)?;
+            one_pod(cluster, vip)?;
+        }
+        Ok(())
+    })
+}
+
+/// The owner's agent stops, and starts again once another node announces.
+fn owner_changes(cluster: &mut Cluster, vip: IpAddr) -> Result<()> {
+    let owner = scenario::owner(&cluster.lab, vip)?.context("nobody answers")?.clone();
+    let position = cluster.position(&owner.name)?;
+    cluster.agents.remove(position).terminate(TAKEOVER_LIMIT)?;
+    let others = scenario::others(&cluster.lab, &owner);
+    let result = scenario::await_owner_among(&cluster.lab, &others, vip, TAKEOVER_LIMIT).map(drop);
+    let during = result.and_then(|()| one_pod_without(cluster, vip));
+    let agent = cluster.lab.start_agent(&cluster.lab.nodes[position], &cluster.options)?;
+    cluster.agents.insert(position, agent);
+    during?;
+    await_agreement(cluster)
+}
+
+fn one_pod_without(cluster: &Cluster, vip: IpAddr) -> Result<()> {
+    one_pod(cluster, vip).map(drop).context("while its agent is stopped")
+}
+
+fn cut(
+    cluster: &Cluster,
+    vip: IpAddr,
+    node: &Host,
+    check: impl FnOnce(&Cluster) -> Result<()>,
+) -> Result<()> {
+    let lab = &cluster.lab;
+    lab.cut(node, Cut::Silent)?;
+    let result = (|| {
+        scenario::await_owner_among(lab, &scenario::others(lab, node), vip, TAKEOVER_LIMIT)?;
+        wait::until_true(2 * TAKEOVER_LIMIT, "others serve", || Ok(one_pod(cluster, vip).is_ok()))?;
+        check(cluster)
+    })();
+    lab.mend(node)?;
+    result?;
+    await_agreement(cluster)
+}
+
+/// Waits until exactly one node announces each VIP.
+fn await_agreement(cluster: &Cluster) -> Result<()> {
+    for vip in cluster.vips {
+        let what = format!("one node answers for {vip}, and its client is served");
+        wait::until_true(START_LIMIT, &what, || {
+            Ok(scenario::owner(&cluster.lab, vip).ok().flatten().is_some()
+                && one_pod(cluster, vip).is_ok())
+        })?;
+    }
+    Ok(())
+}
+
+/// Runs `check` with changed endpoints; those of before are written again after it.
+fn with_endpoints(cluster: &mut Cluster, check: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
+    let file = folder(cluster)?.join("web-endpoints.yaml");
+    let usual = fs::read_to_string(&file)?;
+    let result = check(cluster);
+    replace(&file, &usual)?;
+    result?;
+    cluster.await_all_serve()
+}
+
+/// A pod that terminates keeps its connections to the end, and new ones go elsewhere.
+pub(crate) fn terminating_endpoint(cluster: &mut Cluster) -> Result<()> {
+    with_endpoints(cluster, |cluster| {
+        let lab = &cluster.lab;
+        let leaving = &lab.pods[0];
+        let rest: BTreeSet<_> = lab.pods[1..].iter().map(|pod| pod.name.clone()).collect();
+        let mut kept = Vec::new();
+        for vip in cluster.vips {
+            let connection = (0..500).find_map(|_| {
+                let mut connection = Connection::open(&lab.client.namespace, vip, WEB_PORT).ok()?;
+                (connection.request().ok()?.pod == leaving.name).then_some(connection)
+            });
+            kept.push(connection.with_context(|| format!("{} gets nothing", leaving.name))?);
+        }
+        let states: Vec<_> = lab
+            .pods
+            .iter()
+            .map(|pod| {
+                let leaves = pod.name == leaving.name;
+                (pod, if leaves { Condition::Terminating } else { Condition::Ready })
+            })
+            .collect();
+        endpoints::write(lab, &folder(cluster)?, &states)?;
+        for vip in cluster.vips {
+            for over in [Over::Tcp, Over::Udp] {
+                wait::until_true(CHANGE_LIMIT, "new flows go elsewhere", || {
+                    let spread = scenario::spread(lab, over, vip, 120)?;
+                    Ok(spread.failed == 0 && spread.pods.keys().eq(&rest))
+                })?;
+            }
+        }
+        for (mut connection, vip) in kept.into_iter().zip(cluster.vips) {
+            for _ in 0..20 {
+                let pod = connection.request().with_context(|| format!("kept to {vip}"))?.pod;
+                ensure!(pod == leaving.name, "the connection went over to {pod}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Without endpoints nobody announces the VIP; a client that still sends to a node (or whose router
+/// does) is refused at once, and counted.
+pub(crate) fn last_endpoint_gone(cluster: &mut Cluster) -> Result<()> {
+    with_endpoints(cluster, |cluster| {
+        let lab = &cluster.lab;
+        let client = &lab.client.namespace;
+        let mac = addresses::mac_text(lab.nodes[0].mac);
+        endpoints::write(lab, &folder(cluster)?, &[])?;
+        let result = (|| {
+            for vip in cluster.vips {
+                client.ip(&format!("neigh replace {vip} lladdr {mac} nud permanent dev eth0\n"))?;
+                let to = SocketAddr::from((vip, WEB_PORT));
+                wait::until_true(CHANGE_LIMIT, &format!("{to} is refused"), || {
+                    Ok(client.connect(to, SILENCE).is_err()
+                        && scenario::answers(lab, vip)?.is_empty())
+                })?;
+                check_refused(cluster, to)?;
+            }
+            Ok(())
+        })();
+        for vip in cluster.vips {
+            // Where it was not made, there is none to remove.
+            let _ = client.ip(&format!("neigh del {vip} dev eth0\n"));
+        }
+        result
+    })
+}
