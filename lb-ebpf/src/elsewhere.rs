@@ -59,6 +59,10 @@ pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16
             return Step::send_elsewhere(node);
         }
         Some((_, ELSEWHERE_NOBODY)) => return nobody(service),
+        // Its agent may be away: the row's node has one, too.
+        Some((_, ELSEWHERE_ASKED)) if at < LAST && first != THIS_NODE && first != NO_NODE => {
+            return Step::send(first, LAST);
+        }
         Some((_, ELSEWHERE_ASKED)) => return Step::done(Outcome::DropAsked),
         _ => {}
     }

@@ -144,6 +144,12 @@ pub(super) fn last_resort(
     let key = packet.forth();
     let counts = |entry: &Elsewhere| entry.until >= 0 && entry.answer == Answer::Asked;
     let asked = world.elsewhere.get(&key).is_some_and(counts);
+    if asked
+        && k < 3
+        && let Some(first) = to.first()
+    {
+        return send::on(world, case, packet, to, first, Way::Position(3));
+    }
     if !asked && packet.flags() & RST != 0 {
         return Err("drop_unknown_flow");
     }
