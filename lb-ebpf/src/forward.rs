@@ -51,8 +51,11 @@ pub(crate) fn forward<F: Frame, const V6: bool>(frame: &F, packet: &Packet, step
             (*ethernet).destination = mac_words(node.mac);
             (*ethernet).source = mac_words(node.source_mac);
         }
-    } else if tunnel::send::<F, V6>(frame, packet, node, u32::from(step.position())) == 0 {
-        return Outcome::DropNoNextHop.into();
+    } else {
+        let (hash, length, position) = (packet.hash, packet.ip_length(), step.position().into());
+        if tunnel::send::<F, V6>(frame, hash, length, node, position) == 0 {
+            return Outcome::DropNoNextHop.into();
+        }
     }
     if !frame.set_vlan(node.vlan) {
         return Outcome::DropNoNextHop.into();
