@@ -19,8 +19,28 @@ const fn mix(mut h: u64, word: u64) -> u64 {
 /// Hash of an IPv4 flow. `ports` is source port then destination port, `protocol` the IANA number.
 #[inline(always)]
 pub const fn flow_hash_v4(source: u32, destination: u32, ports: u32, protocol: u8) -> u32 {
-    let h = mix(K1, source as u64 | (destination as u64) << 32);
-    let h = mix(h, ports as u64 | (protocol as u64) << 32);
+    flow_hash_of(addresses_v4(source, destination), ports, protocol)
+}
+
+/// What the addresses of an IPv4 flow bring to its hash.
+#[inline(always)]
+pub const fn addresses_v4(source: u32, destination: u32) -> u64 {
+    mix(K1, source as u64 | (destination as u64) << 32)
+}
+
+/// What the addresses of an IPv6 flow bring to its hash.
+#[inline(always)]
+pub const fn addresses_v6(source: [u32; 4], destination: [u32; 4]) -> u64 {
+    let h = mix(K1, source[0] as u64 | (source[1] as u64) << 32);
+    let h = mix(h, source[2] as u64 | (source[3] as u64) << 32);
+    let h = mix(h, destination[0] as u64 | (destination[1] as u64) << 32);
+    mix(h, destination[2] as u64 | (destination[3] as u64) << 32)
+}
+
+/// The hash of a flow, given what its addresses bring to it.
+#[inline(always)]
+pub const fn flow_hash_of(addresses: u64, ports: u32, protocol: u8) -> u32 {
+    let h = mix(addresses, ports as u64 | (protocol as u64) << 32);
     (h.wrapping_mul(K3) >> 32) as u32
 }
 
@@ -32,12 +52,7 @@ pub const fn flow_hash_v6(
     ports: u32,
     protocol: u8,
 ) -> u32 {
-    let h = mix(K1, source[0] as u64 | (source[1] as u64) << 32);
-    let h = mix(h, source[2] as u64 | (source[3] as u64) << 32);
-    let h = mix(h, destination[0] as u64 | (destination[1] as u64) << 32);
-    let h = mix(h, destination[2] as u64 | (destination[3] as u64) << 32);
-    let h = mix(h, ports as u64 | (protocol as u64) << 32);
-    (h.wrapping_mul(K3) >> 32) as u32
+    flow_hash_of(addresses_v6(source, destination), ports, protocol)
 }
 
 /// What an endpoint brings to its scores: a digest of its address (16 bytes, IPv4 mapped).

@@ -14,7 +14,7 @@ use lb_common::{
     maps::{NODE_LINK, NODE_TUNNEL},
     outcome::Outcome,
     tunnel::FRAGMENT,
-    wire::{Ethernet, IPV4_DONT_FRAGMENT, Ipv4, Ipv6, Tcp, Udp, length::ETHERNET, protocol},
+    wire::{Ethernet, Ipv4, Ipv6, Tcp, Udp, length::ETHERNET, protocol},
 };
 
 /// Sends the packet on. TTL or hop limit goes down by one, as at any hop (RFC 1812
@@ -39,7 +39,7 @@ pub(crate) fn forward<F: Frame, const V6: bool>(frame: &F, packet: &Packet, step
         return Outcome::DropTtl.into();
     }
     if !by_link && largest(frame, packet) > tunnel::room(node) {
-        return too_big::<F, V6>(frame, packet, tunnel::room(node));
+        return refuse::too_big::<F, V6>(frame, packet, tunnel::room(node));
     }
     lower_ttl::<F, V6>(frame);
     if by_link {
@@ -51,8 +51,11 @@ pub(crate) fn forward<F: Frame, const V6: bool>(frame: &F, packet: &Packet, step
             (*ethernet).destination = mac_words(node.mac);
             (*ethernet).source = mac_words(node.source_mac);
         }
-    } else if tunnel::send::<F, V6>(frame, packet, node, u32::from(step.position())) == 0 {
-        return Outcome::DropNoNextHop.into();
+    } else {
+        let (hash, length, position) = (packet.hash, packet.ip_length(), step.position().into());
+        if tunnel::send::<F, V6>(frame, hash, length, node, position) == 0 {
+            return Outcome::DropNoNextHop.into();
+        }
     }
     if !frame.set_vlan(node.vlan) {
         return Outcome::DropNoNextHop.into();
@@ -132,14 +135,4 @@ fn largest<F: Frame>(frame: &F, packet: &Packet) -> u32 {
         size_of::<Udp>() as u32
     };
     packet.transport - ETHERNET as u32 + header + segment
-}
-
-/// Too large for the tunnel: whoever may not have it fragmented is told (RFC 1191, RFC 8201).
-#[inline(never)]
-fn too_big<F: Frame, const V6: bool>(frame: &F, packet: &Packet, mtu: u32) -> Verdict {
-    let told = V6
-        || at::<_, Ipv4>(frame, ETHERNET)
-            // SAFETY: `at` has checked the bounds.
-            .is_some_and(|ip| unsafe { (*ip).fragment & IPV4_DONT_FRAGMENT != 0 });
-    if told { refuse::too_big::<F, V6>(frame, packet, mtu) } else { Outcome::DropTooBig.into() }
 }

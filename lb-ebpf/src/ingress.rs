@@ -6,7 +6,7 @@
 //! and of its caller it then assumes nothing. So the pipeline has a few of them: they stand
 //! in [`Ingress`], because a generic function cannot have a name.
 use crate::{
-    arp, extension,
+    arp, direct, extension,
     frame::Frame,
     ip, ndp,
     packet::{self, Packet},
@@ -22,6 +22,7 @@ use aya_ebpf::{
 };
 use core::hint::black_box;
 use lb_common::{
+    maps::Service,
     outcome::Outcome,
     wire::{
         ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet,
@@ -35,7 +36,13 @@ pub(crate) trait Ingress: Frame {
     fn discover(&self, vlan: u16) -> Verdict;
 
     /// [`steer::steer`].
-    fn steer(&self, v6: bool, packet: &mut Packet, settled: Step) -> Verdict;
+    fn steer(
+        &self,
+        v6: bool,
+        packet: &mut Packet,
+        settled: Step,
+        service: Option<&Service>,
+    ) -> Verdict;
 
     /// [`extension::skip`].
     fn skip_extensions(&self, packet: &mut Packet) -> Verdict;
@@ -60,14 +67,22 @@ macro_rules! global_functions {
             }
 
             #[inline(always)]
-            fn steer(&self, v6: bool, packet: &mut Packet, settled: Step) -> Verdict {
+            fn steer(
+                &self,
+                v6: bool,
+                packet: &mut Packet,
+                settled: Step,
+                service: Option<&Service>,
+            ) -> Verdict {
                 let $this = self;
+                let settled = settled.number();
+                let service = service.map_or(core::ptr::null(), core::ptr::from_ref);
                 // SAFETY: the context is the program's own, and the reference is good.
                 opaque(unsafe {
                     if v6 {
-                        $steer_v6($pointer, packet, settled.number())
+                        $steer_v6($pointer, packet, settled, service)
                     } else {
-                        $steer_v4($pointer, packet, settled.number())
+                        $steer_v4($pointer, packet, settled, service)
                     }
                 })
             }
@@ -92,16 +107,23 @@ macro_rules! global_functions {
         }
 
         /// # Safety
-        /// The context is the program's; the packet is null (which the verifier wants to be
-        /// looked at) or good.
+        /// The context is the program's; packet and Service are null (which the verifier wants to
+        /// be looked at) or good.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        unsafe extern "C" fn $steer_v4(ctx: *mut $raw, packet: *mut Packet, settled: u64) -> u32 {
+        unsafe extern "C" fn $steer_v4(
+            ctx: *mut $raw,
+            packet: *mut Packet,
+            settled: u64,
+            service: *const Service,
+        ) -> u32 {
             // SAFETY: as the caller promises.
-            match unsafe { packet.as_mut() } {
+            let (packet, service) = unsafe { (packet.as_mut(), service.as_ref()) };
+            match packet {
                 Some(packet) => {
                     let settled = Step::from_number(settled);
-                    steer::steer::<_, false>(&$context::new(ctx), packet, settled).number()
+                    let context = $context::new(ctx);
+                    steer::steer::<_, false>(&context, packet, settled, service).number()
                 }
                 None => Outcome::DropMalformed as u32,
             }
@@ -111,12 +133,19 @@ macro_rules! global_functions {
         /// As of the one before.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        unsafe extern "C" fn $steer_v6(ctx: *mut $raw, packet: *mut Packet, settled: u64) -> u32 {
+        unsafe extern "C" fn $steer_v6(
+            ctx: *mut $raw,
+            packet: *mut Packet,
+            settled: u64,
+            service: *const Service,
+        ) -> u32 {
             // SAFETY: as the caller promises.
-            match unsafe { packet.as_mut() } {
+            let (packet, service) = unsafe { (packet.as_mut(), service.as_ref()) };
+            match packet {
                 Some(packet) => {
                     let settled = Step::from_number(settled);
-                    steer::steer::<_, true>(&$context::new(ctx), packet, settled).number()
+                    let context = $context::new(ctx);
+                    steer::steer::<_, true>(&context, packet, settled, service).number()
                 }
                 None => Outcome::DropMalformed as u32,
             }
@@ -191,12 +220,29 @@ pub(crate) fn ingress<F: Ingress>(frame: &F) -> Verdict {
 fn dispatch<F: Ingress>(frame: &F, kind: u16, tag: u32) -> Verdict {
     let vlan = packet::vlan_of(tag);
     let mut v6 = kind == ETHERTYPE_IPV6;
+    let mut service = None;
+    let mut sent = Verdict::NONE;
     let mut look = match kind {
-        ETHERTYPE_IPV4 => ip::look_v4(frame),
-        ETHERTYPE_IPV6 => ip::look_v6(frame, vlan),
+        ETHERTYPE_IPV4 => {
+            let look = ip::look_v4(frame);
+            if !F::IS_BUFFER && look == ip::TO_VIP && tag == 0 {
+                sent = direct::forward::<F, false>(frame, &mut service);
+            }
+            look
+        }
+        ETHERTYPE_IPV6 => {
+            let look = ip::look_v6(frame, vlan);
+            if !F::IS_BUFFER && look == ip::TO_VIP && tag == 0 {
+                sent = direct::forward::<F, true>(frame, &mut service);
+            }
+            look
+        }
         ETHERTYPE_ARP => arp::handle(frame, vlan) as u32,
         _ => Outcome::Passed as u32,
     };
+    if !sent.is_none() {
+        return sent;
+    }
     let mut arrived = packet::BY_FRAME;
     if look == ip::TO_TUNNEL {
         look = if v6 {
@@ -213,8 +259,8 @@ fn dispatch<F: Ingress>(frame: &F, kind: u16, tag: u32) -> Verdict {
         return Verdict::from_number(look);
     }
     if v6 {
-        ip::handle::<F, true>(frame, tag, arrived)
+        ip::handle::<F, true>(frame, tag, arrived, service)
     } else {
-        ip::handle::<F, false>(frame, tag, arrived)
+        ip::handle::<F, false>(frame, tag, arrived, service)
     }
 }

@@ -6,15 +6,14 @@ use crate::{
     ingress::Ingress,
     maps::{address_bytes, is_vip, joined, mapped, may_be_vip},
     packet::{FIRST, LATER, Packet, WHOLE, at, is_for_us, linear_length},
-    step,
-    step::Step,
+    step::{self, Step},
     tunnel,
     verdict::Verdict,
 };
 use core::mem::offset_of;
 use lb_common::{
     filter::{vip_bit_v4, vip_bit_v6},
-    maps::{FlowKey, TO_ENDPOINT},
+    maps::{FlowKey, Service, TO_ENDPOINT},
     outcome::Outcome,
     tunnel::FRAGMENT,
     wire::{
@@ -97,7 +96,12 @@ pub(crate) fn look_v6<F: Ingress>(frame: &F, vlan: u16) -> u32 {
 
 /// A packet to what may be a VIP.
 #[inline(always)]
-pub(crate) fn handle<F: Ingress, const V6: bool>(frame: &F, tag: u32, arrived: u8) -> Verdict {
+pub(crate) fn handle<F: Ingress, const V6: bool>(
+    frame: &F,
+    tag: u32,
+    arrived: u8,
+    service: Option<&Service>,
+) -> Verdict {
     let mut packet = Packet::new(tag, arrived);
     let mut step = Step::NONE;
     let mut reason = if V6 { read_v6(frame, &mut packet) } else { read_v4(frame, &mut packet) };
@@ -120,7 +124,7 @@ pub(crate) fn handle<F: Ingress, const V6: bool>(frame: &F, tag: u32, arrived: u
         };
     }
     if reason.is_none() {
-        return frame.steer(V6, &mut packet, step);
+        return frame.steer(V6, &mut packet, step, service);
     }
     if reason.is(Outcome::EchoAnswered) {
         return reason;

@@ -21,6 +21,7 @@ mod arp;
 mod budget;
 mod chain;
 mod deliver;
+mod direct;
 mod echo;
 mod elsewhere;
 mod events;

@@ -119,11 +119,17 @@ pub(crate) fn is_vip(vip: [u8; 16]) -> bool {
     unsafe { VIPS.get(VipKey { vip }).is_some() }
 }
 
+/// Whether a link-layer address may be that of another node with an agent; false is certain.
+#[inline(always)]
+pub(crate) fn may_be_agent(mac: [u16; 3]) -> bool {
+    let bit = filter::mac_bit_words(mac);
+    bit_is_set(INGRESS_FILTER.get(bit >> 6), bit)
+}
+
 /// Whether a frame comes from the link-layer address of another node with an agent.
 #[inline(always)]
 pub(crate) fn is_agent(mac: [u16; 3], vlan: u16) -> bool {
-    let bit = filter::mac_bit_words(mac);
-    if !bit_is_set(INGRESS_FILTER.get(bit >> 6), bit) {
+    if !may_be_agent(mac) {
         return false;
     }
     let key = MacKey { mac: mac_bytes(mac), vlan };

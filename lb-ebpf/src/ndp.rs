@@ -93,11 +93,16 @@ fn validate<F: Frame>(
     message: *const Neighbour,
 ) -> Option<Solicitation> {
     // SAFETY: the caller has checked the bounds.
-    let (source, destination, length, hop_limit, code) = unsafe {
+    let (source, destination, length, hop_limit, code, version) = unsafe {
         let length = usize::from(u16::from_be((*ip).payload_length));
-        ((*ip).source, (*ip).destination, length, (*ip).hop_limit, (*message).code)
+        let version = (*ip).version_class_label.to_be() >> 28;
+        ((*ip).source, (*ip).destination, length, (*ip).hop_limit, (*message).code, version)
     };
-    if hop_limit != HOP_LIMIT || code != 0 || length < NEIGHBOUR || length % UNIT != 0 {
+    // The answer has the first word of the question.
+    if version != 6 || hop_limit != HOP_LIMIT || code != 0 {
+        return None;
+    }
+    if length < NEIGHBOUR || length % UNIT != 0 {
         return None;
     }
     let units = length / UNIT;

@@ -81,19 +81,14 @@ pub(crate) fn refuse<F: Frame, const V6: bool>(
     outcome(send::<F, V6>(frame, packet, &report), Outcome::RefusedUnreachable, otherwise)
 }
 
-/// Answers a packet that is larger than `mtu`, which is what a tunnel has room for.
+/// Answers a packet that is larger than `mtu`, which is what a tunnel has room for. One that
+/// may be fragmented, too: its sender lowers its path MTU by the answer, and would hear nothing
+/// of what is lost without it.
 #[inline(never)]
 pub(crate) fn too_big<F: Frame, const V6: bool>(frame: &F, packet: &Packet, mtu: u32) -> Verdict {
     let drop = Verdict::new(Outcome::DropTooBig);
     if !may_be_answered::<V6>(packet) || !is_quotable::<V6>(packet) {
         return drop;
-    }
-    if !V6 {
-        let Some(ip) = at::<F, Ipv4>(frame, ETHERNET) else { return drop };
-        // SAFETY: `at` has checked the bounds.
-        if unsafe { (*ip).fragment } & IPV4_DONT_FRAGMENT == 0 {
-            return drop;
-        }
     }
     let Some(settings) = SETTINGS.get(0) else { return drop };
     if !is_within_budget(settings) {

@@ -12,10 +12,10 @@ use crate::{
     verdict::Verdict,
 };
 use lb_common::{
-    hash::{flow_hash_v4, flow_hash_v6, row_index},
+    hash::{addresses_v4, addresses_v6, flow_hash_of, row_index},
     maps::{
-        NO_NODE, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES, ServiceKey,
-        THIS_NODE,
+        NO_NODE, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES, Service,
+        ServiceKey, THIS_NODE,
     },
     outcome::Outcome,
 };
@@ -29,18 +29,30 @@ struct Way {
     target: Target,
 }
 
-/// Steers a packet with ports, unless its step is settled already (a fragment's).
+/// Steers a packet with ports, unless its step is settled already. Its Service may be known.
 #[inline(always)]
 pub(crate) fn steer<F: Frame, const V6: bool>(
     frame: &F,
     packet: &mut Packet,
     settled: Step,
+    service: Option<&Service>,
 ) -> Verdict {
     let mut way = Way { found: flows::UNKNOWN, flags: 0, target: Target::new() };
-    let step = if settled.is_none() { choose::<F, V6>(frame, packet, &mut way) } else { settled };
+    let step =
+        if settled.is_none() { choose::<F, V6>(frame, packet, service, &mut way) } else { settled };
     let verdict = take::<F, V6>(frame, packet, step, &mut way);
-    tally(packet, verdict);
+    tally(packet.stats, packet.length, verdict);
     verdict
+}
+
+/// The key of a Service.
+#[inline(always)]
+pub(crate) const fn service_key(vip: [u8; 16], port: u16, proto: u8) -> ServiceKey {
+    let [low, high] = halves(vip);
+    let [a, b] = port.to_ne_bytes();
+    let rest = joined(u32::from_ne_bytes([a, b, proto, 0]), 0);
+    // SAFETY: same size, and every byte pattern is valid for the key.
+    unsafe { core::mem::transmute::<[u64; 3], ServiceKey>([low, high, rest]) }
 }
 
 /// Goes a step that nothing stands in the way of.
@@ -86,15 +98,17 @@ fn arrive<F: Frame, const V6: bool>(
 
 /// The step of a packet to what may be a Service.
 #[inline(always)]
-fn choose<F: Frame, const V6: bool>(frame: &F, packet: &mut Packet, way: &mut Way) -> Step {
-    let [low, high] = halves(packet.flow.peer);
-    let [a, b] = packet.flow.peer_port;
-    let rest = joined(u32::from_ne_bytes([a, b, packet.flow.proto, 0]), 0);
-    // SAFETY: same size, and every byte pattern is valid for the key.
-    let key = unsafe { core::mem::transmute::<[u64; 3], ServiceKey>([low, high, rest]) };
+fn choose<F: Frame, const V6: bool>(
+    frame: &F,
+    packet: &mut Packet,
+    service: Option<&Service>,
+    way: &mut Way,
+) -> Step {
+    let port = u16::from_ne_bytes(packet.flow.peer_port);
+    let key = service_key(packet.flow.peer, port, packet.flow.proto);
     // SAFETY: the agent replaces an entry's value as a whole; one that is freed meanwhile
     // costs one packet.
-    let Some(service) = (unsafe { SERVICES.get(key) }) else {
+    let Some(service) = service.or_else(|| unsafe { SERVICES.get(key) }) else {
         let ours = ip::verify(frame, packet);
         if ours.is_none() {
             return Step::refuse(Outcome::DropNoPort);
@@ -113,7 +127,12 @@ fn choose<F: Frame, const V6: bool>(frame: &F, packet: &mut Packet, way: &mut Wa
     }
     packet.stats = service.stats;
     way.flags = flags;
-    packet.hash = hash::<V6>(packet, flags);
+    let flow = &packet.flow;
+    let source = u16::from_ne_bytes(flow.client_port);
+    let ports = u32::from(source) | u32::from(port) << 16;
+    let (client, vip) = (address_words(flow.client), address_words(flow.peer));
+    let addresses = if V6 { addresses_v6(client, vip) } else { addresses_v4(client[3], vip[3]) };
+    packet.hash = hash(addresses, ports, flow.proto, flags);
     let index = row_index(packet.hash, service.rows, service.mask);
     let Some(row) = ROWS.get(service.rows_start.wrapping_add(index)) else {
         return Step::done(Outcome::DropNoEndpoint);
@@ -141,33 +160,26 @@ fn choose<F: Frame, const V6: bool>(frame: &F, packet: &mut Packet, way: &mut Wa
     chain::decide(packet, service, row, index)
 }
 
+/// The hash by which a packet of a Service with these flags finds its row, of what its addresses
+/// bring to it, and its ports as they stand on the wire.
 #[inline(always)]
-fn hash<const V6: bool>(packet: &Packet, flags: u32) -> u32 {
-    let flow = &packet.flow;
-    let (ports, proto) = if flags & SERVICE_CLIENT_IP == 0 {
-        let source = u16::from_ne_bytes(flow.client_port);
-        let destination = u16::from_ne_bytes(flow.peer_port);
-        (u32::from(source) | u32::from(destination) << 16, flow.proto)
+pub(crate) const fn hash(addresses: u64, ports: u32, proto: u8, flags: u32) -> u32 {
+    if flags & SERVICE_CLIENT_IP == 0 {
+        flow_hash_of(addresses, ports, proto)
     } else {
-        (0, 0)
-    };
-    let client = address_words(flow.client);
-    let vip = address_words(flow.peer);
-    if V6 {
-        flow_hash_v6(client, vip, ports, proto)
-    } else {
-        flow_hash_v4(client[3], vip[3], ports, proto)
+        flow_hash_of(addresses, 0, 0)
     }
 }
 
+/// Counts a packet of `length` bytes for the Service with this index in `SERVICE_STATS`.
 #[inline(always)]
-fn tally(packet: &Packet, verdict: Verdict) {
+pub(crate) fn tally(stats: u32, length: u32, verdict: Verdict) {
     let delivered = verdict.is(Outcome::Delivered) || verdict.is(Outcome::DeliveredKernel);
-    if packet.stats == NO_STATS || !delivered && !verdict.is_sent_on() {
+    if stats == NO_STATS || !delivered && !verdict.is_sent_on() {
         return;
     }
-    let Some(stats) = SERVICE_STATS.get_ptr_mut(packet.stats) else { return };
-    let bytes = u64::from(packet.length);
+    let Some(stats) = SERVICE_STATS.get_ptr_mut(stats) else { return };
+    let bytes = u64::from(length);
     // SAFETY: the slot is this CPU's, and a program is not preempted by another on its CPU.
     unsafe {
         if delivered {

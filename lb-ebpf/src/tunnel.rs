@@ -3,7 +3,7 @@ use crate::{
     events,
     frame::Frame,
     maps::{SETTINGS, address_words, is_vip, mac_words, mapped},
-    packet::{Packet, at, is_for_us, linear_length},
+    packet::{at, is_for_us, linear_length},
 };
 use lb_common::{
     checksum::{Difference, fold},
@@ -206,14 +206,15 @@ pub(crate) fn room(node: &Node) -> u32 {
     u32::from(node.mtu).saturating_sub(overhead(is_over_v6(node)) as u32)
 }
 
-/// Puts a packet into a tunnel to a node. Returns 0 if there is no space for the headers.
+/// Puts a packet of `length` bytes into a tunnel to a node. Returns 0 if there is no space for the headers.
 ///
 /// DSCP and ECN are copied (RFC 6040 section 4.1). The checksum of UDP is 0, over IPv6 too
 /// (RFC 6935): the inner packet has its own.
 #[inline(never)]
 pub(crate) fn send<F: Frame, const V6: bool>(
     frame: &F,
-    packet: &Packet,
+    hash: u32,
+    length: u32,
     node: &Node,
     position: u32,
 ) -> u32 {
@@ -227,11 +228,11 @@ pub(crate) fn send<F: Frame, const V6: bool>(
     };
     let Some(tos) = tos else { return 0 };
     let inner_protocol = lb_common::tunnel::inner_protocol(V6);
-    let length = packet.ip_length() as u16;
+    let length = length as u16;
     let done = if is_over_v6(node) {
-        over_v6(frame, packet.hash, node, length, tos, inner_protocol, position as u8)
+        over_v6(frame, hash, node, length, tos, inner_protocol, position as u8)
     } else {
-        over_v4(frame, packet.hash, node, length, tos, inner_protocol, position as u8)
+        over_v4(frame, hash, node, length, tos, inner_protocol, position as u8)
     };
     u32::from(done.is_some())
 }

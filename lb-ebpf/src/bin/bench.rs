@@ -19,6 +19,7 @@ use aya_ebpf::{
     maps::ProgramArray,
     programs::{TcContext, XdpContext},
 };
+use core::hint::black_box;
 
 /// Bytes of the packet that are written anew: a whole solicitation, and with it all
 /// headers that any program edits.
@@ -105,7 +106,9 @@ fn restore(start: usize, end: usize) -> Option<()> {
 #[inline(always)]
 fn realign(ctx: &XdpContext) {
     let Some(plan) = PLAN.get(0) else { return };
-    let delta = (ctx.data_end() - ctx.data()) as i32 - plan.length as i32;
+    // Opaque, or the compiler subtracts in 32 bits, which the verifier lets no pointer be.
+    let length = black_box(ctx.data_end() - ctx.data());
+    let delta = length as i32 - plan.length as i32;
     if delta != 0 {
         // SAFETY: the helper checks what it is asked; every pointer is taken anew below.
         unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) };

@@ -83,12 +83,12 @@ fn node_mac(node: u16) -> Mac {
     [0x02, 0, 1, 0, 0, node as u8]
 }
 
-/// Loads the object with maps as large as the agent makes them and fills them.
+/// Loads an object with maps as large as the agent makes them and fills them.
 ///
 /// # Errors
 /// Not root, or not enough memory for the maps.
-pub fn load(ifindex: u32) -> Result<DataPath> {
-    let mut path = DataPath::load(Capacity::PRODUCTION)?;
+pub fn load(ifindex: u32, object: &[u8]) -> Result<DataPath> {
+    let mut path = DataPath::load_object(object, Capacity::PRODUCTION)?;
     rows(&mut path)?;
     let mut bits = vec![0u64; filter::WORDS as usize];
     let mut stats = 0;

@@ -33,9 +33,12 @@ struct Arguments {
     /// Fewer packets and rounds: for a look, not for the record
     #[arg(long)]
     quick: bool,
-    /// Only the cases that have this in their name, and nothing on the wire
+    /// Only the cases that have this, or one of these, in their names, and nothing on the wire
     #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    only: Vec<String>,
+    /// Another object than the agent's, with the same maps
+    #[arg(long, value_name = "FILE")]
+    object: Option<PathBuf>,
     /// Where the results go [default: docs/bench, or nowhere with --quick or --only]
     #[arg(long)]
     output: Option<PathBuf>,
@@ -45,7 +48,7 @@ struct Arguments {
 const LOOPBACK: u32 = 1;
 
 fn main() -> Result<()> {
-    let Arguments { rounds, quick, only, output } = Arguments::parse();
+    let Arguments { rounds, quick, only, object, output } = Arguments::parse();
     ensure!(system::is_root(), "the bench loads kernel programs: run it as root");
     let rounds = rounds.unwrap_or(if quick { 3 } else { 9 });
     ensure!(rounds > 0, "--rounds 0 measures nothing: name 1 or more");
@@ -56,14 +59,21 @@ fn main() -> Result<()> {
     let load = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
 
     eprintln!("filling maps of production size");
-    let path = scale::load(LOOPBACK)?;
+    let path = match object {
+        Some(file) => {
+            let object = fs::read(&file).with_context(|| file.display().to_string())?;
+            scale::load(LOOPBACK, &object)?
+        }
+        None => scale::load(LOOPBACK, lb_agent::OBJECT)?,
+    };
     let mut engine = Engine::load(LOOPBACK)?;
     let effort = Effort { rounds, packets: if quick { 1 << 17 } else { 1 << 20 } };
-    let wanted = |name: &str| only.as_ref().is_none_or(|text| name.contains(text.as_str()));
+    let wanted =
+        |name: &str| only.is_empty() || only.iter().any(|text| name.contains(text.as_str()));
     let results = measure::all(&path, &mut engine, effort, &wanted, |round| {
         eprintln!("round {} of {rounds}", round + 1);
     })?;
-    let wire = if only.is_none() {
+    let wire = if only.is_empty() {
         eprintln!("ARP on the wire");
         let (single, flood) = if quick { (2_000, 20_000) } else { (10_000, 100_000) };
         Some(wire::measure(wire::Effort { rounds, single, flood })?)
@@ -87,7 +97,7 @@ fn main() -> Result<()> {
     let report = Report { date, machine, effort, load, sizes, results, wire, tables };
     print!("{}", report.markdown());
     let output =
-        output.or_else(|| (!quick && only.is_none()).then(|| workspace().join("docs/bench")));
+        output.or_else(|| (!quick && only.is_empty()).then(|| workspace().join("docs/bench")));
     if let Some(folder) = output {
         write(&report, &folder).with_context(|| format!("writing to {}", folder.display()))?;
         eprintln!("written to {}", folder.display());

@@ -91,6 +91,14 @@ impl DataPath {
     /// # Errors
     /// Not root, or the kernel refuses a map or a program.
     pub fn load(capacity: Capacity) -> Result<Self> {
+        Self::load_object(lb_agent::OBJECT, capacity)
+    }
+
+    /// The same of another object than the agent's, with the same maps.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn load_object(object: &[u8], capacity: Capacity) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         let Capacity { rows, row_endpoints, flows, pending, learnt, services, endpoints } =
             capacity;
@@ -109,7 +117,7 @@ impl DataPath {
             loader.map_max_entries(name, entries);
         }
         let mut ebpf = loader
-            .load(lb_agent::OBJECT)
+            .load(object)
             .context("the kernel does not take Herald's maps (these tests need root)")?;
         let ingress: &mut Xdp = program_mut(&mut ebpf, program::INGRESS)?;
         ingress.load().context(program::INGRESS)?;

@@ -90,6 +90,8 @@ fn vary(mut frame: Vec<u8>, variant: &str) -> Result<Vec<u8>> {
         "mobility" => frame = frames::with_extension(&frame, 135, 8),
         "atomic fragment" => frame = frames::as_fragment_v6(&frame, 0, false),
         "first fragment" => frame = fragment(0, Some(4)),
+        "large first fragment" => frame = fragment(0, Some(180)),
+        "large later fragment" => frame = fragment(180, Some(360)),
         "short first fragment" => frame = fragment(0, Some(1)),
         "later fragment" => frame = fragment(4, None),
         "middle fragment" => frame = fragment(2, Some(3)),

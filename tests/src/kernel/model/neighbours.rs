@@ -88,7 +88,7 @@ pub(super) fn discovery(world: &World, frame: &[u8], vlan: u16) -> Option<Verdic
 /// neighbour discovery has them.
 fn is_valid_solicitation(frame: &[u8]) -> bool {
     let length = number(frame, 18);
-    if frame[21] != 255 || frame[55] != 0 || !(24..=88).contains(&length) {
+    if frame[14] >> 4 != 6 || frame[21] != 255 || frame[55] != 0 || !(24..=88).contains(&length) {
         return false;
     }
     if !checksum::icmpv6_is_right(frame, length) {

@@ -41,8 +41,7 @@ pub(super) fn too_big(
     error_itself: bool,
 ) -> Result<Verdict, Dropped> {
     let ip = &case.ip;
-    let may_fragment = ip.is_v4() && number(case.frame, 20) & 0x4000 == 0;
-    if may_fragment || error_itself || !may_be_answered(case) || !is_quotable(case) {
+    if error_itself || !may_be_answered(case) || !is_quotable(case) {
         return Err("drop_too_big");
     }
     if world.refuse == Budget::Exhausted {
