@@ -346,12 +346,12 @@ impl Datapath {
     /// announced then stays silent until a plan has been applied.
     ///
     /// `fresh` says that what was applied last is what the cluster is now: only then, and for
-    /// [`FRESH_NS`], is anything refused.
+    /// [`FRESH_NS`], is anything refused. Returns whether it is.
     ///
     /// # Errors
     ///
     /// [`Error::Map`]
-    pub fn renew(&mut self, fresh: bool) -> Result<(), Error> {
+    pub fn renew(&mut self, fresh: bool) -> Result<bool, Error> {
         let now = system::monotonic_ns();
         let applied = self.applied;
         self.maps.change_settings(|settings| {
@@ -365,7 +365,8 @@ impl Datapath {
             if applied || settings.announce_until_ns > now {
                 settings.announce_until_ns = now + DEAD_MAN_NS;
             }
-        })
+        })?;
+        Ok(applied && fresh)
     }
 
     /// Stops announcing at once: this node is leaving, and others take over. Steering goes on.

@@ -90,6 +90,8 @@ pub(super) struct Steering<S> {
     troubles: BTreeSet<String>,
     /// An uplink has carried the programs.
     started: bool,
+    /// The kernel was told that the tables are fresh.
+    refuses: bool,
     /// Until when nodes may not have been heard for no other reason than that it is early.
     early_until: Option<Instant>,
 }
@@ -125,6 +127,7 @@ impl<S: Source> Steering<S> {
             plan: Arc::default(),
             troubles: BTreeSet::new(),
             started: false,
+            refuses: false,
             early_until: Some(Instant::now() + FIRST_HEARD),
         }
     }
@@ -236,6 +239,10 @@ impl<S: Source> Steering<S> {
             warn!("{new}");
         }
         self.troubles = troubles;
+        // From the first plan on, and after troubles: a client need not wait until the next turn.
+        if !self.refuses && self.fresh() {
+            self.renew();
+        }
         Ok(retry_at)
     }
 
@@ -319,8 +326,9 @@ impl<S: Source> Steering<S> {
     fn renew(&mut self) {
         let fresh = self.fresh();
         let mut datapath = lock(&self.parts.datapath);
-        if let Err(error) = datapath.renew(fresh) {
-            warn!("{error}");
+        match datapath.renew(fresh) {
+            Ok(refuses) => self.refuses = refuses,
+            Err(error) => warn!("{error}"),
         }
         let now = Instant::now();
         if !self.silence.is_due(now) {

@@ -28,7 +28,7 @@ fn agent(lab: &Lab, node: &Host, arguments: &[&str]) -> Result<Command> {
 }
 
 /// What a node says about a flow: its row's nodes in order, and all of the answer.
-fn explained(
+pub(crate) fn explained(
     lab: &Lab,
     node: &Host,
     client: SocketAddr,
@@ -105,8 +105,8 @@ pub(crate) fn watch(cluster: &Cluster) -> Result<()> {
     let owner = scenario::owner(lab, vip)?.context("nobody answers")?;
     let (file, printed) = (lab.directory.join("watch.pcapng"), lab.directory.join("watch.txt"));
     let count = SAMPLES.to_string();
-    let mut watch = agent(lab, owner, &["watch", "--count", &count, "--pcap"])?;
-    watch.arg(&file).stdin(Stdio::null()).stdout(fs::File::create(&printed)?);
+    let mut watch = agent(lab, owner, &["watch", "--count", &count])?;
+    watch.arg("--pcap").arg(&file).stdin(Stdio::null()).stdout(fs::File::create(&printed)?);
     let mut watch = cleanup::spawn(&mut watch)?;
     let ended = wait::until(Duration::from_secs(20), "as many samples as are asked for", || {
         let ended = watch.try_wait()?;

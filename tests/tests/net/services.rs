@@ -1,5 +1,6 @@
 //! What a Service may ask for, and what becomes of it with its endpoints.
 use crate::{
+    inspect::explained,
     manifests::{CHANGE_LIMIT, folder},
     traffic::{check_refused, counted},
 };
@@ -21,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-/// A client that is let in, and as many as are not.
+/// A further address of the client of each family, which it takes only where it is told to.
 const OUTSIDE: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 77, 0, 99)),
     IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x99)),
@@ -56,9 +57,9 @@ fn pod(cluster: &Cluster, from: IpAddr, vip: IpAddr) -> Result<String> {
 pub(crate) fn source_ranges(cluster: &mut Cluster) -> Result<()> {
     let client = cluster.lab.client.clone();
     let [v4, v6] = OUTSIDE;
-    client
-        .namespace
-        .ip(&format!("addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\n"))?;
+    client.namespace.ip(&format!(
+        "addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad preferred_lft 0\n"
+    ))?;
     let lines =
         format!("  loadBalancerSourceRanges: [{}/32, \"{}/128\"]\n", client.ipv4, client.ipv6);
     let result = with_lines(cluster, &lines, |cluster| {
@@ -109,7 +110,7 @@ pub(crate) fn client_ip_affinity(cluster: &mut Cluster) -> Result<()> {
                 Ok(one_pod(cluster, vip).is_ok())
             })?;
             let (pod, node) = one_pod(cluster, vip)?;
-            owner_changes(cluster, vip)?;
+            owner_changes(cluster, vip, &pod)?;
             let now = one_pod(cluster, vip)?.0;
             ensure!(now == pod, "{vip}: {now} serves, not {pod}, since another node announces");
             let lab = &cluster.lab;
@@ -132,21 +133,18 @@ pub(crate) fn client_ip_affinity(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// The owner's agent stops, and starts again once another node announces.
-fn owner_changes(cluster: &mut Cluster, vip: IpAddr) -> Result<()> {
+fn owner_changes(cluster: &mut Cluster, vip: IpAddr, pod: &str) -> Result<()> {
     let owner = scenario::owner(&cluster.lab, vip)?.context("nobody answers")?.clone();
     let position = cluster.position(&owner.name)?;
     cluster.agents.remove(position).terminate(TAKEOVER_LIMIT)?;
     let others = scenario::others(&cluster.lab, &owner);
     let result = scenario::await_owner_among(&cluster.lab, &others, vip, TAKEOVER_LIMIT).map(drop);
-    let during = result.and_then(|()| one_pod_without(cluster, vip));
+    let during = result.and_then(|()| one_pod(cluster, vip));
     let agent = cluster.lab.start_agent(&cluster.lab.nodes[position], &cluster.options)?;
     cluster.agents.insert(position, agent);
-    during?;
+    let now = during?.0;
+    ensure!(now == pod, "{vip}: {now} serves, not {pod}, while {} announces no more", owner.name);
     await_agreement(cluster)
-}
-
-fn one_pod_without(cluster: &Cluster, vip: IpAddr) -> Result<()> {
-    one_pod(cluster, vip).map(drop).context("while its agent is stopped")
 }
 
 fn cut(
@@ -167,13 +165,20 @@ fn cut(
     await_agreement(cluster)
 }
 
-/// Waits until exactly one node announces each VIP.
+/// Waits until exactly one node announces each VIP, and all nodes have the same row for the client,
+/// with all nodes in it: where one is missing, the client is another's in the meantime.
 fn await_agreement(cluster: &Cluster) -> Result<()> {
+    let lab = &cluster.lab;
     for vip in cluster.vips {
-        let what = format!("one node answers for {vip}, and its client is served");
-        wait::until_true(START_LIMIT, &what, || {
-            Ok(scenario::owner(&cluster.lab, vip).ok().flatten().is_some()
-                && one_pod(cluster, vip).is_ok())
+        let client = SocketAddr::from((scenario::client_address(lab, vip), 40_000));
+        let to = SocketAddr::from((vip, WEB_PORT));
+        wait::until_true(START_LIMIT, &format!("all nodes agree on {vip}"), || {
+            let rows: BTreeSet<_> = (lab.nodes.iter())
+                .map(|node| Ok(explained(lab, node, client, to)?.0))
+                .collect::<Result<_>>()?;
+            Ok(rows.len() == 1
+                && rows.iter().all(|row| row.len() == lab.nodes.len())
+                && scenario::owner(lab, vip)?.is_some())
         })?;
     }
     Ok(())
