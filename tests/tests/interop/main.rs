@@ -24,21 +24,21 @@ fn main() -> ExitCode {
         case("ecmp::node_leaves", || routed.with(|r| ecmp::node_leaves(r))),
         case("ecmp::node_joins", || routed.with(|r| ecmp::node_joins(r))),
         case("ecmp::agents_upgraded", || routed.with(ecmp::agents_upgraded)),
+        case("ecmp::node_reboots", || routed.with(ecmp::node_reboots)),
+        case("ecmp::node_dies", || routed.with(ecmp::node_dies)),
+        case("links::narrow_path", || routed.with(|r| links::narrow_path(r))),
+        case("links::narrow_pods", || routed.with(|r| links::narrow_pods(r))),
+        case("links::node_apart", links::node_apart),
+        case("links::foreign_sources_refused", links::foreign_sources_refused),
+        case("rollout::deployment_rolled", rollout::deployment_rolled),
     ];
     // What the data path does not hold yet; each moves up when it does.
     if env::var("HERALD_PENDING").is_ok_and(|value| value == "1") {
         cases.extend([
             case("ecmp::several_changes", || routed.with(|r| ecmp::several_changes(r))),
-            case("ecmp::node_reboots", || routed.with(ecmp::node_reboots)),
-            case("ecmp::node_dies", || routed.with(ecmp::node_dies)),
             case("endpoints::come_and_go", || routed.with(endpoints::come_and_go)),
             case("endpoints::drained", || routed.with(endpoints::drained)),
             case("endpoints::policy_local", || routed.with(endpoints::policy_local)),
-            case("links::narrow_path", || routed.with(|r| links::narrow_path(r))),
-            case("links::narrow_pods", || routed.with(|r| links::narrow_pods(r))),
-            case("links::node_apart", links::node_apart),
-            case("links::foreign_sources_refused", links::foreign_sources_refused),
-            case("rollout::deployment_rolled", rollout::deployment_rolled),
             case("takeover::from_kube_proxy", takeover::from_kube_proxy),
             case("takeover::under_load", takeover::under_load),
         ]);
