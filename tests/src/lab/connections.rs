@@ -419,8 +419,8 @@ impl Driver<'_> {
 
     fn ask(&mut self, slot: &mut Slot, now: Instant) {
         let Some(socket) = &mut slot.socket else { return };
-        match socket.write(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n") {
-            Ok(_) => {
+        match socket.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n") {
+            Ok(()) => {
                 slot.state = State::Waiting;
                 slot.moment = now;
                 slot.progress.waits = Some(now);

@@ -53,7 +53,7 @@ impl<'a> Kubelet<'a> {
             let deleted = !item["metadata"]["deletionTimestamp"].is_null();
             match (item["spec"]["nodeName"].as_str(), self.pods.get_mut(name)) {
                 (None, _) if !deleted => self.bind(name, items)?,
-                (Some(node), None) if !deleted => self.run(name, &node.to_owned())?,
+                (Some(node), None) if !deleted => self.run(name, node)?,
                 (_, Some(served)) if deleted && served.ends.is_none() => {
                     served.ends = Some(now + Duration::from_secs(grace));
                 }

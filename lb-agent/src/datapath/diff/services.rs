@@ -74,10 +74,10 @@ pub(super) fn write(
             Ok(()) => {
                 writer.state.standing.insert(*address, Arc::clone(planned));
             }
-            Err(Unwritten::NoSlot) => left_out += 1,
+            Err(Unwritten::Services) => left_out += 1,
             // It has been said; there may be room next time.
-            Err(Unwritten::NoRanges) => {}
-            Err(Unwritten::NoRoom(map)) => {
+            Err(Unwritten::SourceRanges) => {}
+            Err(Unwritten::Rows(map)) => {
                 kept.push(service_key(address));
                 let (services, needed) =
                     wanting.entry(map).or_insert((BTreeSet::<ObjectName>::new(), 0));
@@ -105,11 +105,11 @@ pub(super) fn write(
 /// Why a Service's entry is not what the plan says.
 enum Unwritten {
     /// `SERVICES` is full.
-    NoSlot,
+    Services,
     /// `SOURCE_RANGES` is.
-    NoRanges,
+    SourceRanges,
     /// This map is; what was in force stays.
-    NoRoom(&'static str),
+    Rows(&'static str),
 }
 
 /// Forgets previous rows that do not matter any more.
@@ -180,7 +180,7 @@ impl<R: ReadRows> Writer<'_, R> {
         let key = service_key(address);
         let fresh = self.state.stats_slots.get(&key).is_none();
         let stats = self.state.stats_slots.get_or_allocate(&key, self.now);
-        let stats = stats.ok_or(Unwritten::NoSlot)?;
+        let stats = stats.ok_or(Unwritten::Services)?;
         if fresh {
             self.changes.writes.push(Write::ClearStats(stats));
         }
@@ -227,9 +227,9 @@ impl<R: ReadRows> Writer<'_, R> {
         if ranges == source_ranges::NOBODY
             && planned.source_ranges.as_ref().is_some_and(|r| !r.is_empty())
         {
-            return Err(Unwritten::NoRanges);
+            return Err(Unwritten::SourceRanges);
         }
-        missing.map_or(Ok(()), |map| Err(Unwritten::NoRoom(map)))
+        missing.map_or(Ok(()), |map| Err(Unwritten::Rows(map)))
     }
 
     /// When the rows changed last, and which stood before.

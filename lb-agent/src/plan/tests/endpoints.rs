@@ -22,7 +22,7 @@ fn nodes(plan: &Plan) -> (BTreeSet<&str>, BTreeSet<&str>) {
     let name = |p: u16| plan.nodes[usize::from(p)].name.as_str();
     let rows = &plan.services[&key(80, Protocol::Tcp)].rows;
     (
-        rows.iter().filter_map(|r| r.first()).map(name).collect(),
+        rows.iter().filter_map(PlannedRow::first).map(name).collect(),
         rows.iter().flat_map(|r| r.nodes).filter(|n| *n != NO_NODE).map(name).collect(),
     )
 }
