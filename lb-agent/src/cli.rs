@@ -21,7 +21,7 @@ pub struct LoadOptions {
     /// How the ingress program is attached to interfaces
     #[arg(long, value_enum, default_value_t)]
     pub xdp_mode: XdpMode,
-    /// Most rows that all Services can use together, at 16 bytes each
+    /// Most rows that all Services can use together, at 8 bytes each
     #[arg(long, value_name = "ROWS", default_value_t = DEFAULT_ROWS,
           value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
     pub row_capacity: u32,

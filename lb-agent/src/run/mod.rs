@@ -234,6 +234,7 @@ fn with_others(
     };
     helpers.spawn(resort::run(resort, unknown, datagrams));
     let (exchange, view) = (parts.exchange.clone(), Arc::clone(&parts.view));
+    let next_hops = parts.next_hops.clone();
     helpers.spawn(async move {
         let mut claims = BTreeSet::new();
         let sort = |event| match event {
@@ -243,6 +244,8 @@ fn with_others(
                 }
             }
             Event::Probe { sender } => exchange.heard_probe(sender),
+            // The kernel program may have seen it before it was told who the agents' nodes are.
+            Event::Claim { mac, .. } if is_node(&next_hops.borrow(), mac) => {}
             Event::Claim { vip, mac, ifindex } => {
                 view.own.claims.add(1);
                 // Once for each, and not for ever.
@@ -258,6 +261,11 @@ fn with_others(
     });
     helpers.spawn(peers::run(parts, cookies, publish));
     Ok(())
+}
+
+/// Whether a link-layer address is that of a node on one of our links.
+fn is_node(next_hops: &neighbours::NextHops, mac: [u8; 6]) -> bool {
+    next_hops.values().any(|hop| hop.on_link && hop.mac == mac)
 }
 
 /// An interface that is asked for by its name and is not there is a mistake in the command

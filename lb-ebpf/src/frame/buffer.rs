@@ -104,7 +104,12 @@ impl Frame for TcContext {
     fn encapsulate(&self, length: usize, outer_v6: bool) -> bool {
         let outer =
             if outer_v6 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 };
-        room(self, length as i32, outer | BPF_F_ADJ_ROOM_ENCAP_L4_UDP)
+        let length = length as i32;
+        // One that came in a tunnel may still be marked as encapsulated, by the card or, between
+        // veths, by its sender: it has its inner headers noted where they are, and the kernel
+        // notes none twice (EALREADY). Only segments to be made could be made wrongly then.
+        room(self, length, outer | BPF_F_ADJ_ROOM_ENCAP_L4_UDP)
+            || self.segment() == 0 && room(self, length, 0)
     }
 
     #[inline(always)]

@@ -4,13 +4,16 @@ use super::{
     agent::{Agent, Options, Source},
     command,
     control_plane::{ControlPlane, ProxyMode},
-    frames,
+    frames, maps,
     probe::{self, Over, Spread},
 };
 use crate::wait;
 use anyhow::{Context, Result, ensure};
+use lb_common::outcome::Outcome;
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant},
@@ -194,9 +197,23 @@ impl Cluster {
             .try_for_each(|vip| await_serving(&self.lab, vip, &node_names(&self.lab), START_LIMIT))
     }
 
-    /// Says that something failed: logs and captures stay, and the error names their folder.
+    /// Says that something failed: logs, captures and what the kernels have counted stay, and the
+    /// error names their folder.
     pub fn failed(&self, error: anyhow::Error) -> anyhow::Error {
         self.lab.mark_failed();
+        for agent in &self.agents {
+            // Where there is nothing to count or no room for it, the error says more.
+            let Ok(counters) = maps::counters(&agent.pin_directory) else { continue };
+            let mut text = String::new();
+            for outcome in Outcome::ALL {
+                let count = counters.get(*outcome);
+                if count > 0 {
+                    let _ = writeln!(text, "{count:>9} {}", outcome.name());
+                }
+            }
+            let file = self.lab.directory.join(format!("{}-counters.txt", agent.node));
+            let _ = fs::write(file, text);
+        }
         error.context(format!("logs are in {}", self.lab.directory.display()))
     }
 

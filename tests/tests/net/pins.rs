@@ -5,7 +5,7 @@ use herald_tests::lab::{
     probe::Connection,
     scenario::{self, Cluster, WEB_PORT},
 };
-use lb_common::maps::SCHEMA_VERSION;
+use lb_common::maps::{Row, SCHEMA_VERSION};
 use std::{path::PathBuf, process::Command};
 
 /// This machine cannot run it.
@@ -131,20 +131,21 @@ pub(crate) fn other_layouts() -> Result<()> {
         command::run(&mut bpftool)?;
         anyhow::Ok(pin)
     };
+    let row = size_of::<Row>();
     for (name, layout) in [
-        ("VIPS", "type hash key 8 value 8 entries 65536"),
-        ("VIPS", "type hash key 16 value 8 entries 1024"),
-        ("VIPS", "type lru_hash key 16 value 8 entries 65536"),
-        ("ROWS", "type array key 4 value 16 entries 1048576"),
-        ("ROWS", "type array key 4 value 8 entries 1048576 flags 1024"),
+        ("VIPS", "type hash key 8 value 8 entries 65536".to_owned()),
+        ("VIPS", "type hash key 16 value 8 entries 1024".to_owned()),
+        ("VIPS", "type lru_hash key 16 value 8 entries 65536".to_owned()),
+        ("ROWS", format!("type array key 4 value {row} entries 1048576")),
+        ("ROWS", format!("type array key 4 value {} entries 1048576 flags 1024", 2 * row)),
     ] {
-        let pin = make(name, layout)?;
+        let pin = make(name, &layout)?;
         bench
             .agent(&["load", "eth0"])?
             .refused(ENVIRONMENT, &[name, "lb-agent unload", "--pin-dir"])?;
         std::fs::remove_file(pin)?;
     }
-    make("ROWS", "type array key 4 value 16 entries 4096 flags 1024")?;
+    make("ROWS", &format!("type array key 4 value {row} entries 4096 flags 1024"))?;
     bench.agent(&["load", "eth0"])?.ok(&["attached on eth0"])?;
     bench.agent(&["unload"])?.ok(&[]).map(drop)
 }

@@ -106,9 +106,14 @@ fn one_pod(cluster: &Cluster, vip: IpAddr) -> Result<(String, String)> {
 pub(crate) fn client_ip_affinity(cluster: &mut Cluster) -> Result<()> {
     with_lines(cluster, "  sessionAffinity: ClientIP\n", |cluster| {
         for vip in cluster.vips {
-            wait::until_true(CHANGE_LIMIT, &format!("affinity holds for {vip}"), || {
-                Ok(one_pod(cluster, vip).is_ok())
-            })?;
+            let client = SocketAddr::from((scenario::client_address(&cluster.lab, vip), 40_000));
+            let to = SocketAddr::from((vip, WEB_PORT));
+            for node in &cluster.lab.nodes {
+                wait::until_true(CHANGE_LIMIT, &format!("{} has affinity", node.name), || {
+                    let (_, served) = explained(&cluster.lab, node, client, to)?;
+                    Ok(served["client_ip_affinity"] == true)
+                })?;
+            }
             let (pod, node) = one_pod(cluster, vip)?;
             owner_changes(cluster, vip, &pod)?;
             let now = one_pod(cluster, vip)?.0;
