@@ -61,7 +61,8 @@ pub(crate) const HEARD: u32 = 0x100;
 #[inline(never)]
 pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
     let key = &packet.flow;
-    let ends = packet.flags & (TCP_FIN | TCP_RST) != 0;
+    // What begins a flow ends none, whatever else it says.
+    let ends = !packet.begins && packet.flags & (TCP_FIN | TCP_RST) != 0;
     let now = now_ns();
     if let Some(flow) = FLOWS.get_ptr_mut(key) {
         // SAFETY: entries of an LRU map may be reused while they are read; the worst

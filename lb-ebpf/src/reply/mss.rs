@@ -65,8 +65,9 @@ fn find(ctx: &TcContext, transport: usize) -> Option<(usize, u16)> {
             offset += 1;
             continue;
         }
-        if kind == MSS {
-            if length != MSS_LENGTH || offset + usize::from(MSS_LENGTH) > end {
+        // One of another length is skipped, as its receiver does.
+        if kind == MSS && length == MSS_LENGTH {
+            if offset + usize::from(MSS_LENGTH) > end {
                 return None;
             }
             // SAFETY: `at` has checked the bounds.

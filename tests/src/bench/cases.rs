@@ -307,7 +307,6 @@ pub fn all() -> Vec<Case> {
         from_tunnel("deliver out of a tunnel, IPv4, 1 flow"),
         deliver("deliver, IPv4, 1 flow", V4, ACK, 1),
         deliver("deliver, IPv4, 64 Ki flows", V4, ACK, SIXTY_FOUR_KI),
-        deliver("deliver, IPv4, 1 Mi flows", V4, ACK, ONE_MI),
         deliver("deliver, IPv6, 1 flow", V6, ACK, 1),
         deliver("deliver, IPv6, 64 Ki flows", V6, ACK, SIXTY_FOUR_KI),
         deliver("deliver, IPv4, each packet a new flow", V4, SYN, NEVER_AGAIN),

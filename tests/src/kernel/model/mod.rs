@@ -152,7 +152,7 @@ impl Packet {
     }
 
     fn ends(&self) -> bool {
-        self.flags() & (FIN | RST) != 0
+        !self.begins() && self.flags() & (FIN | RST) != 0
     }
 
     fn forth(&self) -> FlowKey {
