@@ -112,6 +112,11 @@ fn look_for(
         if is_other {
             return Step::send(first, LAST);
         }
+        // The one before has another table, and has passed over somebody.
+        let passed_over = row.nodes[2];
+        if at == 2 && passed_over != THIS_NODE && passed_over != NO_NODE {
+            return Step::send(passed_over, LAST);
+        }
     }
     if takes {
         Step::deliver_new(endpoint)

@@ -182,6 +182,7 @@ async fn serve<S: Source>(
         netlink,
         view,
         handover,
+        starting: timing.timeout() + timing.interval,
     };
     let inputs = Inputs { snapshots, alive: alive.clone(), links, next_hops, peers, unseen };
     let mut steering = Steering::new(source, parts);

@@ -111,6 +111,8 @@ pub(super) struct Parts {
     pub(super) netlink: Handle,
     pub(super) view: Arc<View>,
     pub(super) handover: Arc<Handover>,
+    /// For how long it is not known who is alive.
+    pub(super) starting: Duration,
 }
 
 impl<S: Source> Steering<S> {
@@ -144,6 +146,15 @@ impl<S: Source> Steering<S> {
     ) -> Result<(), Error> {
         let mut renew = time::interval(RENEW);
         renew.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        // Until it is over, all nodes count as alive, and most may never have had an agent: packets
+        // of kube-proxy's connections would be sent to kernels that do not know them. What stands in
+        // the kernel after an earlier agent goes on meanwhile, and its rows say who has one.
+        if lock(&self.parts.datapath).nodes_in_rows().is_empty() {
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                () = time::sleep(self.parts.starting) => {}
+            }
+        }
         let mut retry_at = self.update(&mut inputs).await?;
         loop {
             let announce_at = self.announcer.next_deadline();
@@ -193,7 +204,6 @@ impl<S: Source> Steering<S> {
         // Without it there would be no uplink, and all would be taken out of the kernel.
         let Some(links) = inputs.links.borrow_and_update().clone() else { return Ok(None) };
         let uplinks = &links.uplinks;
-        self.parts.network.tell_interfaces(uplinks);
 
         self.parts.options.unseen = inputs.unseen.borrow_and_update().clone();
         let started = Instant::now();
@@ -221,6 +231,9 @@ impl<S: Source> Steering<S> {
                     troubles.insert(NO_UPLINK.into());
                 }
                 self.started |= !none;
+                // Only now: from then on others send packets here, and a kernel without the
+                // programs and their tables would leave them to kube-proxy.
+                self.parts.network.tell_interfaces(uplinks);
                 debug!(writes = applied.writes, took = ?started.elapsed(), "plan applied");
                 retry_at = retry_of(&applied, &mut troubles);
                 self.ask_for_replies(&plan, &links);

@@ -88,6 +88,12 @@ fn looked_for(
     match to.first() {
         // Back, after a look at those of before.
         Some(node) => send::on(world, case, packet, to, node, Way::Position(3)),
+        // The one before has another table, and has passed over somebody.
+        None if k == 2
+            && let Some((node, _)) = to.next(2..3) =>
+        {
+            send::on(world, case, packet, to, node, Way::Position(3))
+        }
         None => here(world),
     }
 }
