@@ -63,6 +63,7 @@ pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
     let key = &packet.flow;
     // What begins a flow ends none, whatever else it says.
     let ends = !packet.begins && packet.flags & (TCP_FIN | TCP_RST) != 0;
+    let resets = ends && packet.flags & TCP_RST != 0 && !packet.is_error;
     let now = now_ns();
     if let Some(flow) = FLOWS.get_ptr_mut(key) {
         // SAFETY: entries of an LRU map may be reused while they are read; the worst
@@ -78,6 +79,10 @@ pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
                 return STALE;
             }
             let mut found = known(state);
+            if resets {
+                end(key);
+                return found;
+            }
             if !packet.is_error {
                 if ends && state & FLOW_CLOSING == 0 {
                     (*flow).state = state | FLOW_CLOSING;
@@ -102,6 +107,10 @@ pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
         if packet.is_error {
             return known(state);
         }
+        if resets {
+            end(key);
+            return known(state);
+        }
         if packet.begins {
             (*flow).seen_s = (now / SECOND_NS) as u32;
             return known(state) | HEARD;
@@ -114,6 +123,15 @@ pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
             FULL
         }
     }
+}
+
+/// A reset is the last that comes of a flow. Were it kept, the client's port could begin another
+/// one elsewhere, whose packets this node would then give to the endpoint of the old one. The
+/// way back stays for what the endpoint has under way.
+#[inline(always)]
+fn end(key: &FlowKey) {
+    let _ = FLOWS.remove(key);
+    let _ = PENDING.remove(key);
 }
 
 /// Notes a new flow: to the endpoint with this index or, if `kernel`, to wherever the kernel

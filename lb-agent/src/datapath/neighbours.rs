@@ -430,8 +430,8 @@ mod tests {
         let mut keeper = keeper();
         let [near, far]: [IpAddr; 2] = ["10.0.0.2", "10.1.0.2"].map(|a| a.parse().unwrap());
         let router: IpAddr = "fe80::1".parse().unwrap();
-        let source = Some("10.0.0.9".parse().unwrap());
-        let path = Path { device: 4, gateway: None, source, mtu: None };
+        let source: IpAddr = "10.0.0.9".parse().unwrap();
+        let path = Path { device: 4, gateway: None, source: Some(source), mtu: None };
         keeper.paths.insert(near, path);
         let routed = Path { gateway: Some(router), mtu: Some(1400), source: None, ..path };
         keeper.paths.insert(far, routed);
@@ -447,7 +447,7 @@ mod tests {
             vlan: 100,
             mac: [2, 0, 0, 0, 0, 2],
             source_mac: [2, 0, 0, 0, 0, 2],
-            source: source.unwrap(),
+            source,
             mtu: 1500,
             on_link: true,
         };

@@ -55,6 +55,11 @@ pub(super) fn known(world: &World, packet: &Packet) -> Option<Flow> {
 pub(super) fn heard(world: &mut World, packet: &Packet) -> Result<Flow, Dropped> {
     let forth = packet.forth();
     let flow = known(world, packet).ok_or("drop_flow_table")?;
+    if packet.resets() {
+        world.flows.remove(&forth);
+        world.pending.remove(&forth);
+        return Ok(flow);
+    }
     if let Some(flow) = world.flows.get_mut(&forth) {
         flow.seen = 0;
         flow.closing |= packet.ends();

@@ -155,6 +155,11 @@ impl Packet {
         !self.begins() && self.flags() & (FIN | RST) != 0
     }
 
+    /// Nothing comes after a reset.
+    fn resets(&self) -> bool {
+        !self.begins() && self.flags() & RST != 0
+    }
+
     fn forth(&self) -> FlowKey {
         let Self { client, vip: peer, protocol, .. } = *self;
         FlowKey { client, peer, protocol, to_client: false }
