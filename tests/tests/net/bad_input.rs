@@ -114,7 +114,10 @@ fn beside_another_program(bench: &Bench) -> Result<()> {
     let agents = &mut [bench.lab.start_agent(bench.node(), &options)?];
     let vip = addresses::FIRST_VIPS.0.into();
     scenario::await_owner(&bench.lab, agents, vip, START_LIMIT)?;
-    probe::http(&bench.lab.client.namespace, vip, WEB_PORT)?;
+    // Of the endpoints that are listed one is there.
+    wait::until_true(START_LIMIT, &format!("{vip} is served"), || {
+        probe::http(&bench.lab.client.namespace, vip, WEB_PORT).map(|_| true)
+    })?;
     let printed = agents[0].printed()?;
     let said: Vec<_> =
         printed.lines().filter(|line| line.contains("carries another XDP program")).collect();
