@@ -151,15 +151,8 @@ mod tests {
     #[test]
     fn what_is_not_a_range_cannot_be_reserved() {
         let mut ranges = Ranges::new(1024);
-        let wrong = [
-            (0, 0),
-            (0, 3),
-            (128, 256),
-            (1024, 256),
-            (0, 2048),
-            (u32::MAX, 1),
-            (!0xff, 256),
-        ];
+        let wrong =
+            [(0, 0), (0, 3), (128, 256), (1024, 256), (0, 2048), (u32::MAX, 1), (!0xff, 256)];
         for (start, len) in wrong {
             assert!(!ranges.reserve(Range { start, len }), "{start} {len}");
         }

@@ -81,7 +81,7 @@ fn main() -> Result<()> {
         None
     };
 
-    let tables = if only.as_ref().is_none_or(|text| "tables".contains(text.as_str())) {
+    let tables = if wanted("tables") {
         eprintln!("tables of a large cluster");
         Some(tables::measure()?)
     } else {

@@ -89,6 +89,13 @@ pub(crate) fn bridge_uplink() -> Result<()> {
         }
         node.namespace.ip(&commands)?;
         node.namespace.output("ethtool", &["-K", "br0", "tx", "off"])?;
+        // As the agent asks for: connection tracking must not see packets before TCX does.
+        for which in ["iptables", "ip6tables"] {
+            let path = format!("net/bridge/bridge-nf-call-{which}");
+            if Path::new("/proc/sys").join(&path).exists() {
+                node.namespace.sysctl(&path, "0")?;
+            }
+        }
     }
     let agents = scenario::start_agents(&lab, &options)?;
     let vips = addresses::both(addresses::FIRST_VIPS);

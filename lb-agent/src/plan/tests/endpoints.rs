@@ -1,7 +1,8 @@
 use super::{all_alive, plan_all_alive, reasons};
 use crate::{
     plan::{
-        Delivery, EndpointAddress, LocalEndpoints, Plan, PlanOptions, PlannedRow, ServiceAddress, plan,
+        Delivery, EndpointAddress, LocalEndpoints, Plan, PlanOptions, PlannedRow, ServiceAddress,
+        plan,
     },
     snapshot::{Endpoint, EndpointPort, Protocol, Service, ServicePort, Snapshot},
     testing::{cluster, endpoint, holder, ip, slice},
