@@ -100,9 +100,15 @@ impl Handover {
             };
             tokio::select! {
                 () = self.changed.notified() => {}
-                () = due => block_in_place(|| {
-                    self.sweep(&mut self.sweeper.lock().unwrap_or_else(PoisonError::into_inner));
-                }),
+                () = due => {
+                    block_in_place(|| {
+                        let mut slot = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
+                        self.sweep(&mut slot);
+                    });
+                    // Here a runtime that has been shut down meanwhile ends the task, before
+                    // it asks for a timer.
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
