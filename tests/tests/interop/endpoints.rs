@@ -11,10 +11,7 @@ use herald_tests::lab::{
 };
 use std::{collections::BTreeSet, fs};
 
-fn with<'a>(
-    lab: &'a Lab,
-    condition: impl Fn(&Pod) -> Option<Condition>,
-) -> Vec<(&'a Pod, Condition)> {
+fn with(lab: &Lab, condition: impl Fn(&Pod) -> Option<Condition>) -> Vec<(&Pod, Condition)> {
     lab.pods.iter().filter_map(|pod| Some((pod, condition(pod)?))).collect()
 }
 

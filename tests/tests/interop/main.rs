@@ -21,13 +21,13 @@ fn main() -> ExitCode {
         .map(|e| e.to_string());
     let routed = Shared::new(|| Routed::new(Shape::routed(), &[]), Routed::failed);
     let mut cases = vec![
-        case("ecmp::node_leaves", || routed.with(|r| ecmp::node_leaves(r))),
-        case("ecmp::node_joins", || routed.with(|r| ecmp::node_joins(r))),
+        case("ecmp::node_leaves", || routed.with(ecmp::node_leaves)),
+        case("ecmp::node_joins", || routed.with(ecmp::node_joins)),
         case("ecmp::agents_upgraded", || routed.with(ecmp::agents_upgraded)),
         case("ecmp::node_reboots", || routed.with(ecmp::node_reboots)),
         case("ecmp::node_dies", || routed.with(ecmp::node_dies)),
-        case("links::narrow_path", || routed.with(|r| links::narrow_path(r))),
-        case("links::narrow_pods", || routed.with(|r| links::narrow_pods(r))),
+        case("links::narrow_path", || routed.with(links::narrow_path)),
+        case("links::narrow_pods", || routed.with(links::narrow_pods)),
         case("links::node_apart", links::node_apart),
         case("links::foreign_sources_refused", links::foreign_sources_refused),
         case("rollout::deployment_rolled", rollout::deployment_rolled),
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     // What the data path does not hold yet; each moves up when it does.
     if env::var("HERALD_PENDING").is_ok_and(|value| value == "1") {
         cases.extend([
-            case("ecmp::several_changes", || routed.with(|r| ecmp::several_changes(r))),
+            case("ecmp::several_changes", || routed.with(ecmp::several_changes)),
             case("endpoints::come_and_go", || routed.with(endpoints::come_and_go)),
             case("endpoints::drained", || routed.with(endpoints::drained)),
             case("endpoints::policy_local", || routed.with(endpoints::policy_local)),

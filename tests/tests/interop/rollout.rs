@@ -3,6 +3,7 @@ use anyhow::{Context, Result, ensure};
 use herald_tests::{
     lab::{
         Shape,
+        agent::Agent,
         api::Api,
         connections::Load,
         kubelet::Kubelet,
@@ -100,7 +101,7 @@ fn roll(routed: &mut Routed) -> Result<()> {
         }
     }
     wait::until_true(START_LIMIT, "the agents are well", || {
-        agents.iter_mut().try_for_each(|agent| agent.check()).map(|()| true)
+        agents.iter_mut().try_for_each(Agent::check).map(|()| true)
     })
 }
 
