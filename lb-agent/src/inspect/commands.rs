@@ -27,10 +27,10 @@ pub enum Output {
 /// Read from the maps that are pinned on this node, for a packet that reaches it from the client.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Explain {
-    /// The client, such as 192.0.2.1:40000 or [2001:db8::1]:40000
+    /// The client, such as `192.0.2.1:40000` or `[2001:db8::1]:40000`
     #[arg(value_name = "CLIENT:PORT", value_parser = client)]
     pub client: SocketAddr,
-    /// The VIP, such as 198.51.100.7:80/TCP (the default protocol) or [2001:db8::7]:53/UDP
+    /// The VIP, such as `198.51.100.7:80/TCP` (the default protocol) or `[2001:db8::7]:53/UDP`
     #[arg(value_name = "VIP:PORT/PROTO")]
     pub vip: VipPort,
     /// The directory that was given to `run`

@@ -91,6 +91,22 @@ pub fn start_agents(lab: &Lab, options: &Options) -> Result<Vec<Agent>> {
     lab.nodes.iter().map(|node| lab.start_agent(node, options)).collect()
 }
 
+/// Waits until each agent has written its first tables: only then is what arrives at its node its
+/// own, and no longer kube-proxy's.
+///
+/// # Errors
+/// One has ended, or takes too long.
+pub fn await_steering(agents: &mut [Agent]) -> Result<()> {
+    for agent in agents {
+        let what = format!("the agent of {} steers", agent.node);
+        wait::until_true(START_LIMIT, &what, || {
+            agent.check()?;
+            Ok(maps::announce_until(&agent.pin_directory).is_ok_and(|until| until > 0))
+        })?;
+    }
+    Ok(())
+}
+
 /// A laboratory whose nodes run agents.
 pub struct Cluster {
     /// In the order of the nodes. Ended before the laboratory goes.
@@ -189,6 +205,7 @@ impl Cluster {
     /// # Errors
     /// They do not, or an agent has ended.
     pub fn await_all_serve(&mut self) -> Result<()> {
+        await_steering(&mut self.agents)?;
         for vip in self.vips {
             await_owner(&self.lab, &mut self.agents, vip, START_LIMIT)?;
         }

@@ -79,6 +79,7 @@ fn roll(routed: &mut Routed) -> Result<()> {
     for vip in routed.cluster.vips {
         routed::await_serving(lab, vip, &first, &mut agents)?;
     }
+    scenario::await_steering(&mut agents)?;
     for round in 0..if suite::full() { 5 } else { 1 } {
         let before: BTreeSet<_> = kubelet.pods().keys().map(ToString::to_string).collect();
         let load = Load { life: Some(LIFE), ..Load::default() };
