@@ -5,7 +5,7 @@
 //! packet where the data path adjusts them by what changed. It follows
 //! `docs/data-path.md`, whose sections its files name, and the RFCs named at each rule.
 //!
-//! Frames are worked on without their VLAN tag; [`ingress`] takes it off and puts it back.
+//! Frames are worked on without their VLAN tag; [`ingress()`] takes it off and puts it back.
 
 mod affinity;
 mod checksum;
