@@ -19,7 +19,7 @@ pub struct Event {
     pub flow: FlowKey,
     /// One of `EVENT_…`.
     pub kind: u32,
-    /// Index in `NODES`, or [`NO_NODE`].
+    /// Index in `NODES`, or [`NO_NODE`](super::NO_NODE).
     pub node: u32,
     /// Index of the interface.
     pub ifindex: u32,
