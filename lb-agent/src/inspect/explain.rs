@@ -10,7 +10,7 @@ use lb_common::{
         Affinity, AffinityKey, ELSEWHERE_ASKED, ELSEWHERE_NOBODY, ENDPOINT_PRESENT, Elsewhere,
         Endpoint, FLOW_CLOSING, FLOW_KERNEL, FlowKey, NO_NODE, NO_RANGE, NODE_LINK, NODE_TUNNEL,
         Node, RangeKey, Row, SERVICE_CLIENT_IP, SERVICE_KERNEL, SERVICE_RANGES, Service,
-        ServiceKey, Settings, THIS_NODE, TO_ENDPOINT,
+        ServiceKey, THIS_NODE, TO_ENDPOINT,
     },
 };
 use serde::Serialize;
@@ -43,8 +43,6 @@ pub trait Tables {
     fn elsewhere(&self, key: &FlowKey) -> Result<Option<Elsewhere>, Self::Error>;
     /// Whether `SOURCE_RANGES` has a prefix of the key.
     fn in_ranges(&self, key: RangeKey) -> Result<bool, Self::Error>;
-    /// The one element of `SETTINGS`.
-    fn settings(&self) -> Result<Settings, Self::Error>;
 }
 
 /// How packets get to a node.

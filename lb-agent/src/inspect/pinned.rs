@@ -7,7 +7,7 @@ use aya::{
 };
 use lb_common::maps::{
     Affinity, AffinityKey, Elsewhere, Endpoint, Flow, FlowKey, Node, RangeKey, Row, Service,
-    ServiceKey, Settings, VipKey,
+    ServiceKey, VipKey,
 };
 use std::{io, path::Path};
 
@@ -24,7 +24,6 @@ pub struct Pinned {
     affinity: HashMap<MapData, AffinityKey, Affinity>,
     elsewhere: HashMap<MapData, FlowKey, Elsewhere>,
     ranges: LpmTrie<MapData, RangeKey, u32>,
-    settings: Array<MapData, Settings>,
 }
 
 /// Opens one pinned map.
@@ -65,7 +64,6 @@ impl Pinned {
             affinity: open(pins, "AFFINITY")?,
             elsewhere: open(pins, "ELSEWHERE")?,
             ranges: open(pins, "SOURCE_RANGES")?,
-            settings: open(pins, "SETTINGS")?,
         })
     }
 }
@@ -135,9 +133,5 @@ impl Tables for Pinned {
     fn in_ranges(&self, key: RangeKey) -> Result<bool, Error> {
         let bits = 8 * size_of::<RangeKey>() as u32;
         Ok(found("SOURCE_RANGES", self.ranges.get(&Key::new(bits, key), 0))?.is_some())
-    }
-
-    fn settings(&self) -> Result<Settings, Error> {
-        self.settings.get(&0, 0).map_err(|error| Error::Map { map: "SETTINGS", error })
     }
 }

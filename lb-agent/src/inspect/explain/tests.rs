@@ -57,9 +57,6 @@ impl Tables for Fake {
         self.ranges.borrow_mut().push(key);
         Ok(self.allowed)
     }
-    fn settings(&self) -> Result<Settings, Infallible> {
-        Ok(Settings::default())
-    }
 }
 
 fn flow() -> Flow {
