@@ -80,6 +80,16 @@ pub enum Look {
     To(IpAddr),
 }
 
+/// How to find the entries whose packets are to these addresses.
+pub(super) fn looks(addresses: &BTreeSet<IpAddr>) -> Vec<Look> {
+    if addresses.len() < MANY {
+        addresses.iter().copied().map(Look::To).collect()
+    } else {
+        let families: BTreeSet<bool> = addresses.iter().map(IpAddr::is_ipv6).collect();
+        families.into_iter().map(Look::Family).collect()
+    }
+}
+
 /// One look at the entries.
 #[derive(Debug)]
 pub struct Pass {
@@ -132,13 +142,12 @@ impl Takeover {
             .filter(|(_, p)| due.contains_key(p))
             .map(|((a, ..), _)| *a)
             .collect();
-        let looks = if addresses.len() < MANY {
-            addresses.into_iter().map(Look::To).collect()
-        } else {
-            let families: BTreeSet<bool> = addresses.iter().map(IpAddr::is_ipv6).collect();
-            families.into_iter().map(Look::Family).collect()
-        };
-        Some(Pass { looks, ports: due, open: BTreeSet::new(), delete: Vec::new() })
+        Some(Pass {
+            looks: looks(&addresses),
+            ports: due,
+            open: BTreeSet::new(),
+            delete: Vec::new(),
+        })
     }
 
     /// Takes an entry that was found into account.

@@ -26,7 +26,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 use tokio::{
@@ -48,7 +48,7 @@ pub(super) type Unknown = (FlowKey, u32);
 pub(super) struct Parts {
     pub(super) me: String,
     pub(super) datapath: Arc<Mutex<Datapath>>,
-    pub(super) flows: FlowMaps,
+    pub(super) flows: Arc<Mutex<FlowMaps>>,
     pub(super) view: Arc<View>,
     pub(super) exchange: Exchange,
     pub(super) alive: watch::Receiver<Arc<Alive>>,
@@ -97,6 +97,11 @@ fn now_s() -> u32 {
     u32::try_from(system::monotonic_ns() / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
+/// The tables of flows, whoever held them last. Whoever wants the data path, too, has that first.
+fn flows(flows: &Mutex<FlowMaps>) -> MutexGuard<'_, FlowMaps> {
+    flows.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Resort {
     parts: Parts,
     asker: Asker,
@@ -111,9 +116,10 @@ impl Resort {
         self.endpoints.follow(&self.parts.view.plan());
         let datapath = lock(&self.parts.datapath);
         self.tracking.failed = false;
+        let mut flows = flows(&self.parts.flows);
         let mut here = Here {
             datapath: &datapath,
-            flows: &mut self.parts.flows,
+            flows: &mut flows,
             tracking: &mut self.tracking,
             endpoints: &mut self.endpoints,
         };
@@ -133,6 +139,10 @@ impl Resort {
                 let asked = self.asker.ask(flow, row_node, Instant::now());
                 let own = &self.parts.view.own;
                 (if asked { &own.asked } else { &own.not_asked }).add(1);
+                // Its next packet asks again, rather than wait for an answer that nobody gives.
+                if !asked && let Err(error) = flows(&self.parts.flows).forget(&flow.key()) {
+                    warn!("{error}");
+                }
             }
             Some(_) => {
                 let found = Found::At(self.parts.me.clone());
@@ -223,7 +233,7 @@ impl Resort {
             }
             Found::Nobody => (None, UNKNOWN_S),
         };
-        let flows = &mut self.parts.flows;
+        let mut flows = flows(&self.parts.flows);
         let noted = if lasts == 0 {
             flows.forget(&flow.key())
         } else {

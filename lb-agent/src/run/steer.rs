@@ -212,11 +212,17 @@ impl<S: Source> Steering<S> {
         let (plan, applied) = block_in_place(|| {
             let plan = plan_with(&snapshot, node, &alive, options, cache);
             let mut datapath = lock(datapath);
-            let changes = handover::changes(&plan, datapath.contents());
-            let applied = datapath.apply(&plan, node, &links, &reach);
-            if applied.is_ok() {
-                handover.after(changes);
-            }
+            let mut changes = handover::changes(&plan, datapath.contents());
+            datapath.take_over(std::mem::take(&mut changes.first));
+            let applied = (|| {
+                if datapath.taking_over() {
+                    let quiet = handover::before_announcing(&plan, &datapath);
+                    datapath.apply(&quiet, node, &links, &reach)?;
+                    handover.adopt(&mut datapath)?;
+                }
+                datapath.apply(&plan, node, &links, &reach)
+            })();
+            handover.after(changes, datapath.contents());
             (plan, applied)
         });
         let mut troubles = BTreeSet::new();
