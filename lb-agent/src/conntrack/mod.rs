@@ -14,7 +14,7 @@ use socket2::SockRef;
 use std::{
     collections::BTreeSet,
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
 use takeover::{Look, Takeover, looks};
@@ -92,7 +92,7 @@ impl Conntrack {
         }
     }
 
-    /// All connections of a family, those to one address only if one is given; handed to `each`.
+    /// All connections of a family, those to one IPv4 address only if one is given; handed to `each`.
     ///
     /// # Errors
     ///
@@ -101,7 +101,7 @@ impl Conntrack {
     pub fn list(
         &mut self,
         ipv6: bool,
-        destination: Option<IpAddr>,
+        destination: Option<Ipv4Addr>,
         mut each: impl FnMut(Entry),
     ) -> io::Result<()> {
         let sequence = self.next_sequence();
@@ -122,7 +122,7 @@ impl Conntrack {
     fn look(&mut self, look: &Look, each: impl FnMut(Entry)) -> io::Result<()> {
         match *look {
             Look::Family(ipv6) => self.list(ipv6, None, each),
-            Look::To(address) => self.list(address.is_ipv6(), Some(address), each),
+            Look::To(address) => self.list(false, Some(address), each),
         }
     }
 

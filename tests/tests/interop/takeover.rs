@@ -20,14 +20,17 @@ const OBJECTS: [&str; 4] =
 /// Four times what a connection may take, opening and request.
 const SLOW: Duration = Duration::from_millis(400);
 
+/// How long the agents of all nodes may take to load their programs and to steer, at the same time
+/// and on a machine that does other things as well.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
+
 /// Rounds of requests after a change.
 const SETTLED: u64 = 4;
 
 /// Connections that kube-proxy began go on after the agents have started, and so do those of each
 /// way of delivering after a change to the other.
 pub(crate) fn from_kube_proxy() -> Result<()> {
-    let objects = ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"];
-    let mut routed = Routed::on_kubernetes(Shape::routed(), &objects)?;
+    let mut routed = Routed::on_kubernetes(Shape::routed(), &OBJECTS)?;
     let result = take_over(&mut routed);
     result.map_err(|error| routed.failed(error))
 }
@@ -120,15 +123,17 @@ fn await_delivery(routed: &mut Routed, directly: bool) -> Result<()> {
     for vip in routed.cluster.vips {
         let client: IpAddr = if vip.is_ipv4() { remote.ipv4.into() } else { remote.ipv6.into() };
         let how = if directly { "directly" } else { "by kube-proxy" };
-        wait::until_true(START_LIMIT, &format!("{vip} is delivered {how}"), || {
+        wait::until_true(TURN_LIMIT, &format!("{vip} is delivered {how}"), || {
             let to = (vip, WEB_PORT).into();
-            let spread = probe::try_spread(&remote.namespace, Over::Tcp, to, 100)?;
+            let spread = probe::spread(&remote.namespace, Over::Tcp, to, 60)?;
             let as_wanted = if directly {
                 spread.clients == BTreeSet::from([client])
             } else {
                 !spread.clients.contains(&client)
             };
-            Ok(spread.failed == 0 && as_wanted)
+            ensure!(spread.failed == 0, "{:?}", spread.first_failure);
+            ensure!(as_wanted, "pods see {:?}", spread.clients);
+            Ok(true)
         })?;
     }
     Ok(())
