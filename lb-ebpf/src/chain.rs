@@ -6,6 +6,7 @@ use crate::{
     packet::Packet,
     step::Step,
 };
+use core::cmp::max;
 use lb_common::{
     hash::row_index,
     maps::{
@@ -96,26 +97,20 @@ fn look_for(
     let here = first == THIS_NODE;
     let endpoint = endpoint_of(service, index);
     let takes = takes_new(service, endpoint, here);
-    let is_other = !here && first != NO_NODE;
-    let mut deliver = at >= LAST || here && is_settled(packet, service, first);
-    if !deliver && at == 0 && !here {
-        if !takes && is_other {
-            return Step::send(first, LAST);
+    if at < LAST && !(here && at == 0 && is_settled(packet, service, first)) {
+        let is_other = !here && first != NO_NODE;
+        if at == 0 && is_other {
+            return Step::send(first, 1);
         }
-        deliver = true;
-    }
-    if !deliver {
-        let next = next(row, at + 1, LAST);
+        let next = next(row, look_from(row, at), LAST);
         if !next.is_none() {
-            return next;
+            if at == 0 && here && service.flags & SERVICE_CLIENT_IP == 0 {
+                elsewhere::note_sought(packet);
+            }
+            return Step::send(next.node(), max(next.position(), at + 1));
         }
         if is_other {
             return Step::send(first, LAST);
-        }
-        // The one before has another table, and has passed over somebody.
-        let passed_over = row.nodes[2];
-        if at == 2 && passed_over != THIS_NODE && passed_over != NO_NODE {
-            return Step::send(passed_over, LAST);
         }
     }
     if takes {
@@ -127,7 +122,22 @@ fn look_for(
     }
 }
 
-/// Whether all flows of the row that are not known here can only be new ones.
+/// From which place of the row on a packet is looked for that has arrived at place `at`.
+///
+/// One that did not arrive at this node's own place comes from a node with another table, older
+/// or newer. Where this node stands further back here than there, or first, it stands there in the
+/// place of somebody who has not been asked. (Its own place is passed over anyway.)
+#[inline(always)]
+const fn look_from(row: &Row, at: u8) -> u8 {
+    match at {
+        0 | 1 => 1,
+        2 if row.nodes[1] != THIS_NODE => 2,
+        _ => LAST,
+    }
+}
+
+/// Whether an unknown packet at the row's node can only begin a flow: the tables are not young, and
+/// it is of no flow that was found elsewhere while they were.
 #[inline(always)]
 fn is_settled(packet: &Packet, service: &Service, first: u16) -> bool {
     let Some(settings) = SETTINGS.get(0) else { return true };
@@ -137,12 +147,17 @@ fn is_settled(packet: &Packet, service: &Service, first: u16) -> bool {
     if now.saturating_sub(settings.started_s) < window {
         return false;
     }
-    if now.saturating_sub(service.changed_s) >= window {
-        return true;
-    }
-    if by_client || service.previous_rows == 0 {
+    if now.saturating_sub(service.changed_s) < window
+        && (by_client || service.previous_rows == 0 || !is_as_before(packet, service, first))
+    {
         return false;
     }
+    by_client || elsewhere::is_sought(packet) == 0
+}
+
+/// Whether the row had the same first node before.
+#[inline(always)]
+fn is_as_before(packet: &Packet, service: &Service, first: u16) -> bool {
     let before = row_index(packet.hash, service.previous_rows, service.previous_mask);
     ROWS.get(service.previous_start.wrapping_add(before))
         .is_some_and(|before| before.nodes[0] == first)
