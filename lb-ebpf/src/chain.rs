@@ -6,7 +6,6 @@ use crate::{
     packet::Packet,
     step::Step,
 };
-use core::cmp::max;
 use lb_common::{
     hash::row_index,
     maps::{
@@ -102,12 +101,12 @@ fn look_for(
         if at == 0 && is_other {
             return Step::send(first, 1);
         }
-        let next = next(row, look_from(row, at), LAST);
+        let next = next_sought(row, at);
         if !next.is_none() {
             if at == 0 && here && service.flags & SERVICE_CLIENT_IP == 0 {
                 elsewhere::note_sought(packet);
             }
-            return Step::send(next.node(), max(next.position(), at + 1));
+            return next;
         }
         if is_other {
             return Step::send(first, LAST);
@@ -122,17 +121,21 @@ fn look_for(
     }
 }
 
-/// From which place of the row on a packet is looked for that has arrived at place `at`.
+/// On to the node where a packet is looked for next that has arrived at place `at`.
 ///
 /// One that did not arrive at this node's own place comes from a node with another table, older
 /// or newer. Where this node stands further back here than there, or first, it stands there in the
 /// place of somebody who has not been asked. (Its own place is passed over anyway.)
 #[inline(always)]
-const fn look_from(row: &Row, at: u8) -> u8 {
-    match at {
-        0 | 1 => 1,
-        2 if row.nodes[1] != THIS_NODE => 2,
-        _ => LAST,
+const fn next_sought(row: &Row, at: u8) -> Step {
+    let [_, second, third, _] = row.nodes;
+    if at <= 1 && second != THIS_NODE && second != NO_NODE {
+        Step::send(second, at + 1)
+    } else if (at <= 1 || second != THIS_NODE) && third != THIS_NODE && third != NO_NODE {
+        // Third or, from there, last.
+        Step::send(third, 2 + (at >> 1))
+    } else {
+        Step::NONE
     }
 }
 

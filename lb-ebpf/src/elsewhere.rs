@@ -19,6 +19,8 @@ use lb_common::{
 const ANY: u64 = 0;
 /// For how many seconds nobody is asked again.
 const ASKED_S: u32 = 2;
+/// For how many seconds after that it counts that there was no answer.
+const UNANSWERED_S: u32 = 60;
 
 /// What is known of a flow, if it still counts: the node and the verdict.
 #[inline(always)]
@@ -30,6 +32,23 @@ fn look(flow: &FlowKey) -> Option<(u16, u16)> {
         let (node, verdict) = ((*elsewhere).node, (*elsewhere).verdict);
         (now_s() < (*elsewhere).until_s).then_some((node, verdict))
     }
+}
+
+/// Whether a flow that this node remembers is here, and nowhere else: the agents say so, or have
+/// been asked in the last minute and were not there to answer.
+#[inline(never)]
+pub(crate) fn is_known_here(flow: &FlowKey) -> u32 {
+    let Some(elsewhere) = ELSEWHERE.get_ptr(flow) else { return 0 };
+    // SAFETY: entries of an LRU map may be reused while they are read; the worst that comes of
+    // it is one packet that is asked about, or goes to an endpoint whose stack refuses it.
+    let Elsewhere { node, verdict, until_s } = unsafe { *elsewhere };
+    let now = now_s();
+    let here = if now < until_s {
+        verdict == ELSEWHERE_NODE && node == THIS_NODE
+    } else {
+        verdict == ELSEWHERE_ASKED && now - until_s < UNANSWERED_S
+    };
+    u32::from(here)
 }
 
 /// Whether a UDP flow that is not known here was found elsewhere lately, or may have been: it is
