@@ -357,9 +357,11 @@ pub struct Affinity {
     pub pad2: u32,
 }
 
-/// [`Elsewhere::verdict`]: the other agents are being asked; nothing is to be done meanwhile.
+/// [`Elsewhere::verdict`]: the other agents are being asked; nothing is to be done meanwhile. UDP is
+/// never asked about: it is looked for along its row, for as long as it goes on.
 pub const ELSEWHERE_ASKED: u16 = 0;
-/// [`Elsewhere::verdict`]: the node with index [`Elsewhere::node`] knows the flow.
+/// [`Elsewhere::verdict`]: the node with index [`Elsewhere::node`] knows the flow. [`THIS_NODE`]: so
+/// does nobody better, although its client has closed it.
 pub const ELSEWHERE_NODE: u16 = 1;
 /// [`Elsewhere::verdict`]: nobody knows the flow: it may be refused.
 pub const ELSEWHERE_NOBODY: u16 = 2;

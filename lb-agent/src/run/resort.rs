@@ -21,7 +21,7 @@ use crate::{
     snapshot::Protocol,
     system,
 };
-use lb_common::maps::{Flow, FlowKey};
+use lb_common::maps::{Flow, FlowKey, THIS_NODE};
 use std::{
     collections::{BTreeMap, HashMap},
     io,
@@ -135,8 +135,9 @@ impl Resort {
         };
         match self.know(&flow) {
             None => {}
-            Some(Knowledge::Nothing) => {
-                let asked = self.asker.ask(flow, row_node, Instant::now());
+            Some(knowledge @ (Knowledge::Nothing | Knowledge::Ended)) => {
+                let ended_at = (knowledge == Knowledge::Ended).then(|| self.parts.me.clone());
+                let asked = self.asker.ask(flow, row_node, ended_at, Instant::now());
                 let own = &self.parts.view.own;
                 (if asked { &own.asked } else { &own.not_asked }).add(1);
                 // Its next packet asks again, rather than wait for an answer that nobody gives.
@@ -146,7 +147,7 @@ impl Resort {
             }
             Some(_) => {
                 let found = Found::At(self.parts.me.clone());
-                self.conclude(vec![Conclusion { flow, row_node, found }]);
+                self.conclude(vec![Conclusion { flow, row_node, found, ended: false }]);
             }
         }
     }
@@ -185,7 +186,7 @@ impl Resort {
     fn conclude(&mut self, conclusions: Vec<Conclusion>) {
         let mut verdicts: BTreeMap<String, Vec<(FlowId, Found<IpAddr>)>> = BTreeMap::new();
         let plan = self.parts.view.plan();
-        for Conclusion { flow, row_node, found } in conclusions {
+        for Conclusion { flow, row_node, found, ended } in conclusions {
             let own = &self.parts.view.own;
             let counter = match &found {
                 Found::At(node) if *node == self.parts.me => &own.found_here,
@@ -195,12 +196,14 @@ impl Resort {
             counter.add(1);
             debug!(?flow, ?found, "asked about");
             self.note(&flow, &found);
-            // Who knows it need not be told.
-            let Some(row_node) =
-                row_node.filter(|row| *row != self.parts.me && found != Found::At(row.clone()))
-            else {
-                continue;
+            let knower = match &found {
+                Found::At(name) => Some(name.clone()),
+                Found::Nobody => None,
             };
+            // Who knows it need not be told, unless it has to know that nobody knows it better.
+            let row_node = row_node.filter(|row| knower.as_ref() != Some(row));
+            let told = row_node.into_iter().chain(knower.filter(|_| ended));
+            let told: Vec<_> = told.filter(|node| *node != self.parts.me).collect();
             let found = match found {
                 Found::Nobody => Found::Nobody,
                 Found::At(name) => {
@@ -211,7 +214,9 @@ impl Resort {
                     Found::At(*address)
                 }
             };
-            verdicts.entry(row_node).or_default().push((flow, found));
+            for node in told {
+                verdicts.entry(node).or_default().push((flow, found));
+            }
         }
         for (node, verdicts) in verdicts {
             for verdicts in verdicts.chunks(MAX_FLOWS) {
@@ -223,7 +228,7 @@ impl Resort {
     /// Lets the kernel program know where a flow is.
     fn note(&mut self, flow: &FlowId, found: &Found<String>) {
         let (node, lasts) = match found {
-            Found::At(name) if *name == self.parts.me => (None, 0),
+            Found::At(name) if *name == self.parts.me => (Some(THIS_NODE), KNOWN_S),
             Found::At(name) => {
                 let index = lock(&self.parts.datapath).node_index(name, &self.parts.me);
                 if index.is_none() {
@@ -233,12 +238,8 @@ impl Resort {
             }
             Found::Nobody => (None, UNKNOWN_S),
         };
-        let mut flows = flows(&self.parts.flows);
-        let noted = if lasts == 0 {
-            flows.forget(&flow.key())
-        } else {
-            flows.note(&flow.key(), node, now_s().saturating_add(lasts))
-        };
+        let until_s = now_s().saturating_add(lasts);
+        let noted = flows(&self.parts.flows).note(&flow.key(), node, until_s);
         if let Err(error) = noted {
             warn!("{error}");
         }
