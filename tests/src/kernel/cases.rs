@@ -129,6 +129,8 @@ pub fn service_port(word: &str) -> Option<u16> {
         "empty" => port::EMPTY,
         "gone" => port::GONE,
         "untaken" => port::UNTAKEN,
+        "taken-over" => port::TAKEN_OVER,
+        "taken-over-forward" => port::TAKEN_OVER_FORWARD,
         "draining" => port::DRAINING,
         "affinity" => port::AFFINITY_HERE,
         "affinity-unsettled" => port::AFFINITY_UNSETTLED,
@@ -240,6 +242,8 @@ fn know(world: &mut World, row: &Row, vip: SocketAddr) -> Result<()> {
                 world.affinity.insert(affinity_key, affinity);
             }
             "asked" => _ = world.elsewhere.insert(key, answer(Answer::Asked, FAR_AHEAD)),
+            "begun" => _ = world.elsewhere.insert(key, answer(Answer::Begun, FAR_AHEAD)),
+            "begun long ago" => _ = world.elsewhere.insert(key, answer(Answer::Begun, LONG_AGO)),
             "asked in vain" => _ = world.elsewhere.insert(key, answer(Answer::Asked, -30)),
             "here" => _ = world.elsewhere.insert(key, answer(Answer::Node(0), FAR_AHEAD)),
             "asked long ago" => _ = world.elsewhere.insert(key, answer(Answer::Asked, LONG_AGO)),

@@ -137,7 +137,7 @@ fn elsewhere(
             }
             refuse::refuse(world, case, packet, "drop_unknown_flow").map(Some)
         }
-        Some(Answer::Asked) | None => Ok(None),
+        Some(Answer::Asked | Answer::Begun) | None => Ok(None),
     }
 }
 

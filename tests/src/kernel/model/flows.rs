@@ -65,7 +65,7 @@ fn is_known_here(world: &World, packet: &Packet) -> bool {
     world.elsewhere.get(&packet.forth()).is_some_and(|entry| match entry.answer {
         Answer::Node(node) => node == 0 && entry.until >= 0,
         Answer::Asked => entry.until < 0 && -entry.until < 60,
-        Answer::Nobody => false,
+        Answer::Nobody | Answer::Begun => false,
     })
 }
 
