@@ -123,7 +123,7 @@ pub(super) fn steer(
         let begins = begins && packet.kind != Kind::Error;
         if begins {
             world.elsewhere.insert(key, Elsewhere { answer: Answer::Begun, until: 0 });
-        } else if !world.elsewhere.get(&key).is_some_and(|entry| entry.until >= 0) {
+        } else if world.elsewhere.get(&key).is_none_or(|entry| entry.until < 0) {
             return Ok(Verdict::untouched(super::PASS, "delivered_kernel", case.frame));
         }
     }
