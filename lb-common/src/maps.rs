@@ -124,6 +124,10 @@ pub const SERVICE_CLIENT_IP: u32 = 2;
 pub const SERVICE_HERE: u32 = 4;
 /// [`Service::flags`]: only clients in [`Service::ranges`] are served.
 pub const SERVICE_RANGES: u32 = 8;
+/// [`Service::flags`]: kube-proxy served it until just now, and the agent is still looking for
+/// the connections that it has here. At a first hop they are left to it: what begins nothing, is
+/// unknown, and has not [begun](ELSEWHERE_BEGUN) since.
+pub const SERVICE_TAKEN_OVER: u32 = 16;
 
 /// Value of `SERVICES`.
 #[repr(C, align(8))]
@@ -353,12 +357,16 @@ pub struct Affinity {
     pub pad2: u32,
 }
 
-/// [`Elsewhere::verdict`]: the other agents are being asked; nothing is to be done meanwhile.
+/// [`Elsewhere::verdict`]: the other agents are being asked; nothing is to be done meanwhile. UDP is
+/// never asked about: it is looked for along its row, for as long as it goes on.
 pub const ELSEWHERE_ASKED: u16 = 0;
-/// [`Elsewhere::verdict`]: the node with index [`Elsewhere::node`] knows the flow.
+/// [`Elsewhere::verdict`]: the node with index [`Elsewhere::node`] knows the flow. [`THIS_NODE`]: so
+/// does nobody better, although its client has closed it.
 pub const ELSEWHERE_NODE: u16 = 1;
 /// [`Elsewhere::verdict`]: nobody knows the flow: it may be refused.
 pub const ELSEWHERE_NOBODY: u16 = 2;
+/// [`Elsewhere::verdict`]: the flow began under [`SERVICE_TAKEN_OVER`], so it is not kube-proxy's.
+pub const ELSEWHERE_BEGUN: u16 = 3;
 
 /// Value of `ELSEWHERE` (key: [`FlowKey`], towards the endpoint): what came of asking the other
 /// agents about a flow that no node of its row knows.

@@ -96,26 +96,20 @@ fn look_for(
     let here = first == THIS_NODE;
     let endpoint = endpoint_of(service, index);
     let takes = takes_new(service, endpoint, here);
-    let is_other = !here && first != NO_NODE;
-    let mut deliver = at >= LAST || here && is_settled(packet, service, first);
-    if !deliver && at == 0 && !here {
-        if !takes && is_other {
-            return Step::send(first, LAST);
+    if at < LAST && !(here && at == 0 && is_settled(packet, service, first)) {
+        let is_other = !here && first != NO_NODE;
+        if at == 0 && is_other {
+            return Step::send(first, 1);
         }
-        deliver = true;
-    }
-    if !deliver {
-        let next = next(row, at + 1, LAST);
+        let next = next_sought(row, at);
         if !next.is_none() {
+            if at == 0 && here && service.flags & SERVICE_CLIENT_IP == 0 {
+                elsewhere::note_sought(packet);
+            }
             return next;
         }
         if is_other {
             return Step::send(first, LAST);
-        }
-        // The one before has another table, and has passed over somebody.
-        let passed_over = row.nodes[2];
-        if at == 2 && passed_over != THIS_NODE && passed_over != NO_NODE {
-            return Step::send(passed_over, LAST);
         }
     }
     if takes {
@@ -127,7 +121,26 @@ fn look_for(
     }
 }
 
-/// Whether all flows of the row that are not known here can only be new ones.
+/// On to the node where a packet is looked for next that has arrived at place `at`.
+///
+/// One that did not arrive at this node's own place comes from a node with another table, older
+/// or newer. Where this node stands further back here than there, or first, it stands there in the
+/// place of somebody who has not been asked. (Its own place is passed over anyway.)
+#[inline(always)]
+const fn next_sought(row: &Row, at: u8) -> Step {
+    let [_, second, third, _] = row.nodes;
+    if at <= 1 && second != THIS_NODE && second != NO_NODE {
+        Step::send(second, at + 1)
+    } else if (at <= 1 || second != THIS_NODE) && third != THIS_NODE && third != NO_NODE {
+        // Third or, from there, last.
+        Step::send(third, 2 + (at >> 1))
+    } else {
+        Step::NONE
+    }
+}
+
+/// Whether an unknown packet at the row's node can only begin a flow: the tables are not young, and
+/// it is of no flow that was found elsewhere while they were.
 #[inline(always)]
 fn is_settled(packet: &Packet, service: &Service, first: u16) -> bool {
     let Some(settings) = SETTINGS.get(0) else { return true };
@@ -137,12 +150,17 @@ fn is_settled(packet: &Packet, service: &Service, first: u16) -> bool {
     if now.saturating_sub(settings.started_s) < window {
         return false;
     }
-    if now.saturating_sub(service.changed_s) >= window {
-        return true;
-    }
-    if by_client || service.previous_rows == 0 {
+    if now.saturating_sub(service.changed_s) < window
+        && (by_client || service.previous_rows == 0 || !is_as_before(packet, service, first))
+    {
         return false;
     }
+    by_client || elsewhere::is_sought(packet) == 0
+}
+
+/// Whether the row had the same first node before.
+#[inline(always)]
+fn is_as_before(packet: &Packet, service: &Service, first: u16) -> bool {
     let before = row_index(packet.hash, service.previous_rows, service.previous_mask);
     ROWS.get(service.previous_start.wrapping_add(before))
         .is_some_and(|before| before.nodes[0] == first)

@@ -15,7 +15,10 @@ use crate::{
 use lb_common::{
     checksum::Difference,
     hash::{addresses_v4, addresses_v6, row_index},
-    maps::{NO_NODE, NODE_LINK, NODE_TUNNEL, SERVICE_HERE, SERVICE_RANGES, Service, THIS_NODE},
+    maps::{
+        NO_NODE, NODE_LINK, NODE_TUNNEL, SERVICE_HERE, SERVICE_RANGES, SERVICE_TAKEN_OVER, Service,
+        THIS_NODE,
+    },
     outcome::Outcome,
     wire::{
         Ethernet, IPV4_FRAGMENT_MASK, Ipv4, Ipv6, Ports, Tcp, Udp,
@@ -23,6 +26,9 @@ use lb_common::{
         protocol,
     },
 };
+
+/// Of a Service's flags: each packet needs more than its row.
+const NOT_PLAIN: u32 = SERVICE_HERE | SERVICE_RANGES | SERVICE_TAKEN_OVER;
 
 /// What is read of a packet.
 struct Plain {
@@ -58,7 +64,7 @@ pub(crate) fn forward<F: Frame, const V6: bool>(
     let Some(found) = (unsafe { SERVICES.get(key) }) else { return Verdict::NONE };
     *service = Some(found);
     let flags = found.flags;
-    if flags & (SERVICE_HERE | SERVICE_RANGES) != 0 || found.rows == 0 || !is_for_us(frame, 0) {
+    if flags & NOT_PLAIN != 0 || found.rows == 0 || !is_for_us(frame, 0) {
         return Verdict::NONE;
     }
     let ports = u32::from(plain.ports.source) | u32::from(plain.ports.destination) << 16;

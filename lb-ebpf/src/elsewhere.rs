@@ -1,7 +1,7 @@
 //! Flows that no node of their row knows: what the other agents said, and asking them.
 use crate::{
     events,
-    maps::{ELSEWHERE, now_s},
+    maps::{ELSEWHERE, SETTINGS, now_s},
     packet::Packet,
     step::Step,
 };
@@ -19,6 +19,8 @@ use lb_common::{
 const ANY: u64 = 0;
 /// For how many seconds nobody is asked again.
 const ASKED_S: u32 = 2;
+/// For how many seconds after that it counts that there was no answer.
+const UNANSWERED_S: u32 = 60;
 
 /// What is known of a flow, if it still counts: the node and the verdict.
 #[inline(always)]
@@ -30,6 +32,50 @@ fn look(flow: &FlowKey) -> Option<(u16, u16)> {
         let (node, verdict) = ((*elsewhere).node, (*elsewhere).verdict);
         (now_s() < (*elsewhere).until_s).then_some((node, verdict))
     }
+}
+
+/// Whether a flow that this node remembers is here, and nowhere else: the agents say so, or have
+/// been asked in the last minute and were not there to answer.
+#[inline(never)]
+pub(crate) fn is_known_here(flow: &FlowKey) -> u32 {
+    let Some(elsewhere) = ELSEWHERE.get_ptr(flow) else { return 0 };
+    // SAFETY: entries of an LRU map may be reused while they are read; the worst that comes of
+    // it is one packet that is asked about, or goes to an endpoint whose stack refuses it.
+    let Elsewhere { node, verdict, until_s } = unsafe { *elsewhere };
+    let now = now_s();
+    let here = if now < until_s {
+        verdict == ELSEWHERE_NODE && node == THIS_NODE
+    } else {
+        verdict == ELSEWHERE_ASKED && now - until_s < UNANSWERED_S
+    };
+    u32::from(here)
+}
+
+/// Whether a UDP flow that is not known here was found elsewhere lately, or may have been: it is
+/// looked for as long as it lasts. UDP is never asked about, so this is what an entry of its says.
+#[inline(never)]
+pub(crate) fn is_sought(packet: &Packet) -> u32 {
+    u32::from(look(&packet.flow).is_some())
+}
+
+/// Notes that a UDP flow is looked for. One that is nowhere comes back, and is known here then.
+#[inline(never)]
+pub(crate) fn note_sought(packet: &Packet) -> u32 {
+    let window = SETTINGS.get(0).map_or(0, |settings| settings.udp_window_s);
+    let until_s = now_s().wrapping_add(window);
+    if let Some(elsewhere) = ELSEWHERE.get_ptr_mut(&packet.flow) {
+        // SAFETY: as above; and a store of another value than the one that stands there does no
+        // more harm to another flow than that.
+        unsafe {
+            if (*elsewhere).until_s != until_s {
+                (*elsewhere).until_s = until_s;
+            }
+        }
+        return 0;
+    }
+    let sought = Elsewhere { node: NO_NODE, verdict: ELSEWHERE_ASKED, until_s };
+    let _ = ELSEWHERE.insert(&packet.flow, sought, ANY);
+    0
 }
 
 /// What the row's node does before it sends an unknown packet to the next: uses an answer
@@ -83,7 +129,7 @@ pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16
 /// Nobody knows the flow: that is certain once the tables have stood for a while.
 #[inline(always)]
 fn nobody(service: &Service) -> Step {
-    let settle_s = crate::maps::SETTINGS.get(0).map_or(u32::MAX, |settings| settings.settle_s);
+    let settle_s = SETTINGS.get(0).map_or(u32::MAX, |settings| settings.settle_s);
     if now_s().saturating_sub(service.changed_s) >= settle_s {
         Step::refuse(Outcome::DropUnknownFlow)
     } else {

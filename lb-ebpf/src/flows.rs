@@ -7,6 +7,7 @@
 //! The two functions here are not inlined, so that this code exists once and not in the way
 //! of packets that are only sent on.
 use crate::{
+    elsewhere,
     maps::{ENDPOINTS, FLOWS, PENDING, address_words, now_ns, now_s},
     packet::Packet,
 };
@@ -38,6 +39,9 @@ const ANY: u64 = 0;
 /// How many client ports are tried before a flow is refused.
 const PORT_ATTEMPTS: u32 = 5;
 const SECOND_NS: u64 = 1_000_000_000;
+/// For how long a client that has closed is silent before its port may be taken for another
+/// connection's: two seconds at least, since only seconds are noted.
+const DOUBT_NS: u64 = 3 * SECOND_NS;
 
 /// Of [`find`]: there is no such flow.
 pub(crate) const UNKNOWN: u32 = 0;
@@ -55,7 +59,9 @@ pub(crate) const GONE: u32 = 5;
 pub(crate) const HEARD: u32 = 0x100;
 
 /// Finds the flow of a packet and notes that the client has been heard. A closing flow is none
-/// for a packet that begins one. What an ICMP error is about is only looked at.
+/// for a packet that begins one, and none for others if its client was silent since, until the
+/// agents have said that it is here all the same: the client's port may have begun another
+/// connection at another node. What an ICMP error is about is only looked at.
 ///
 /// With [`STALE`] the target is what the flow had.
 #[inline(never)]
@@ -77,6 +83,14 @@ pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
                 || packet.begins && state & FLOW_CLOSING != 0
             {
                 return STALE;
+            }
+            if state & FLOW_CLOSING != 0
+                && age >= DOUBT_NS
+                && key.proto == protocol::TCP
+                && !packet.is_error
+                && elsewhere::is_known_here(key) == 0
+            {
+                return UNKNOWN;
             }
             let mut found = known(state);
             if resets {

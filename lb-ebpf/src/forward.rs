@@ -78,7 +78,7 @@ pub(crate) fn forward<F: Frame, const V6: bool>(frame: &F, packet: &Packet, step
 }
 
 #[inline(always)]
-fn came_from_agent<F: Frame>(frame: &F, packet: &Packet) -> bool {
+pub(crate) fn came_from_agent<F: Frame>(frame: &F, packet: &Packet) -> bool {
     at::<_, Ethernet>(frame, 0)
         // SAFETY: `at` has checked the bounds.
         .is_some_and(|ethernet| unsafe { is_agent((*ethernet).source, packet.vlan()) })

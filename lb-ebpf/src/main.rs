@@ -42,6 +42,7 @@ mod reply;
 mod sample;
 mod steer;
 mod step;
+mod takeover;
 mod tunnel;
 mod verdict;
 mod vlan;

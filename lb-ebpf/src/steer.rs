@@ -6,16 +6,17 @@ use crate::{
     frame::Frame,
     ip,
     maps::{ROWS, SERVICE_STATS, SERVICES, address_words, halves, joined},
-    packet::{NO_STATS, Packet, is_for_us},
+    packet::{BY_FRAME, NO_STATS, Packet, is_for_us},
     ranges, refuse, step,
     step::Step,
+    takeover,
     verdict::Verdict,
 };
 use lb_common::{
     hash::{addresses_v4, addresses_v6, flow_hash_of, row_index},
     maps::{
-        NO_NODE, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES, Service,
-        ServiceKey, THIS_NODE,
+        NO_NODE, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES,
+        SERVICE_TAKEN_OVER, Service, ServiceKey, THIS_NODE,
     },
     outcome::Outcome,
 };
@@ -153,6 +154,13 @@ fn choose<F: Frame, const V6: bool>(
             }
             way.found = flows::STALE;
         }
+    }
+    if flags & SERVICE_TAKEN_OVER != 0
+        && packet.arrived == BY_FRAME
+        && !forward::came_from_agent(frame, packet)
+        && takeover::is_proxied(packet)
+    {
+        return Step::done(Outcome::DeliveredKernel);
     }
     if !arrived && first != NO_NODE {
         return Step::send(first, 0);

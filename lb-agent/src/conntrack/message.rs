@@ -175,12 +175,12 @@ pub fn delete(entry: &Entry, sequence: u32) -> Vec<u8> {
     request(DELETE, NLM_F_ACK, sequence, entry.original.destination.is_ipv6(), &attributes)
 }
 
-/// Asks for all connections of a family; for those to one address (before translation) only, if
-/// one is given.
-pub fn list(ipv6: bool, destination: Option<IpAddr>, sequence: u32) -> Vec<u8> {
+/// Asks for all connections of a family; for those to one IPv4 address (before translation) only,
+/// if one is given.
+pub fn list(ipv6: bool, destination: Option<Ipv4Addr>, sequence: u32) -> Vec<u8> {
     let mut attributes = Vec::new();
     if let Some(destination) = destination {
-        let ip = nested(CTA_TUPLE_IP, &[address(CTA_IP_V4_DST, CTA_IP_V6_DST, destination)]);
+        let ip = nested(CTA_TUPLE_IP, &[attribute(CTA_IP_V4_DST, &destination.octets())]);
         attributes.push(nested(CTA_TUPLE_ORIG, &[ip]));
         attributes.push(nested(
             CTA_FILTER,

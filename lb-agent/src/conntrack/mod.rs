@@ -14,10 +14,10 @@ use socket2::SockRef;
 use std::{
     collections::BTreeSet,
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
-use takeover::{Look, Takeover};
+use takeover::{Look, Takeover, looks};
 
 /// The kernel answers at once; what takes longer never comes.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -92,7 +92,7 @@ impl Conntrack {
         }
     }
 
-    /// All connections of a family, those to one address only if one is given; handed to `each`.
+    /// All connections of a family, those to one IPv4 address only if one is given; handed to `each`.
     ///
     /// # Errors
     ///
@@ -101,7 +101,7 @@ impl Conntrack {
     pub fn list(
         &mut self,
         ipv6: bool,
-        destination: Option<IpAddr>,
+        destination: Option<Ipv4Addr>,
         mut each: impl FnMut(Entry),
     ) -> io::Result<()> {
         let sequence = self.next_sequence();
@@ -116,6 +116,13 @@ impl Conntrack {
                     Reply::Other => {}
                 }
             }
+        }
+    }
+
+    fn look(&mut self, look: &Look, each: impl FnMut(Entry)) -> io::Result<()> {
+        match *look {
+            Look::Family(ipv6) => self.list(ipv6, None, each),
+            Look::To(address) => self.list(false, Some(address), each),
         }
     }
 
@@ -151,6 +158,15 @@ impl Conntrack {
     }
 }
 
+/// What came of a [sweep](Sweeper::sweep).
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// How many entries were removed.
+    pub removed: usize,
+    /// The connections that were found to be over.
+    pub over: Vec<Entry>,
+}
+
 /// Carries out what [`takeover`] decides.
 #[derive(Debug)]
 pub struct Sweeper {
@@ -169,22 +185,31 @@ impl Sweeper {
         Ok(Self { takeover: Takeover::default(), conntrack: Conntrack::open()? })
     }
 
-    /// Looks, if it is time to, and removes what is in the way. Returns how much that was.
+    /// Looks, if it is time to, and removes what is in the way.
     ///
     /// # Errors
     ///
     /// As with [`Conntrack::get`].
-    pub fn sweep(&mut self) -> io::Result<usize> {
+    pub fn sweep(&mut self) -> io::Result<Swept> {
         let Self { takeover, conntrack } = self;
-        let Some(mut pass) = takeover.begin(Instant::now()) else { return Ok(0) };
+        let Some(mut pass) = takeover.begin(Instant::now()) else { return Ok(Swept::default()) };
         for look in pass.looks.clone() {
-            let (ipv6, to) = match look {
-                Look::Family(ipv6) => (ipv6, None),
-                Look::To(address) => (address.is_ipv6(), Some(address)),
-            };
-            conntrack.list(ipv6, to, |entry| takeover.see(&mut pass, &entry))?;
+            conntrack.look(&look, |entry| takeover.see(&mut pass, &entry))?;
         }
-        let entries = takeover.end(pass, Instant::now());
-        conntrack.delete(&entries)
+        let over = takeover.end(pass, Instant::now());
+        Ok(Swept { removed: conntrack.delete(&over)?, over })
+    }
+
+    /// All connections to these addresses, and perhaps to others; handed to `each`.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Conntrack::get`].
+    pub fn connections(
+        &mut self,
+        to: &BTreeSet<IpAddr>,
+        mut each: impl FnMut(Entry),
+    ) -> io::Result<()> {
+        looks(to).iter().try_for_each(|look| self.conntrack.look(look, &mut each))
     }
 }

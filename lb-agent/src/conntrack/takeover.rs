@@ -20,7 +20,7 @@
 use super::{Entry, Phase};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -76,8 +76,26 @@ pub struct Takeover {
 pub enum Look {
     /// All entries of a family (true is IPv6).
     Family(bool),
-    /// The entries whose packets are to this address.
-    To(IpAddr),
+    /// The entries whose packets are to this IPv4 address.
+    To(Ipv4Addr),
+}
+
+/// How to find the entries whose packets are to these addresses, at least. Of IPv6 all are looked
+/// at: the kernel (Linux 6.18, at least) takes its filter by an IPv6 address the wrong way round and
+/// lists all entries but those that are asked for.
+pub(super) fn looks(addresses: &BTreeSet<IpAddr>) -> Vec<Look> {
+    let v4 = || {
+        addresses.iter().filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
+    };
+    let mut looks: Vec<_> =
+        if v4().count() < MANY { v4().map(Look::To).collect() } else { vec![Look::Family(false)] };
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        looks.push(Look::Family(true));
+    }
+    looks
 }
 
 /// One look at the entries.
@@ -132,13 +150,12 @@ impl Takeover {
             .filter(|(_, p)| due.contains_key(p))
             .map(|((a, ..), _)| *a)
             .collect();
-        let looks = if addresses.len() < MANY {
-            addresses.into_iter().map(Look::To).collect()
-        } else {
-            let families: BTreeSet<bool> = addresses.iter().map(IpAddr::is_ipv6).collect();
-            families.into_iter().map(Look::Family).collect()
-        };
-        Some(Pass { looks, ports: due, open: BTreeSet::new(), delete: Vec::new() })
+        Some(Pass {
+            looks: looks(&addresses),
+            ports: due,
+            open: BTreeSet::new(),
+            delete: Vec::new(),
+        })
     }
 
     /// Takes an entry that was found into account.
@@ -235,7 +252,7 @@ mod tests {
         let mut takeover = Takeover::default();
         let mut now = Instant::now();
         takeover.changes(port(), Hands::Direct, now);
-        assert_eq!(takeover.begin(now).unwrap().looks, [Look::To(ip(VIP))]);
+        assert_eq!(takeover.begin(now).unwrap().looks, [Look::To(VIP.parse().unwrap())]);
         let (vip, pod) = ((VIP, 80), (POD, 8080));
         let mut entries = vec![
             entry(1, vip, pod, Phase::Over),
@@ -269,7 +286,7 @@ mod tests {
         let now = Instant::now();
         let endpoints = [SocketAddr::new(ip(POD), 8080)].into();
         takeover.changes(port(), Hands::Kernel(endpoints), now);
-        assert_eq!(takeover.begin(now).unwrap().looks, [Look::To(ip(POD))]);
+        assert_eq!(takeover.begin(now).unwrap().looks, [Look::To(POD.parse().unwrap())]);
         let (vip, pod) = ((VIP, 80), (POD, 8080));
         let entries = [
             entry(1, vip, pod, Phase::Over),
@@ -303,6 +320,10 @@ mod tests {
             takeover.changes(Port { vip, port: 80, protocol: 6 }, Hands::Direct, now);
         }
         assert_eq!(takeover.begin(now).unwrap().looks, [Look::Family(false)]);
+        assert_eq!(
+            looks(&[ip(VIP), ip("fd77::1")].into()),
+            [Look::To(VIP.parse().unwrap()), Look::Family(true)]
+        );
         takeover.forget(&Port { vip: ip("192.0.2.3"), port: 80, protocol: 6 });
         assert_eq!(takeover.jobs.len(), 19);
     }

@@ -7,12 +7,14 @@ use super::{
     object::Object,
     pins::LinkKind,
     reach::Reach,
-    state::{Contents, State, UDP_WINDOW_S},
+    state::{Contents, State, UDP_WINDOW_S, Write},
     tunnels::{Mss, largest_segments},
     uplinks::{Links, Uplink},
 };
 use crate::{plan::Plan, system};
-use lb_common::maps::{MAX_UPLINKS, NO_NODE, THIS_NODE};
+use lb_common::maps::{
+    MAX_UPLINKS, NO_NODE, SERVICE_HERE, SERVICE_TAKEN_OVER, ServiceKey, THIS_NODE,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
@@ -171,7 +173,8 @@ impl Datapath {
             diff::changes(&mut self.state, inputs, self.maps.rows(), now);
         for write in &writes {
             if let Err(error) = self.maps.write(write) {
-                self.state = State::adopt(self.maps.read()?);
+                let proxied = std::mem::take(&mut self.state.proxied);
+                self.state = State { proxied, ..State::adopt(self.maps.read()?) };
                 return Err(error);
             }
         }
@@ -182,6 +185,45 @@ impl Datapath {
         self.detach_others(links)?;
         let writes = writes.len();
         Ok(Applied { writes, newly_announced, problems, not_attached, no_egress, retry_at })
+    }
+
+    /// Says of which Services, none of them in force yet, connections with kube-proxy are still
+    /// to be looked up when the next plan is applied: they go on with it until
+    /// [`end_takeover`](Self::end_takeover).
+    pub fn take_over(&mut self, services: impl IntoIterator<Item = ServiceKey>) {
+        self.state.taken_over.extend(services);
+    }
+
+    /// Whether there are Services to be taken over, or that were and have not been looked up.
+    pub fn taking_over(&self) -> bool {
+        !self.state.taken_over.is_empty()
+    }
+
+    /// The Services that are in force and were [taken over](Self::take_over), by this agent or by
+    /// one that did not get to the end of it.
+    pub fn taken_over(&self) -> impl Iterator<Item = &ServiceKey> {
+        let services = &self.contents().services;
+        self.state.taken_over.iter().filter(|key| services.contains_key(key))
+    }
+
+    /// Ends it: the flow table has their connections now. `proxied` are those that have any.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]: it has not ended.
+    pub fn end_takeover(&mut self, proxied: BTreeSet<ServiceKey>) -> Result<(), Error> {
+        for key in self.state.taken_over.clone() {
+            if let Some(service) = self.state.contents.services.get_mut(&key) {
+                service.flags &= !SERVICE_TAKEN_OVER;
+                if proxied.contains(&key) {
+                    service.flags |= SERVICE_HERE;
+                }
+                self.maps.write(&Write::Service(key, Some(*service)))?;
+            }
+            self.state.taken_over.remove(&key);
+        }
+        self.state.proxied.extend(proxied);
+        Ok(())
     }
 
     /// Attaches to new uplinks. Returns those that carry the programs, as the maps call them.

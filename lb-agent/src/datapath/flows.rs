@@ -6,8 +6,8 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, RingBuf},
 };
 use lb_common::maps::{
-    ELSEWHERE_NOBODY, ELSEWHERE_NODE, ENDPOINT_PRESENT, Elsewhere, Endpoint, Flow, FlowKey,
-    NO_NODE, THIS_NODE,
+    ELSEWHERE_NOBODY, ELSEWHERE_NODE, ENDPOINT_PRESENT, Elsewhere, Endpoint, FLOW_KERNEL, Flow,
+    FlowKey, NO_NODE, THIS_NODE,
 };
 
 /// `FLOWS`, `PENDING` and `ELSEWHERE`.
@@ -58,6 +58,26 @@ impl FlowMaps {
     /// [`Error::Map`]
     pub fn write(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), Error> {
         self.flows.insert(key, flow, 0).map_err(|error| Error::Map { map: "FLOWS", error })
+    }
+
+    /// Has a flow that the kernel delivers forgotten; any other stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn end_kernels(&mut self, key: &FlowKey) -> Result<(), Error> {
+        for (map, name) in [(&mut self.flows, "FLOWS"), (&mut self.pending, "PENDING")] {
+            let ended = match map.get(key, 0) {
+                Ok(flow) if flow.state & FLOW_KERNEL != 0 => map.remove(key),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            match ended {
+                Err(error) if !is_absent(&error) => return Err(Error::Map { map: name, error }),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Notes that a node, by its index in `NODES`, knows a flow; or that nobody does. Until

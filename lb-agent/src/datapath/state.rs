@@ -9,8 +9,8 @@ use lb_common::{
     filter,
     maps::{
         Announced, AnnouncedKey, Endpoint, MAX_ENDPOINTS, MAX_NODES, MAX_SERVICES,
-        MAX_SOURCE_RANGES, MacKey, MacOwner, NO_RANGE, Node, RangeKey, Row, Service, ServiceKey,
-        Uplink, Vip, VipKey,
+        MAX_SOURCE_RANGES, MacKey, MacOwner, NO_RANGE, Node, RangeKey, Row, SERVICE_TAKEN_OVER,
+        Service, ServiceKey, Uplink, Vip, VipKey,
     },
 };
 use std::{
@@ -156,6 +156,11 @@ pub struct State {
     pub(crate) standing: BTreeMap<ServiceAddress, Arc<PlannedService>>,
     /// Services whose previous rows are named, and when (`CLOCK_MONOTONIC`, s) that ends.
     pub(crate) windows: BTreeMap<ServiceKey, u32>,
+    /// Services whose connections with kube-proxy are still being looked up.
+    pub(crate) taken_over: BTreeSet<ServiceKey>,
+    /// Services that kube-proxy had connections of on this node. An agent that starts anew does not
+    /// know, and has them looked for by the last resort.
+    pub(crate) proxied: BTreeSet<ServiceKey>,
 }
 
 /// Ranges of an array map, and how many refer to each.
@@ -296,6 +301,10 @@ impl State {
             // The second of two equal sets has no owner, and is removed with the next change.
             let _: bool = source_range_slots.adopt(prefixes, id);
         }
+        let taken_over = (contents.services.iter())
+            .filter(|(_, service)| service.flags & SERVICE_TAKEN_OVER != 0)
+            .map(|(key, _)| *key)
+            .collect();
         Self {
             contents,
             ranges,
@@ -307,6 +316,8 @@ impl State {
             placed: Placed::default(),
             standing: BTreeMap::new(),
             windows,
+            taken_over,
+            proxied: BTreeSet::new(),
         }
     }
 

@@ -12,6 +12,7 @@ use lb_common::{
         Node, RangeKey, Row, SERVICE_CLIENT_IP, SERVICE_KERNEL, SERVICE_RANGES, Service,
         ServiceKey, THIS_NODE, TO_ENDPOINT,
     },
+    wire::protocol::UDP,
 };
 use serde::Serialize;
 use std::{
@@ -89,6 +90,8 @@ pub struct Known {
 pub enum Said {
     /// They are being asked.
     Asked,
+    /// Nothing, for it is UDP; but it is looked for along its row.
+    Sought,
     /// The node at this address knows it; none: it is this node.
     Node(Option<IpAddr>),
     /// Nobody knows it.
@@ -265,6 +268,7 @@ fn said<T: Tables>(tables: &T, key: &FlowKey, now_s: u32) -> Result<Option<Said>
     let said = tables.elsewhere(key)?.filter(|said| now_s < said.until_s);
     Ok(match said {
         None => None,
+        Some(Elsewhere { verdict: ELSEWHERE_ASKED, .. }) if key.proto == UDP => Some(Said::Sought),
         Some(Elsewhere { verdict: ELSEWHERE_ASKED, .. }) => Some(Said::Asked),
         Some(Elsewhere { verdict: ELSEWHERE_NOBODY, .. }) => Some(Said::Nobody),
         Some(Elsewhere { node, .. }) => Some(Said::Node(stop(tables, node)?.address)),
@@ -336,6 +340,7 @@ impl fmt::Display for Served {
         }
         match &self.elsewhere {
             Some(Said::Asked) => writeln!(f, "elsewhere   the other agents are being asked"),
+            Some(Said::Sought) => writeln!(f, "elsewhere   looked for along the row"),
             Some(Said::Nobody) => writeln!(f, "elsewhere   no agent knows it"),
             Some(Said::Node(Some(node))) => writeln!(f, "elsewhere   {node} knows it"),
             Some(Said::Node(None)) => writeln!(f, "elsewhere   this node knows it"),

@@ -5,7 +5,10 @@
 //! way on its node is asked for ICMP echo: while that is answered the kernel lives, serves
 //! its pods without an agent, and keeps its rows. Only what was once heard counts, by this
 //! agent or by the one before it (whose rows name the node): a node that never had an
-//! agent has no programs in its kernel either.
+//! agent has no programs in its kernel either. Nor has one whose first agent is just being
+//! started: it counts once that has told its uplinks, which it does when they carry the programs.
+//! What would be sent there before came to kube-proxy, which would take packets of connections
+//! that it does not know for new ones.
 //!
 //! Views that are more likely wrong than true change nothing:
 //! * **Start.** Every known node counts as alive for the first three intervals, so that
@@ -102,6 +105,9 @@ struct Peer {
     departure: Option<Departure>,
     plan_version: u32,
     interfaces: BTreeSet<String>,
+    /// Its kernel has programs and tables: its agent has told uplinks since the kernel was last
+    /// heard of, or rows of ours name it.
+    serves: bool,
     /// What it asks tunnelled packets to carry. Its kernel goes on with it without its agent.
     cookie: Option<Cookie>,
     /// Those of our addresses whose probe frames it says have arrived.
@@ -130,6 +136,15 @@ impl Peer {
             Some(seen) => Some(seen + timeout),
             None => self.agent_until(timeout),
         }
+    }
+
+    fn kernel_lives(&self, now: Instant, timeout: Duration) -> bool {
+        self.kernel_until(timeout).is_some_and(|until| now < until)
+    }
+
+    /// Whether packets may be sent to it.
+    fn takes_packets(&self, now: Instant, timeout: Duration) -> bool {
+        self.kernel_lives(now, timeout) && (self.serves || self.seen().is_none())
     }
 
     fn node(&self, now: Instant, timeout: Duration) -> AliveNode {
@@ -270,6 +285,7 @@ impl Heartbeats {
             if peer.heard.is_none() {
                 peer.answered = Some(now);
             }
+            peer.serves = true;
         }
     }
 
@@ -307,6 +323,9 @@ impl Heartbeats {
         // An agent that starts does not know its uplinks yet. If it was not missed, its
         // kernel still announces on those of before.
         let unmissed = lives && peer.departure.is_none();
+        // A kernel that was gone is a new one, and has no programs yet.
+        peer.serves &= peer.kernel_lives(now, timeout);
+        peer.serves |= !message.interfaces.is_empty();
         if !(unmissed && message.interfaces.is_empty()) {
             peer.interfaces = message.interfaces;
         }
@@ -328,7 +347,7 @@ impl Heartbeats {
         for peer in self.peers.values_mut().filter(|peer| peer.addresses.contains(&from)) {
             // A kernel that answers again after a silence has been started anew, and has
             // no programs until its agent says so.
-            if peer.kernel_until(timeout).is_some_and(|until| now < until) {
+            if peer.kernel_lives(now, timeout) {
                 peer.answered = Some(now);
             }
         }
@@ -414,7 +433,7 @@ impl Heartbeats {
             let overdue = |heard| now > heard + self.timing.interval * 3 / 2;
             let remembered = peer.heard.is_none() && peer.answered.is_some();
             (peer.departure.is_some() || remembered || peer.heard.is_some_and(overdue))
-                && peer.kernel_until(timeout).is_some_and(|until| now < until)
+                && peer.kernel_lives(now, timeout)
         };
         Output {
             heartbeats,
@@ -424,12 +443,13 @@ impl Heartbeats {
 
     fn view(&mut self, now: Instant) -> Alive {
         let timeout = self.timing.timeout();
-        let lives = |peer: &Peer| peer.kernel_until(timeout).is_some_and(|until| now < until);
+        let lives = |peer: &Peer| peer.takes_packets(now, timeout);
         let mut live: BTreeSet<_> =
             self.peers.iter().filter(|(_, p)| lives(p)).map(|(name, _)| name.clone()).collect();
 
         // Isolation. This node counts in both sets.
-        let seen = |p: &Peer| p.seen().is_some_and(|seen| now < seen + self.timing.window);
+        let window = self.timing.window;
+        let seen = |p: &Peer| p.serves && p.seen().is_some_and(|seen| now < seen + window);
         let lately = self.peers.iter().filter(|(_, p)| seen(p)).map(|(name, _)| name.clone());
         let mut reference = self.frozen.take().unwrap_or_default();
         reference.extend(lately);

@@ -63,6 +63,7 @@ impl Planner<'_> {
                     service: service.name.clone(),
                     kernel: self.options.delivery == Delivery::Kernel || sctp || unseen,
                     here: !found.local.is_empty(),
+                    local: found.local.clone(),
                     affinity_s: service.client_ip_affinity,
                     source_ranges: ranges.as_ref().map(|all| {
                         let own = |net: &&IpNet| Family::of(net.addr()) == family;

@@ -26,6 +26,8 @@ pub struct Conclusion {
     pub row_node: Option<String>,
     /// Where it is.
     pub found: Found<String>,
+    /// Its client has ended it there: that node has to know that it is nowhere else.
+    pub ended: bool,
 }
 
 /// What is to be done.
@@ -42,10 +44,13 @@ pub struct Output {
 #[derive(Debug)]
 struct Question {
     row_node: Option<String>,
-    /// Who has said that it knows nothing of the flow.
-    denied: BTreeSet<String>,
-    /// Who knows it best.
+    /// Who has answered.
+    answered: BTreeSet<String>,
+    /// How well somebody knows it.
     best: Knowledge,
+    /// Who knows it as one that has ended, which is concluded only when nobody knows it better: the
+    /// client's port may have begun another connection since.
+    ended_at: Option<String>,
     /// When to ask again.
     repeat: Option<Instant>,
     until: Instant,
@@ -70,9 +75,16 @@ impl Asker {
         }
     }
 
-    /// Asks about a flow that this node itself does not know. False if it cannot be asked about
-    /// now, for there are too many: its next packet asks again. [`poll`](Self::poll) after it.
-    pub fn ask(&mut self, flow: FlowId, row_node: Option<String>, now: Instant) -> bool {
+    /// Asks about a flow that this node itself does not know, or, if this is the node `ended_at`, as
+    /// one that has ended. False if it cannot be asked about now, for there are too many: its next
+    /// packet asks again. [`poll`](Self::poll) after it.
+    pub fn ask(
+        &mut self,
+        flow: FlowId,
+        row_node: Option<String>,
+        ended_at: Option<String>,
+        now: Instant,
+    ) -> bool {
         if self.questions.contains_key(&flow) {
             return true;
         }
@@ -81,8 +93,9 @@ impl Asker {
         }
         let question = Question {
             row_node,
-            denied: BTreeSet::new(),
-            best: Knowledge::Nothing,
+            answered: BTreeSet::new(),
+            best: if ended_at.is_some() { Knowledge::Ended } else { Knowledge::Nothing },
+            ended_at,
             repeat: Some(now + REPEAT),
             until: now + REPEAT + WAIT,
             asked: false,
@@ -94,17 +107,23 @@ impl Asker {
     /// Takes in what another agent says. [`poll`](Self::poll) after it.
     pub fn answer(&mut self, from: &str, flow: &FlowId, knowledge: Knowledge) {
         let Some(question) = self.questions.get_mut(flow) else { return };
-        if knowledge == Knowledge::Nothing {
-            question.denied.insert(from.to_owned());
-        } else if knowledge > question.best {
-            // The first that knows it is believed at once; a later one if it knows it better.
-            question.best = knowledge;
-            self.conclusions.push(Conclusion {
-                flow: *flow,
-                row_node: question.row_node.clone(),
-                found: Found::At(from.to_owned()),
-            });
+        question.answered.insert(from.to_owned());
+        if knowledge <= question.best {
+            return;
         }
+        question.best = knowledge;
+        if knowledge == Knowledge::Ended {
+            question.ended_at = Some(from.to_owned());
+            return;
+        }
+        // The first that knows it is believed at once; a later one if it knows it better.
+        question.ended_at = None;
+        self.conclusions.push(Conclusion {
+            flow: *flow,
+            row_node: question.row_node.clone(),
+            found: Found::At(from.to_owned()),
+            ended: false,
+        });
     }
 
     /// Says what is due. `others` are the nodes that live, this one left out, and whether
@@ -115,17 +134,24 @@ impl Asker {
             Output { conclusions: std::mem::take(&mut self.conclusions), ..Output::default() };
         self.questions.retain(|flow, question| {
             let silent: Vec<_> =
-                others.iter().filter(|(name, _)| !question.denied.contains(*name)).collect();
-            if question.best == Knowledge::Nothing && silent.is_empty() {
-                output.conclusions.push(Conclusion {
+                others.iter().filter(|(name, _)| !question.answered.contains(*name)).collect();
+            let over = now >= question.until;
+            if silent.is_empty() || over {
+                let found = match (question.best, question.ended_at.take()) {
+                    (Knowledge::Nothing, _) if !silent.is_empty() => None,
+                    (Knowledge::Nothing, _) => Some(Found::Nobody),
+                    (_, Some(node)) => Some(Found::At(node)),
+                    // It has been said.
+                    (_, None) => None,
+                };
+                output.inconclusive +=
+                    usize::from(question.best == Knowledge::Nothing && over && found.is_none());
+                output.conclusions.extend(found.map(|found| Conclusion {
                     flow: *flow,
                     row_node: question.row_node.take(),
-                    found: Found::Nobody,
-                });
-                return false;
-            }
-            if now >= question.until {
-                output.inconclusive += usize::from(question.best == Knowledge::Nothing);
+                    ended: question.best == Knowledge::Ended,
+                    found,
+                }));
                 return false;
             }
             let again = question.repeat.is_some_and(|at| now >= at);
@@ -134,8 +160,8 @@ impl Asker {
                 if again {
                     question.repeat = None;
                 }
-                // Who knows it has answered already.
-                if question.best == Knowledge::Nothing {
+                // Who knows it well has answered already.
+                if question.best <= Knowledge::Ended {
                     for (name, _) in silent.into_iter().filter(|(_, agent)| **agent) {
                         output.questions.entry(name.clone()).or_default().push(*flow);
                     }
@@ -170,17 +196,17 @@ mod tests {
 
     fn found(at: &str) -> Vec<Conclusion> {
         let found = Found::At(at.to_owned());
-        vec![Conclusion { flow: flow(1), row_node: Some("n2".into()), found }]
+        vec![Conclusion { flow: flow(1), row_node: Some("n2".into()), found, ended: false }]
     }
 
     fn nobody() -> Vec<Conclusion> {
         let found = Found::Nobody;
-        vec![Conclusion { flow: flow(1), row_node: Some("n2".into()), found }]
+        vec![Conclusion { flow: flow(1), row_node: Some("n2".into()), found, ended: false }]
     }
 
     fn asking(now: Instant) -> Asker {
         let mut asker = Asker::new(now);
-        assert!(asker.ask(flow(1), Some("n2".into()), now));
+        assert!(asker.ask(flow(1), Some("n2".into()), None, now));
         asker
     }
 
@@ -192,13 +218,41 @@ mod tests {
         let output = asker.poll(&all, now);
         assert_eq!(output.questions.keys().collect::<Vec<_>>(), ["n2", "n3", "n4"]);
         assert!(asker.poll(&all, now + MS).questions.is_empty(), "asked once");
-        asker.answer("n4", &flow(1), Knowledge::Ended);
+        asker.answer("n4", &flow(1), Knowledge::Open);
         assert_eq!(asker.poll(&all, now + MS).conclusions, found("n4"));
         asker.answer("n3", &flow(1), Knowledge::Lively);
-        asker.answer("n2", &flow(1), Knowledge::Open);
         assert_eq!(asker.poll(&all, now + MS).conclusions, found("n3"));
-        assert_eq!(asker.poll(&all, now + WAIT * 2), Output::default(), "all is said");
+        asker.answer("n2", &flow(1), Knowledge::Open);
+        assert_eq!(asker.poll(&all, now + MS), Output::default(), "all is said");
         assert_eq!(asker.next_deadline(), None);
+    }
+
+    #[test]
+    fn who_knows_that_it_has_ended_is_believed_when_nobody_knows_it_better() {
+        let now = Instant::now();
+        let all = others(&["n2", "n3"]);
+        let ended = |at: &str| vec![Conclusion { ended: true, ..found(at).remove(0) }];
+        // The port has begun another connection, elsewhere.
+        let mut asker = asking(now);
+        asker.poll(&all, now);
+        asker.answer("n2", &flow(1), Knowledge::Ended);
+        assert!(asker.poll(&all, now + MS).conclusions.is_empty());
+        asker.answer("n3", &flow(1), Knowledge::Lively);
+        assert_eq!(asker.poll(&all, now + MS).conclusions, found("n3"));
+        // It has not.
+        let mut asker = asking(now);
+        asker.poll(&all, now);
+        asker.answer("n2", &flow(1), Knowledge::Ended);
+        asker.answer("n3", &flow(1), Knowledge::Nothing);
+        assert_eq!(asker.poll(&all, now + MS).conclusions, ended("n2"));
+        assert!(asker.questions.is_empty());
+        // Nobody else answers: it has to do.
+        let mut asker = Asker::new(now);
+        assert!(asker.ask(flow(1), Some("n2".into()), Some("n1".into()), now));
+        asker.poll(&all, now);
+        assert!(asker.poll(&all, now + REPEAT).conclusions.is_empty());
+        let output = asker.poll(&all, now + REPEAT + WAIT);
+        assert_eq!((output.conclusions, output.inconclusive), (ended("n1"), 0));
     }
 
     #[test]
@@ -249,13 +303,14 @@ mod tests {
     fn questions_are_bounded() {
         let now = Instant::now();
         let mut asker = Asker::new(now);
-        let asked = (0..5000).filter(|n| asker.ask(flow(*n), None, now)).count();
+        let asked = (0..5000).filter(|n| asker.ask(flow(*n), None, None, now)).count();
         assert!((200..=202).contains(&asked), "{asked} at once");
-        assert!(asker.ask(flow(1), None, now), "one that is open already");
+        assert!(asker.ask(flow(1), None, None, now), "one that is open already");
         let mut asked = 0;
         for ms in 0..2000u32 {
             let at = now + MS * ms;
-            asked += (0..10).filter(|n| asker.ask(flow((ms * 10 + n) as u16), None, at)).count();
+            asked +=
+                (0..10).filter(|n| asker.ask(flow((ms * 10 + n) as u16), None, None, at)).count();
         }
         assert!(asker.questions.len() == OPEN, "{asked} asked, {} open", asker.questions.len());
         asker.poll(&BTreeMap::new(), now);

@@ -4,8 +4,9 @@ use crate::{
     conntrack::{Entry, Phase, Tuple},
     datapath::address_bytes,
 };
-use lb_common::maps::{
-    FLOW_CLOSING, FLOW_KERNEL, Flow, FlowKey, NO_ENDPOINT, TO_CLIENT, UDP_IDLE_S,
+use lb_common::{
+    maps::{FLOW_CLOSING, FLOW_KERNEL, Flow, FlowKey, NO_ENDPOINT, TO_CLIENT, UDP_IDLE_S},
+    wire::protocol,
 };
 use std::net::SocketAddr;
 
@@ -71,6 +72,39 @@ fn is_translated(entry: &Entry) -> bool {
         != (entry.reply.source, entry.reply.source_port)
 }
 
+/// The flow of a connection that kube-proxy serves on this node. One that is ending is marked, so
+/// that its client may begin another.
+fn kernels_flow(flow: &FlowId, entry: &Entry, now_s: u32) -> Flow {
+    let ends = matches!(entry.phase, Phase::Closing | Phase::Over);
+    Flow {
+        peer: address_bytes(flow.vip),
+        peer_port: flow.port.to_be_bytes(),
+        client_port: flow.client_port.to_be_bytes(),
+        endpoint: NO_ENDPOINT,
+        seen_s: now_s,
+        state: if ends { FLOW_KERNEL | FLOW_CLOSING } else { FLOW_KERNEL },
+        pad: [0; 3],
+    }
+}
+
+/// The flow that a tracked connection to a VIP is, if kube-proxy serves it and it may go on: those
+/// that are just being opened count, too, those that are over do not.
+pub fn going_on(entry: &Entry, now_s: u32) -> Option<(FlowId, Flow)> {
+    let stream = matches!(entry.original.protocol, protocol::TCP | protocol::SCTP);
+    let lives = match entry.phase {
+        Phase::Opening => true,
+        Phase::Open | Phase::Closing => entry.seen_reply,
+        Phase::Over | Phase::Reset => false,
+    };
+    if !stream || !lives || entry.zoned || !is_translated(entry) {
+        return None;
+    }
+    let Tuple { source, destination, source_port, destination_port, protocol } = entry.original;
+    let (client, client_port) = (source, source_port);
+    let flow = FlowId { client, vip: destination, client_port, port: destination_port, protocol };
+    Some((flow, kernels_flow(&flow, entry, now_s)))
+}
+
 /// A connection to the VIP that kube-proxy serves on this node.
 fn proxied(tables: &mut impl Tables, flow: &FlowId, now_s: u32) -> Knowledge {
     let tuple = to(flow, SocketAddr::new(flow.vip, flow.port));
@@ -78,15 +112,7 @@ fn proxied(tables: &mut impl Tables, flow: &FlowId, now_s: u32) -> Knowledge {
         return Knowledge::Nothing;
     };
     let knowledge = worth(&entry);
-    let kernel = Flow {
-        peer: address_bytes(flow.vip),
-        peer_port: flow.port.to_be_bytes(),
-        client_port: flow.client_port.to_be_bytes(),
-        endpoint: NO_ENDPOINT,
-        seen_s: now_s,
-        state: FLOW_KERNEL,
-        pad: [0; 3],
-    };
+    let kernel = kernels_flow(flow, &entry, now_s);
     if knowledge != Knowledge::Nothing && tables.write(&flow.key(), &kernel) {
         knowledge
     } else {
@@ -225,13 +251,23 @@ mod tests {
             assert_eq!(know(&mut fake, &flow(), NOW), knowledge, "{phase:?}");
             let written = fake.flows.get(&flow().key());
             assert_eq!(written.is_some(), knowledge != Knowledge::Nothing);
-            assert!(written.is_none_or(|f| f.state == FLOW_KERNEL && f.endpoint == NO_ENDPOINT));
+            let ends = if knowledge == Knowledge::Ended { FLOW_CLOSING } else { 0 };
+            let state = FLOW_KERNEL | ends;
+            assert!(written.is_none_or(|f| f.state == state && f.endpoint == NO_ENDPOINT));
+            let going_on = going_on(&entry(vip(), phase), NOW);
+            let expected = written.filter(|_| phase != Phase::Over);
+            assert_eq!(going_on, expected.map(|written| (flow(), *written)), "{phase:?}");
         }
         // The kernel has picked up a stray packet.
         let mut stray = entry(vip(), Phase::Open);
         stray.seen_reply = false;
+        assert_eq!(going_on(&stray, NOW), None);
         let mut fake = Fake { connections: vec![stray], ..Fake::default() };
         assert_eq!(know(&mut fake, &flow(), NOW), Knowledge::Nothing);
+        // It waits for the pod's first word.
+        assert!(going_on(&Entry { phase: Phase::Opening, ..stray }, NOW).is_some());
+        // Nobody has translated it: it is a host's own.
+        assert_eq!(going_on(&entry(pod(), Phase::Open), NOW), None);
     }
 
     #[test]

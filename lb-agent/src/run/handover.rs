@@ -2,53 +2,87 @@
 //! out of new connections' way ([`takeover`](crate::conntrack::takeover)).
 use crate::{
     conntrack::{
-        Sweeper,
+        Entry, Sweeper, Swept,
         takeover::{Hands, Port},
     },
-    datapath::{address_bytes, state::Contents},
+    datapath::{
+        Error, address_bytes, address_from_bytes, apply::Datapath, flows::FlowMaps, state::Contents,
+    },
     metrics::View,
     plan::{Plan, ServiceAddress},
+    resort::{FlowId, know::going_on},
+    system,
 };
 use lb_common::maps::{SERVICE_KERNEL, ServiceKey};
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 use tokio::{sync::Notify, task::block_in_place};
 use tracing::{debug, info, warn};
 
-/// This node's endpoints of a VIP:port that take new flows.
+/// This node's endpoints of a VIP:port, whatever their conditions: flows to them go on.
 pub(super) fn endpoints(plan: &Plan, address: &ServiceAddress) -> BTreeSet<SocketAddr> {
     let Some(service) = plan.services.get(address) else { return BTreeSet::new() };
-    service.endpoints.all().iter().map(|at| SocketAddr::new(at.address, at.port)).collect()
+    service.local.iter().map(|at| SocketAddr::new(at.address, at.port)).collect()
+}
+
+fn service_key(vip: IpAddr, port: u16, protocol: u8) -> ServiceKey {
+    ServiceKey {
+        vip: address_bytes(vip),
+        port: port.to_be_bytes(),
+        proto: protocol,
+        pad: 0,
+        pad2: 0,
+    }
+}
+
+/// What a plan changes about who serves VIP:ports.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// What is served in another way than before, or for the first time.
+    hands: Vec<(Port, Hands)>,
+    /// What is served for the first time, in whichever way.
+    pub(super) first: BTreeSet<ServiceKey>,
 }
 
 /// Which VIP:ports a plan serves in another way than what stands in the maps, or for the
 /// first time.
-pub(super) fn changes(plan: &Plan, contents: &Contents) -> Vec<(Port, Hands)> {
-    let mut changes = Vec::new();
+pub(super) fn changes(plan: &Plan, contents: &Contents) -> Changes {
+    let mut changes = Changes::default();
     for (address, service) in &plan.services {
-        let key = ServiceKey {
-            vip: address_bytes(address.vip),
-            port: address.port.to_be_bytes(),
-            proto: address.protocol.number(),
-            pad: 0,
-            pad2: 0,
-        };
+        let protocol = address.protocol.number();
+        let key = service_key(address.vip, address.port, protocol);
         let kernel = service.kernel;
         let before = contents.services.get(&key).map(|s| s.flags & SERVICE_KERNEL != 0);
+        if before.is_none() {
+            changes.first.insert(key);
+        }
         // What Herald leaves to kube-proxy from the start, kube-proxy had before.
         if before == Some(kernel) || before.is_none() && kernel {
             continue;
         }
-        let protocol = address.protocol.number();
         let port = Port { vip: address.vip, port: address.port, protocol };
         let hands = if kernel { Hands::Kernel(endpoints(plan, address)) } else { Hands::Direct };
-        changes.push((port, hands));
+        changes.hands.push((port, hands));
     }
     changes
+}
+
+/// The plan, but for the announcement of addresses that are not announced yet where kube-proxy's
+/// connections are still to be looked up: what comes for those belongs to the node that announces
+/// them so far.
+pub(super) fn before_announcing(plan: &Plan, datapath: &Datapath) -> Plan {
+    let announced: BTreeSet<IpAddr> = datapath.announced().map(|(vip, ..)| vip).collect();
+    let mut plan = plan.clone();
+    for (vip, planned) in &mut plan.vips {
+        if planned.announce.is_some() && !announced.contains(vip) {
+            Arc::make_mut(planned).announce = None;
+        }
+    }
+    plan
 }
 
 /// Follows what is served how.
@@ -56,19 +90,28 @@ pub(super) struct Handover {
     /// None where the kernel tracks nothing.
     sweeper: Mutex<Option<Sweeper>>,
     changed: Notify,
+    flows: Arc<Mutex<FlowMaps>>,
     view: Arc<View>,
 }
 
 impl Handover {
-    pub(super) fn new(view: Arc<View>) -> Self {
+    pub(super) fn new(flows: Arc<Mutex<FlowMaps>>, view: Arc<View>) -> Self {
         let sweeper =
             Sweeper::open().inspect_err(|error| debug!("no connection tracking: {error}")).ok();
-        Self { sweeper: Mutex::new(sweeper), changed: Notify::new(), view }
+        Self { sweeper: Mutex::new(sweeper), changed: Notify::new(), flows, view }
     }
 
-    /// To be called just after a plan was applied, with what it [changed](changes). What is in
-    /// the way of its new connections is removed by [`run`](Self::run).
-    pub(super) fn after(&self, changes: Vec<(Port, Hands)>) {
+    /// To be called just after a plan was applied, be it in part, with what it should
+    /// [change](changes) and what stands now. What is in the way of new connections is removed
+    /// by [`run`](Self::run).
+    pub(super) fn after(&self, changes: Changes, contents: &Contents) {
+        let mut changes = changes.hands;
+        // What did not come about is another plan's change.
+        changes.retain(|(port, hands)| {
+            let key = service_key(port.vip, port.port, port.protocol);
+            let kernel = matches!(hands, Hands::Kernel(_));
+            contents.services.get(&key).is_some_and(|s| (s.flags & SERVICE_KERNEL != 0) == kernel)
+        });
         if changes.is_empty() {
             return;
         }
@@ -83,6 +126,43 @@ impl Handover {
             sweeper.takeover.changes(port, hands, now);
         }
         self.changed.notify_one();
+    }
+
+    /// Writes the connections that kube-proxy has of Services that were just taken over into the
+    /// table of flows, so that they go on where they are.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a write: it is to be tried again. That connection tracking cannot
+    /// be read is none, for then the last resort cannot either, and says so.
+    pub(super) fn adopt(&self, datapath: &mut Datapath) -> Result<(), Error> {
+        let taken_over: BTreeSet<ServiceKey> = datapath.taken_over().copied().collect();
+        let vips = taken_over.iter().map(|key| address_from_bytes(key.vip)).collect();
+        let now_s = u32::try_from(system::monotonic_ns() / 1_000_000_000).unwrap_or(u32::MAX);
+        let mut flows = Vec::new();
+        let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sweeper) = sweeper.as_mut() {
+            let listed = sweeper.connections(&vips, |entry| {
+                let to = entry.original;
+                let key = service_key(to.destination, to.destination_port, to.protocol);
+                if taken_over.contains(&key) {
+                    flows.extend(going_on(&entry, now_s).map(|(id, flow)| (key, id, flow)));
+                }
+            });
+            if let Err(error) = listed {
+                debug!("connections of kube-proxy cannot be listed: {error}");
+            }
+        }
+        drop(sweeper);
+        let mut table = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, id, flow) in &flows {
+            table.write(&id.key(), flow)?;
+        }
+        drop(table);
+        if !flows.is_empty() {
+            info!(connections = flows.len(), "kube-proxy's connections go on");
+        }
+        datapath.end_takeover(flows.into_iter().map(|(key, ..)| key).collect())
     }
 
     /// Looks when it is time to, for as long as the agent runs.
@@ -116,11 +196,12 @@ impl Handover {
     fn sweep(&self, slot: &mut Option<Sweeper>) {
         let Some(sweeper) = slot else { return };
         match sweeper.sweep() {
-            Ok(deleted) => {
-                if deleted > 0 {
-                    debug!(deleted, "finished connections removed from connection tracking");
+            Ok(Swept { removed, over }) => {
+                if removed > 0 {
+                    debug!(removed, "finished connections removed from connection tracking");
                 }
-                self.view.own.conntrack_deleted.add(deleted);
+                self.view.own.conntrack_deleted.add(removed);
+                self.forget(&over);
             }
             Err(error) => {
                 // Without the module there is nothing to be in the way.
@@ -131,6 +212,26 @@ impl Handover {
                     );
                 }
                 *slot = None;
+            }
+        }
+    }
+
+    /// The client's port may begin another flow, elsewhere: its packets must not find the one that
+    /// kube-proxy had.
+    fn forget(&self, over: &[Entry]) {
+        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in over {
+            let to = entry.original;
+            let flow = FlowId {
+                client: to.source,
+                vip: to.destination,
+                client_port: to.source_port,
+                port: to.destination_port,
+                protocol: to.protocol,
+            };
+            if let Err(error) = flows.end_kernels(&flow.key()) {
+                warn!("{error}");
+                return;
             }
         }
     }

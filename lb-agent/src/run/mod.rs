@@ -19,6 +19,7 @@ use crate::{
         apply::Datapath,
         check, conflicts,
         events::{self, Event},
+        flows::FlowMaps,
         neighbours, netlink,
         reach::Peers,
         replies, uplinks,
@@ -149,7 +150,8 @@ async fn serve<S: Source>(
     tokio::spawn(conflicts::tell(links.clone()));
     tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
 
-    let handover = Arc::new(Handover::new(Arc::clone(&view)));
+    let flows = Arc::new(Mutex::new(lock(&datapath).take_flows()?));
+    let handover = Arc::new(Handover::new(Arc::clone(&flows), Arc::clone(&view)));
     let mut helpers = JoinSet::new();
     helpers.spawn(Arc::clone(&handover).run());
     let parts = peers::Parts {
@@ -162,7 +164,7 @@ async fn serve<S: Source>(
         next_hops: next_hops.clone(),
         peers: tell_peers,
     };
-    with_others(&mut helpers, parts, datagrams, alive.clone())?;
+    with_others(&mut helpers, parts, flows, datagrams, alive.clone())?;
 
     let network = Network::new(
         node.clone(),
@@ -214,13 +216,11 @@ async fn warn_of_others(netlink: Handle, mut links: watch::Receiver<Option<uplin
 fn with_others(
     helpers: &mut JoinSet<()>,
     parts: peers::Parts,
+    flows: Arc<Mutex<FlowMaps>>,
     datagrams: mpsc::Receiver<Datagram>,
     alive: watch::Receiver<Arc<Alive>>,
 ) -> anyhow::Result<()> {
-    let (flows, events) = {
-        let mut datapath = lock(&parts.datapath);
-        (datapath.take_flows()?, datapath.take_events()?)
-    };
+    let events = lock(&parts.datapath).take_events()?;
     let cookies = peers::adopt(&parts.datapath)?;
     let (publish, cookies_in_force) = watch::channel(cookies.in_force());
     let (ask, unknown) = mpsc::channel(UNKNOWN_FLOWS);

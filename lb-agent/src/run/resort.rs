@@ -21,12 +21,12 @@ use crate::{
     snapshot::Protocol,
     system,
 };
-use lb_common::maps::{Flow, FlowKey};
+use lb_common::maps::{Flow, FlowKey, THIS_NODE};
 use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 use tokio::{
@@ -48,7 +48,7 @@ pub(super) type Unknown = (FlowKey, u32);
 pub(super) struct Parts {
     pub(super) me: String,
     pub(super) datapath: Arc<Mutex<Datapath>>,
-    pub(super) flows: FlowMaps,
+    pub(super) flows: Arc<Mutex<FlowMaps>>,
     pub(super) view: Arc<View>,
     pub(super) exchange: Exchange,
     pub(super) alive: watch::Receiver<Arc<Alive>>,
@@ -97,6 +97,11 @@ fn now_s() -> u32 {
     u32::try_from(system::monotonic_ns() / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
+/// The tables of flows, whoever held them last. Whoever wants the data path, too, has that first.
+fn flows(flows: &Mutex<FlowMaps>) -> MutexGuard<'_, FlowMaps> {
+    flows.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Resort {
     parts: Parts,
     asker: Asker,
@@ -111,9 +116,10 @@ impl Resort {
         self.endpoints.follow(&self.parts.view.plan());
         let datapath = lock(&self.parts.datapath);
         self.tracking.failed = false;
+        let mut flows = flows(&self.parts.flows);
         let mut here = Here {
             datapath: &datapath,
-            flows: &mut self.parts.flows,
+            flows: &mut flows,
             tracking: &mut self.tracking,
             endpoints: &mut self.endpoints,
         };
@@ -129,14 +135,19 @@ impl Resort {
         };
         match self.know(&flow) {
             None => {}
-            Some(Knowledge::Nothing) => {
-                let asked = self.asker.ask(flow, row_node, Instant::now());
+            Some(knowledge @ (Knowledge::Nothing | Knowledge::Ended)) => {
+                let ended_at = (knowledge == Knowledge::Ended).then(|| self.parts.me.clone());
+                let asked = self.asker.ask(flow, row_node, ended_at, Instant::now());
                 let own = &self.parts.view.own;
                 (if asked { &own.asked } else { &own.not_asked }).add(1);
+                // Its next packet asks again, rather than wait for an answer that nobody gives.
+                if !asked && let Err(error) = flows(&self.parts.flows).forget(&flow.key()) {
+                    warn!("{error}");
+                }
             }
             Some(_) => {
                 let found = Found::At(self.parts.me.clone());
-                self.conclude(vec![Conclusion { flow, row_node, found }]);
+                self.conclude(vec![Conclusion { flow, row_node, found, ended: false }]);
             }
         }
     }
@@ -175,7 +186,7 @@ impl Resort {
     fn conclude(&mut self, conclusions: Vec<Conclusion>) {
         let mut verdicts: BTreeMap<String, Vec<(FlowId, Found<IpAddr>)>> = BTreeMap::new();
         let plan = self.parts.view.plan();
-        for Conclusion { flow, row_node, found } in conclusions {
+        for Conclusion { flow, row_node, found, ended } in conclusions {
             let own = &self.parts.view.own;
             let counter = match &found {
                 Found::At(node) if *node == self.parts.me => &own.found_here,
@@ -185,12 +196,14 @@ impl Resort {
             counter.add(1);
             debug!(?flow, ?found, "asked about");
             self.note(&flow, &found);
-            // Who knows it need not be told.
-            let Some(row_node) =
-                row_node.filter(|row| *row != self.parts.me && found != Found::At(row.clone()))
-            else {
-                continue;
+            let knower = match &found {
+                Found::At(name) => Some(name.clone()),
+                Found::Nobody => None,
             };
+            // Who knows it need not be told, unless it has to know that nobody knows it better.
+            let row_node = row_node.filter(|row| knower.as_ref() != Some(row));
+            let told = row_node.into_iter().chain(knower.filter(|_| ended));
+            let told: Vec<_> = told.filter(|node| *node != self.parts.me).collect();
             let found = match found {
                 Found::Nobody => Found::Nobody,
                 Found::At(name) => {
@@ -201,7 +214,9 @@ impl Resort {
                     Found::At(*address)
                 }
             };
-            verdicts.entry(row_node).or_default().push((flow, found));
+            for node in told {
+                verdicts.entry(node).or_default().push((flow, found));
+            }
         }
         for (node, verdicts) in verdicts {
             for verdicts in verdicts.chunks(MAX_FLOWS) {
@@ -213,7 +228,7 @@ impl Resort {
     /// Lets the kernel program know where a flow is.
     fn note(&mut self, flow: &FlowId, found: &Found<String>) {
         let (node, lasts) = match found {
-            Found::At(name) if *name == self.parts.me => (None, 0),
+            Found::At(name) if *name == self.parts.me => (Some(THIS_NODE), KNOWN_S),
             Found::At(name) => {
                 let index = lock(&self.parts.datapath).node_index(name, &self.parts.me);
                 if index.is_none() {
@@ -223,12 +238,8 @@ impl Resort {
             }
             Found::Nobody => (None, UNKNOWN_S),
         };
-        let flows = &mut self.parts.flows;
-        let noted = if lasts == 0 {
-            flows.forget(&flow.key())
-        } else {
-            flows.note(&flow.key(), node, now_s().saturating_add(lasts))
-        };
+        let until_s = now_s().saturating_add(lasts);
+        let noted = flows(&self.parts.flows).note(&flow.key(), node, until_s);
         if let Err(error) = noted {
             warn!("{error}");
         }

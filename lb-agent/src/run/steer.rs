@@ -41,6 +41,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a leaving node goes on answering, so that others have taken over by then: they
 /// hear of it at once, plan and apply in milliseconds.
 const HAND_OVER: Duration = Duration::from_millis(200);
+/// How long a node that starts waits at most for the ways to the others.
+const WAYS: Duration = Duration::from_secs(3);
 /// How long after its start an agent says nothing about nodes that it has not heard of: those that
 /// start with it load their programs for a second or two before they are heard.
 const FIRST_HEARD: Duration = Duration::from_secs(10);
@@ -70,6 +72,23 @@ impl Inputs {
             changed = self.unseen.changed() => changed,
         };
         changed.is_ok()
+    }
+
+    /// Waits until the ways to all other nodes that live are known: what is to be sent to one
+    /// before would be dropped.
+    async fn all_reachable(&mut self, me: &str) {
+        loop {
+            let snapshot = self.snapshots.borrow().clone();
+            let all = self.alive.borrow().keys().filter(|name| *name != me).all(|name| {
+                let hops = self.next_hops.borrow();
+                let node = snapshot.as_ref().and_then(|snapshot| snapshot.nodes.get(name));
+                node.is_none_or(|node| node.internal_ips.iter().any(|ip| hops.contains_key(ip)))
+            });
+            let attachable = self.links.borrow().is_some();
+            if all && attachable || !self.changed().await {
+                return;
+            }
+        }
     }
 }
 
@@ -150,9 +169,16 @@ impl<S: Source> Steering<S> {
         // of kube-proxy's connections would be sent to kernels that do not know them. What stands in
         // the kernel after an earlier agent goes on meanwhile, and its rows say who has one.
         if lock(&self.parts.datapath).nodes_in_rows().is_empty() {
+            if let Some(snapshot) = inputs.snapshots.borrow().clone() {
+                self.parts.network.update(&snapshot);
+            }
+            let starting = async {
+                time::sleep(self.parts.starting).await;
+                let _late = time::timeout(WAYS, inputs.all_reachable(&self.parts.node)).await;
+            };
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
-                () = time::sleep(self.parts.starting) => {}
+                () = starting => {}
             }
         }
         let mut retry_at = self.update(&mut inputs).await?;
@@ -212,11 +238,17 @@ impl<S: Source> Steering<S> {
         let (plan, applied) = block_in_place(|| {
             let plan = plan_with(&snapshot, node, &alive, options, cache);
             let mut datapath = lock(datapath);
-            let changes = handover::changes(&plan, datapath.contents());
-            let applied = datapath.apply(&plan, node, &links, &reach);
-            if applied.is_ok() {
-                handover.after(changes);
-            }
+            let mut changes = handover::changes(&plan, datapath.contents());
+            datapath.take_over(std::mem::take(&mut changes.first));
+            let applied = (|| {
+                if datapath.taking_over() {
+                    let quiet = handover::before_announcing(&plan, &datapath);
+                    datapath.apply(&quiet, node, &links, &reach)?;
+                    handover.adopt(&mut datapath)?;
+                }
+                datapath.apply(&plan, node, &links, &reach)
+            })();
+            handover.after(changes, datapath.contents());
             (plan, applied)
         });
         let mut troubles = BTreeSet::new();

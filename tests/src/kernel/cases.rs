@@ -129,6 +129,8 @@ pub fn service_port(word: &str) -> Option<u16> {
         "empty" => port::EMPTY,
         "gone" => port::GONE,
         "untaken" => port::UNTAKEN,
+        "taken-over" => port::TAKEN_OVER,
+        "taken-over-forward" => port::TAKEN_OVER_FORWARD,
         "draining" => port::DRAINING,
         "affinity" => port::AFFINITY_HERE,
         "affinity-unsettled" => port::AFFINITY_UNSETTLED,
@@ -209,6 +211,10 @@ fn know(world: &mut World, row: &Row, vip: SocketAddr) -> Result<()> {
                 entries.iter_mut().for_each(|(_, flow)| flow.closing = true);
                 world.flows.extend(entries);
             }
+            "closed long ago" => {
+                entries.iter_mut().for_each(|(_, flow)| (flow.closing, flow.seen) = (true, -100));
+                world.flows.extend(entries);
+            }
             "stale" => {
                 entries.iter_mut().for_each(|(_, flow)| flow.endpoint = Some(GONE_ENDPOINT));
                 world.flows.extend(entries);
@@ -236,6 +242,10 @@ fn know(world: &mut World, row: &Row, vip: SocketAddr) -> Result<()> {
                 world.affinity.insert(affinity_key, affinity);
             }
             "asked" => _ = world.elsewhere.insert(key, answer(Answer::Asked, FAR_AHEAD)),
+            "begun" => _ = world.elsewhere.insert(key, answer(Answer::Begun, FAR_AHEAD)),
+            "begun long ago" => _ = world.elsewhere.insert(key, answer(Answer::Begun, LONG_AGO)),
+            "asked in vain" => _ = world.elsewhere.insert(key, answer(Answer::Asked, -30)),
+            "here" => _ = world.elsewhere.insert(key, answer(Answer::Node(0), FAR_AHEAD)),
             "asked long ago" => _ = world.elsewhere.insert(key, answer(Answer::Asked, LONG_AGO)),
             "nobody" => _ = world.elsewhere.insert(key, answer(Answer::Nobody, FAR_AHEAD)),
             "nobody long ago" => _ = world.elsewhere.insert(key, answer(Answer::Nobody, LONG_AGO)),

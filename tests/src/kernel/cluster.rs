@@ -212,6 +212,7 @@ fn services(
                     kernel: random.one_in(8),
                     client_ip: random.one_in(4),
                     here,
+                    taken_over: false,
                     rows,
                     endpoints,
                     ranges: None,

@@ -76,6 +76,10 @@ pub mod port {
     pub const UNSETTLED_ALONE: u16 = 110;
     /// This node's, which has no endpoint for it.
     pub const UNTAKEN: u16 = 111;
+    /// This node's; kube-proxy served it until just now.
+    pub const TAKEN_OVER: u16 = 112;
+    /// The second node's; kube-proxy served it until just now.
+    pub const TAKEN_OVER_FORWARD: u16 = 113;
     /// No Service has it.
     pub const NONE: u16 = 4444;
     /// The endpoints'.
@@ -83,7 +87,7 @@ pub mod port {
 }
 
 /// The ports that have a Service.
-pub const SERVED: [u16; 32] = [
+pub const SERVED: [u16; 34] = [
     port::DELIVER,
     port::FORWARD,
     port::UNRESOLVED,
@@ -116,6 +120,8 @@ pub const SERVED: [u16; 32] = [
     port::CHANGED_LOST,
     port::UNSETTLED_ALONE,
     port::UNTAKEN,
+    port::TAKEN_OVER,
+    port::TAKEN_OVER_FORWARD,
 ];
 
 const INSIDE: u32 = 1;
@@ -177,6 +183,7 @@ fn rows(port: u16) -> (Vec<Row>, Vec<Option<u8>>) {
         port::DELIVER
         | port::KERNEL
         | port::CHANGED
+        | port::TAKEN_OVER
         | port::UNSETTLED
         | port::UNMOVED
         | port::INSIDE
@@ -193,6 +200,7 @@ fn rows(port: u16) -> (Vec<Row>, Vec<Option<u8>>) {
         port::UNRESOLVED => one(&[NODE_3], None),
         port::REDIRECT => one(&[NODE_4], None),
         port::VLAN => one(&[NODE_5], None),
+        port::TAKEN_OVER_FORWARD => one(&[NODE_2], None),
         port::TUNNEL => one(&[NODE_6], None),
         port::TUNNEL_6 => one(&[NODE_7], None),
         port::NARROW => one(&[NODE_9], None),
@@ -257,6 +265,7 @@ pub fn add(
                     port::AFFINITY | port::AFFINITY_UNSETTLED | port::AFFINITY_HERE
                 ),
                 here: rows.iter().any(|row| row.contains(&0)),
+                taken_over: matches!(port, port::TAKEN_OVER | port::TAKEN_OVER_FORWARD),
                 rows,
                 endpoints,
                 ranges: match port {

@@ -93,6 +93,8 @@ pub struct Service {
     pub client_ip: bool,
     /// This node may have flows of it.
     pub here: bool,
+    /// kube-proxy served it until just now.
+    pub taken_over: bool,
     /// The set of prefixes that are served.
     pub ranges: Option<u32>,
     /// When the rows changed.
@@ -215,6 +217,8 @@ pub enum Answer {
     Node(u16),
     /// No node does.
     Nobody,
+    /// Nobody was asked: it began since kube-proxy served the port.
+    Begun,
 }
 
 /// An [`Answer`], and until when it counts.

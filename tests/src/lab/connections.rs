@@ -25,6 +25,9 @@ use std::{
 /// What is a stall, usually: TCP's own repetitions fill a short gap unnoticed.
 pub const STALL: Duration = Duration::from_secs(2);
 
+/// What a client notices; a segment that is lost costs twice as much at least (RFC 6298).
+pub const SLOW: Duration = Duration::from_millis(100);
+
 /// How often others learn how far the connections are.
 const PUBLISH: Duration = Duration::from_millis(20);
 
@@ -100,6 +103,8 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// The longest time that an answer, or the opening, took.
     pub longest: Duration,
+    /// How many took longer than [`SLOW`].
+    pub slow: usize,
 }
 
 impl Report {
@@ -140,14 +145,16 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { opened, answers, pods, failures, longest } = self;
+        let Self { opened, answers, pods, failures, longest, slow } = self;
         let shares: Vec<_> = pods.iter().map(|(pod, n)| format!("{pod} {n}")).collect();
         write!(
             f,
-            "{opened} connections ({}), {answers} answers, {} broken, the slowest answer {} ms",
+            "{opened} connections ({}), {answers} answers, {} broken, the slowest answer {} ms, \
+             {slow} slower than {} ms",
             shares.join(", "),
             failures.len(),
-            longest.as_millis()
+            longest.as_millis(),
+            SLOW.as_millis()
         )
     }
 }
@@ -435,7 +442,7 @@ impl Driver<'_> {
         if matches!(slot.state, State::Opening) {
             match socket.take_error() {
                 Ok(None) => {
-                    self.report.longest = self.report.longest.max(slot.opened.elapsed());
+                    self.took(slot.opened.elapsed());
                     slot.progress.open = true;
                     self.ask(slot, Instant::now());
                 }
@@ -478,7 +485,7 @@ impl Driver<'_> {
         }
         let took = slot.moment.elapsed();
         self.report.answers += 1;
-        self.report.longest = self.report.longest.max(took);
+        self.took(took);
         slot.progress.answers += 1;
         slot.progress.waits = None;
         slot.state = State::Idle;
@@ -495,6 +502,11 @@ impl Driver<'_> {
             self.report.longest = self.report.longest.max(waited);
             self.fail(slot, Broken::Silent(waited));
         }
+    }
+
+    fn took(&mut self, time: Duration) {
+        self.report.longest = self.report.longest.max(time);
+        self.report.slow += usize::from(time > SLOW);
     }
 
     fn tell(&mut self, slot: &Slot, what: Broken) {

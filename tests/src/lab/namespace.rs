@@ -138,8 +138,16 @@ impl Namespace {
 /// # Errors
 /// There is no route.
 pub fn udp_here(to: SocketAddr) -> std::io::Result<UdpSocket> {
+    udp_here_from(0, to)
+}
+
+/// The same from a port of its own; 0 is any.
+///
+/// # Errors
+/// There is no route, or the port is taken.
+pub fn udp_here_from(port: u16, to: SocketAddr) -> std::io::Result<UdpSocket> {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind((any, port))?;
     socket.connect(to)?;
     Ok(socket)
 }

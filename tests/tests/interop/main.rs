@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         case("links::node_apart", links::node_apart),
         case("links::foreign_sources_refused", links::foreign_sources_refused),
         case("rollout::deployment_rolled", rollout::deployment_rolled),
+        case("takeover::from_kube_proxy", takeover::from_kube_proxy),
     ];
     // What the data path does not hold yet; each moves up when it does.
     if env::var("HERALD_PENDING").is_ok_and(|value| value == "1") {
@@ -39,7 +40,6 @@ fn main() -> ExitCode {
             case("endpoints::come_and_go", || routed.with(endpoints::come_and_go)),
             case("endpoints::drained", || routed.with(endpoints::drained)),
             case("endpoints::policy_local", || routed.with(endpoints::policy_local)),
-            case("takeover::from_kube_proxy", takeover::from_kube_proxy),
             case("takeover::under_load", takeover::under_load),
         ]);
     }

@@ -1,6 +1,6 @@
 //! Herald takes over from another load balancer with kube-proxy, and changes between its two ways
 //! of delivering, with connections open.
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use herald_tests::{
     lab::{
         Shape,
@@ -9,16 +9,32 @@ use herald_tests::{
         routed::Routed,
         scenario::{self, START_LIMIT, WEB_PORT},
     },
-    wait,
+    suite, wait,
 };
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 /// What stands in the cluster, of `examples/`.
 const OBJECTS: [&str; 4] =
     ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"];
 
-/// Four times what a connection may take, opening and request.
-const SLOW: Duration = Duration::from_millis(400);
+/// Four times what a connection may take to be opened, or to be answered: a SYN that is lost is
+/// repeated after a second.
+const LIMIT: Duration = Duration::from_millis(400);
+
+/// A thread's own network namespace's counters.
+const SNMP: &str = "/proc/thread-self/net/snmp";
+
+/// Rounds of new connections before and after a change.
+const ROUNDS: u64 = 50;
+
+/// How long the agents of all nodes may take to load their programs and to steer, at the same time
+/// and on a machine that does other things as well.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Rounds of requests after a change.
 const SETTLED: u64 = 4;
@@ -26,8 +42,7 @@ const SETTLED: u64 = 4;
 /// Connections that kube-proxy began go on after the agents have started, and so do those of each
 /// way of delivering after a change to the other.
 pub(crate) fn from_kube_proxy() -> Result<()> {
-    let objects = ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"];
-    let mut routed = Routed::on_kubernetes(Shape::routed(), &objects)?;
+    let mut routed = Routed::on_kubernetes(Shape::routed(), &OBJECTS)?;
     let result = take_over(&mut routed);
     result.map_err(|error| routed.failed(error))
 }
@@ -46,11 +61,11 @@ fn take_over_under_load(routed: &mut Routed) -> Result<()> {
     remote.sysctl("net/ipv4/ip_local_port_range", "20000 35000")?;
     remote.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
     routed.await_all_serve()?;
-    let interval = Duration::from_millis(40);
-    let load = Load { connections: 100, interval, life: Some(Duration::ZERO), ..Load::default() };
+    let interval = Duration::from_millis(if suite::full() { 40 } else { 200 });
+    let load = Load { connections: 110, interval, life: Some(Duration::ZERO), ..Load::default() };
+    let (begun, repeated) = (Instant::now(), segments_repeated(routed)?);
     let traffic = routed.traffic(load, 0)?;
-    // Two seconds each.
-    traffic.settle(50)?;
+    traffic.settle(ROUNDS)?;
     routed.cluster.agents = scenario::start_agents(&routed.cluster.lab, &routed.cluster.options)?;
     for arguments in [&[][..], &["--delivery", "kernel"], &[]] {
         if routed.cluster.options.arguments != arguments {
@@ -58,15 +73,31 @@ fn take_over_under_load(routed: &mut Routed) -> Result<()> {
             restart_agents(routed)?;
         }
         await_delivery(routed, arguments.is_empty())?;
-        traffic.settle(100)?;
+        traffic.settle(ROUNDS)?;
     }
     let outcome = traffic.stop()?;
+    let took = begun.elapsed().as_secs_f64();
+    let opened: usize = outcome.tcp.iter().map(|(_, report)| report.opened).sum();
+    println!(
+        "\n{outcome}{:.0} connections a second, {} segments repeated by the client",
+        opened as f64 / took,
+        segments_repeated(routed)? - repeated
+    );
     outcome.check()?;
     for (vip, report) in &outcome.tcp {
-        // A segment that is lost is repeated after 200 ms, a SYN after a second.
-        ensure!(report.longest < SLOW, "{vip}: {report}");
+        ensure!(report.longest < LIMIT, "{vip}: {report}");
     }
     Ok(())
+}
+
+/// How many segments the client behind the router has had to send again so far.
+fn segments_repeated(routed: &Routed) -> Result<u64> {
+    let text = routed.remote()?.namespace.enter(|| Ok(fs::read_to_string(SNMP)?))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next(), lines.next());
+    let mut all = names.unwrap_or_default().split(' ').zip(values.unwrap_or_default().split(' '));
+    let (_, value) = all.find(|(name, _)| *name == "RetransSegs").context("RetransSegs")?;
+    Ok(value.parse()?)
 }
 
 fn take_over(routed: &mut Routed) -> Result<()> {
@@ -120,15 +151,17 @@ fn await_delivery(routed: &mut Routed, directly: bool) -> Result<()> {
     for vip in routed.cluster.vips {
         let client: IpAddr = if vip.is_ipv4() { remote.ipv4.into() } else { remote.ipv6.into() };
         let how = if directly { "directly" } else { "by kube-proxy" };
-        wait::until_true(START_LIMIT, &format!("{vip} is delivered {how}"), || {
+        wait::until_true(TURN_LIMIT, &format!("{vip} is delivered {how}"), || {
             let to = (vip, WEB_PORT).into();
-            let spread = probe::try_spread(&remote.namespace, Over::Tcp, to, 100)?;
+            let spread = probe::spread(&remote.namespace, Over::Tcp, to, 60)?;
             let as_wanted = if directly {
                 spread.clients == BTreeSet::from([client])
             } else {
                 !spread.clients.contains(&client)
             };
-            Ok(spread.failed == 0 && as_wanted)
+            ensure!(spread.failed == 0, "{:?}", spread.first_failure);
+            ensure!(as_wanted, "pods see {:?}", spread.clients);
+            Ok(true)
         })?;
     }
     Ok(())

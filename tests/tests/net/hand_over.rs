@@ -130,7 +130,7 @@ pub(crate) fn few_ports() -> Result<()> {
         }
         let removed = Cell::new(0);
         let sweep = |sweeper: &mut Sweeper| -> Result<()> {
-            removed.set(removed.get() + sweeper.sweep()?);
+            removed.set(removed.get() + sweeper.sweep()?.removed);
             Ok(())
         };
         let sweep_for = |sweeper: &mut Sweeper, seconds: u64| -> Result<()> {

@@ -23,7 +23,7 @@ use lb_common::{
     hash::{row_index, row_mask},
     maps::{
         MAX_SERVICES, NO_ENDPOINT, NO_NODE, NO_RANGE, Row, SERVICE_CLIENT_IP, SERVICE_HERE,
-        SERVICE_KERNEL, SERVICE_RANGES, Service, ServiceKey,
+        SERVICE_KERNEL, SERVICE_RANGES, SERVICE_TAKEN_OVER, Service, ServiceKey,
     },
 };
 use std::{
@@ -214,7 +214,7 @@ impl<R: ReadRows> Writer<'_, R> {
             rows_start: rows.map_or(0, |range| range.start),
             rows: rows.map_or(0, |range| range.len),
             mask: row_mask(rows.map_or(0, |range| range.len)),
-            flags: flags(planned),
+            flags: flags(planned) | taken_over(self.state, &key),
             stats,
             endpoint,
             endpoints_start: by_row.map_or(NO_RANGE, |range| range.start),
@@ -375,6 +375,12 @@ fn flags(service: &PlannedService) -> u32 {
         | of(service.source_ranges.is_some(), SERVICE_RANGES)
 }
 
+/// What else is said of a Service that kube-proxy served before.
+fn taken_over(state: &State, key: &ServiceKey) -> u32 {
+    let of = |keys: &BTreeSet<ServiceKey>, flag: u32| if keys.contains(key) { flag } else { 0 };
+    of(&state.taken_over, SERVICE_TAKEN_OVER) | of(&state.proxied, SERVICE_HERE)
+}
+
 /// Removes the entries of Services that the plan does not have.
 pub(super) fn prune(state: &mut State, plan: &Plan, changes: &mut Changes, now: u64) {
     state.standing.retain(|address, _| plan.services.contains_key(address));
@@ -398,6 +404,8 @@ pub(super) fn prune(state: &mut State, plan: &Plan, changes: &mut Changes, now: 
         keep
     });
     stats_slots.retain(now, |key, _| wanted.contains(key));
+    state.taken_over.retain(|key| wanted.contains(key));
+    state.proxied.retain(|key| wanted.contains(key));
 }
 
 /// Writes the rows by which fragments find their node, and says where they stand. Returns

@@ -246,6 +246,30 @@ fn a_starting_agent_owns_nothing_until_it_knows_its_uplinks() {
 }
 
 #[test]
+fn a_node_whose_first_agent_is_starting_is_sent_nothing() {
+    let mut lab = Lab::new(4);
+    // Its kernel is started anew, and has no programs.
+    lab.kill_node("n3");
+    lab.run(1000);
+    let at = lab.now - lab.began;
+    lab.kernels.insert("n3".to_owned());
+    lab.start("n3");
+    let now = lab.now;
+    lab.agents.get_mut("n3").unwrap().set_interfaces(BTreeSet::new(), now);
+    lab.run(5000);
+    assert_eq!(lab.changed("n1", at), None);
+    assert_eq!(lab.view("n3"), "n1 n2 n3 n4");
+    let now = lab.now;
+    lab.agents.get_mut("n3").unwrap().set_interfaces(["eth0".to_owned()].into(), now);
+    lab.run(10);
+    assert_eq!(lab.view("n1"), "n1 n2 n3 n4");
+    // From then on its kernel counts, whatever becomes of its agent.
+    lab.kill_agent("n3");
+    lab.run(2000);
+    assert_eq!(lab.view("n1"), "n1 n2 (n3) n4");
+}
+
+#[test]
 fn who_leaves_owns_nothing_at_once() {
     let mut lab = Lab::new(3);
     let at = lab.now - lab.began;

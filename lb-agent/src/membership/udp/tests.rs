@@ -90,6 +90,9 @@ async fn addresses_that_become_known_later_are_listened_on() {
     let one =
         UdpLiveness::start("n1", port, Timing::default(), elsewhere, &BTreeSet::new()).unwrap();
     let (mut first, mut second) = (one.alive(), two.alive());
+    for agent in [&one, &two] {
+        agent.set_interfaces(["eth0".to_owned()].into());
+    }
     until(&mut second, |a| a.len() == 1).await;
     one.set_nodes(all);
     until(&mut second, |a| a.len() == 2).await;

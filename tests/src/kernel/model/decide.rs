@@ -75,35 +75,43 @@ fn looked_for(
             Err("drop_no_endpoint")
         }
     };
-    if k == 3 || (to.is_here() && is_settled(world, to)) {
+    if k == 3 || (k == 0 && to.is_here() && is_settled(world, packet, to)) {
         return here(world);
     }
-    if k == 0 && !to.is_here() {
-        if deliver::has_endpoint(to) {
-            return here(world);
+    if k == 0
+        && let Some(first) = to.first()
+    {
+        return send::on(world, case, packet, to, first, Way::Position(1));
+    }
+    // Who did not expect this node here has passed over somebody.
+    let astray = match to.row.iter().position(|&node| node == 0) {
+        Some(place) => place == 0 || place > usize::from(k),
+        None => true,
+    };
+    let from = if k > 0 && astray { k } else { k + 1 };
+    if let Some((node, place)) = to.next(usize::from(from).max(1)..3) {
+        if k == 0 && to.is_here() && !to.service.client_ip {
+            let looked_for = Elsewhere { answer: Answer::Asked, until: 0 };
+            world.elsewhere.entry(packet.forth()).or_insert(looked_for).until = 0;
         }
-    } else if let Some((node, place)) = to.next(usize::from(k) + 1..3) {
-        return send::on(world, case, packet, to, node, Way::Position(place));
+        return send::on(world, case, packet, to, node, Way::Position(place.max(k + 1)));
     }
     match to.first() {
         // Back, after a look at those of before.
         Some(node) => send::on(world, case, packet, to, node, Way::Position(3)),
-        // The one before has another table, and has passed over somebody.
-        None if k == 2
-            && let Some((node, _)) = to.next(2..3) =>
-        {
-            send::on(world, case, packet, to, node, Way::Position(3))
-        }
         None => here(world),
     }
 }
 
 /// Whether nobody else may still have flows or affinities of the row.
-fn is_settled(world: &World, to: &Steering) -> bool {
+fn is_settled(world: &World, packet: &Packet, to: &Steering) -> bool {
     let window = if to.service.client_ip { to.service.affinity } else { world.udp_window };
     let passed = |since: i32| -since >= window as i32;
     let same = !to.service.client_ip && to.before.is_some() && to.before == to.row.first().copied();
-    passed(world.started) && (passed(to.service.changed) || same)
+    // Once it has been looked for, it is so as long as it goes on.
+    let looked_for = !to.service.client_ip
+        && world.elsewhere.get(&packet.forth()).is_some_and(|entry| entry.until >= 0);
+    passed(world.started) && (passed(to.service.changed) || same) && !looked_for
 }
 
 /// What came of asking the others, if it is an answer.
@@ -129,7 +137,7 @@ fn elsewhere(
             }
             refuse::refuse(world, case, packet, "drop_unknown_flow").map(Some)
         }
-        Some(Answer::Asked) | None => Ok(None),
+        Some(Answer::Asked | Answer::Begun) | None => Ok(None),
     }
 }
 

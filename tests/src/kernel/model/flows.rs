@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    super::world::{Flow, FlowKey, UDP_IDLE, World},
-    Dropped, Packet,
+    super::world::{Answer, Flow, FlowKey, UDP_IDLE, World},
+    Dropped, Kind, Packet,
     hash::flow_hash,
 };
 
@@ -42,13 +42,31 @@ pub(in super::super) fn is_valid(world: &World, flow: &Flow, protocol: u8) -> bo
 /// after the old one has ended.
 pub(super) fn known(world: &World, packet: &Packet) -> Option<Flow> {
     let forth = packet.forth();
-    let valid =
-        |flow: &&Flow| is_valid(world, flow, packet.protocol) && !(packet.begins() && flow.closing);
+    let valid = |flow: &&Flow| {
+        let ended = flow.closing
+            && (packet.begins() || (is_doubtful(packet, flow) && !is_known_here(world, packet)));
+        is_valid(world, flow, packet.protocol) && !ended
+    };
     if let Some(flow) = world.flows.get(&forth) {
         return Some(flow).filter(valid).copied();
     }
     let flow = world.pending.get(&forth)?;
     is_valid(world, flow, packet.protocol).then_some(*flow)
+}
+
+/// Whether the client's port may have begun another connection, at another node, since it closed
+/// this one.
+fn is_doubtful(packet: &Packet, flow: &Flow) -> bool {
+    packet.protocol == 6 && packet.kind != Kind::Error && -flow.seen >= 3
+}
+
+/// Whether the agents have said that the flow is here, or have not answered when they were asked.
+fn is_known_here(world: &World, packet: &Packet) -> bool {
+    world.elsewhere.get(&packet.forth()).is_some_and(|entry| match entry.answer {
+        Answer::Node(node) => node == 0 && entry.until >= 0,
+        Answer::Asked => entry.until < 0 && -entry.until < 60,
+        Answer::Nobody | Answer::Begun => false,
+    })
 }
 
 /// The client of a known flow was heard.

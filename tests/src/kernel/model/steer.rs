@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    super::world::{NOBODY, Row, Service, World},
+    super::world::{Answer, Elsewhere, NOBODY, Row, Service, World},
     Case, Dropped, Kind, Packet, Verdict, decide, deliver, flows,
     hash::flow_hash,
     headers::{Ip, number},
@@ -117,6 +117,15 @@ pub(super) fn steer(
     };
     if looked_at && flows::known(world, packet).is_some() {
         return deliver::known(world, case, packet, &to);
+    }
+    if to.service.taken_over && tunnel.is_none() && !case.arrival.agent && packet.protocol != 17 {
+        let key = packet.forth();
+        let begins = begins && packet.kind != Kind::Error;
+        if begins {
+            world.elsewhere.insert(key, Elsewhere { answer: Answer::Begun, until: 0 });
+        } else if world.elsewhere.get(&key).is_none_or(|entry| entry.until < 0) {
+            return Ok(Verdict::untouched(super::PASS, "delivered_kernel", case.frame));
+        }
     }
     match tunnel {
         None => first_hop(world, case, packet, &to),
