@@ -71,6 +71,11 @@ pub const fn endpoint_digest(address: [u8; 16]) -> u64 {
     mix(h, u64::from_le_bytes(high)).wrapping_mul(K3)
 }
 
+/// Rows of the tables of few endpoints: the rows from here on are split from those before.
+pub const FEW_ROWS: u32 = 768;
+/// Rows of the tables of more endpoints, the largest but one.
+pub const MORE_ROWS: u32 = 8192;
+
 /// The score of an endpoint in a row: the highest takes the row's flows.
 ///
 /// It depends on nothing but the two, so the order of two endpoints in a row never
@@ -78,29 +83,67 @@ pub const fn endpoint_digest(address: [u8; 16]) -> u64 {
 /// It does not depend on the number of rows either: when a table grows, its lower rows stay
 /// as they were.
 ///
-/// The upper eight bits are a permutation of the endpoint's own over each block of 256 rows:
-/// every endpoint gets every level of score exactly once in a block, which makes shares
+/// The upper eight bits, the score's level, are a permutation of the endpoint's own over each block
+/// of 256 rows: every endpoint gets every level exactly once in a block, which makes shares
 /// more even than independent scores would (standard deviation with 3 endpoints and
 /// 768 rows: 3.3 % instead of 5.3 %).
+///
+/// Of a row that was split from one of [`FEW_ROWS`] the level's upper two bits are those of that
+/// row, of one that was split from one of [`MORE_ROWS`] the upper four. So both have mostly the same
+/// endpoints in front: where a table gets another size, flows are still found along their rows.
 #[inline]
 pub const fn row_score(endpoint_digest: u64, row: u32) -> u64 {
-    row_score_in(endpoint_digest, block_key(endpoint_digest, row >> 8), row)
+    row_score_in(endpoint_digest, &BlockKey::new(endpoint_digest, row >> 8), row)
 }
 
 /// What all of an endpoint's scores in one block of 256 rows have in common (block 0 is
 /// rows 0 to 255): to be computed once for all of them.
-#[inline]
-pub const fn block_key(endpoint_digest: u64, block: u32) -> u64 {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BlockKey {
+    own: u64,
+    /// Of the block among [`FEW_ROWS`] that this one was split from.
+    few: u64,
+    /// Of that among [`MORE_ROWS`].
+    more: u64,
+}
+
+impl BlockKey {
+    /// That of an endpoint and a block.
+    pub const fn new(endpoint_digest: u64, block: u32) -> Self {
+        Self {
+            own: block_key(endpoint_digest, block),
+            few: block_key(endpoint_digest, row_before(block, FEW_ROWS >> 8)),
+            more: block_key(endpoint_digest, row_before(block, MORE_ROWS >> 8)),
+        }
+    }
+
+    const fn level(&self, row: u32) -> u8 {
+        let own = permute(self.own, row as u8);
+        if row < FEW_ROWS {
+            return own;
+        }
+        let few = permute(self.few, row as u8) & 0xc0;
+        if row < MORE_ROWS {
+            return few | own & 0x3f;
+        }
+        let before = row_before(row, MORE_ROWS);
+        let more = permute(self.more, row as u8);
+        let more = if before < FEW_ROWS { more } else { few | more & 0x3f };
+        more & 0xf0 | own & 0x0f
+    }
+}
+
+const fn block_key(endpoint_digest: u64, block: u32) -> u64 {
     let block = mix(mix(endpoint_digest, block as u64 + 77), K2).wrapping_mul(K3);
     mix(block, K1)
 }
 
-/// [`row_score`] for whoever has the row's [`block_key`].
+/// [`row_score`] for whoever has the row's [`BlockKey`].
 #[inline]
-pub const fn row_score_in(endpoint_digest: u64, block_key: u64, row: u32) -> u64 {
+pub const fn row_score_in(endpoint_digest: u64, block_key: &BlockKey, row: u32) -> u64 {
     let h = mix(endpoint_digest, (row as u64).wrapping_mul(K1));
     let random = mix(h, K2).wrapping_mul(K3);
-    (permute(block_key, row as u8) as u64) << 56 | random >> 8
+    (block_key.level(row) as u64) << 56 | random >> 8
 }
 
 /// A permutation of the 256 bytes, chosen by a key: each step can be undone.
@@ -188,6 +231,20 @@ mod tests {
                     .collect();
                 levels.sort_unstable();
                 assert!(levels.iter().enumerate().all(|(i, level)| i == usize::from(*level)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_was_split_has_much_the_same_order() {
+        for n in 0..4 {
+            let digest = endpoint_digest(crate::maps::mapped([10, 244, 7, n]));
+            let level = |row| row_score(digest, row) >> 56;
+            for row in FEW_ROWS..MORE_ROWS {
+                assert_eq!(level(row) >> 6, level(row_before(row, FEW_ROWS)) >> 6);
+            }
+            for row in MORE_ROWS..65_536 {
+                assert_eq!(level(row) >> 4, level(row_before(row, MORE_ROWS)) >> 4);
             }
         }
     }

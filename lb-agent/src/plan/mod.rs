@@ -24,7 +24,7 @@ use std::{
 
 /// The version of everything that nodes must decide alike: the flow hash, the order of
 /// a row, the number of rows and the owner of a VIP. Agents tell it each other.
-pub const PLAN_VERSION: u32 = 2;
+pub const PLAN_VERSION: u32 = 3;
 
 /// What one node shall do.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -11,7 +11,7 @@
 use super::{LocalEndpoints, PerRow, PlannedRow};
 use crate::plan::EndpointAddress;
 use lb_common::{
-    hash::{block_key, endpoint_digest, row_before, row_score_in},
+    hash::{BlockKey, FEW_ROWS, MORE_ROWS, endpoint_digest, row_before, row_score_in},
     maps::{NO_NODE, mapped},
 };
 use std::{
@@ -41,7 +41,8 @@ pub struct RowEndpoint {
 /// Deployment their number stays between three quarters and a little more than all, so a
 /// class should not begin just below a number of replicas that many have. Up to two
 /// endpoints and their successors need four nodes, and any table has them all.
-const CLASSES: [(usize, u32); 5] = [(1, 256), (2, 512), (4, 768), (64, 8192), (usize::MAX, 65_536)];
+const CLASSES: [(usize, u32); 5] =
+    [(1, 256), (2, 512), (4, FEW_ROWS), (64, MORE_ROWS), (usize::MAX, 65_536)];
 
 /// The class of a number of endpoints that take new flows.
 fn class(taking: usize) -> usize {
@@ -128,7 +129,7 @@ struct Computer<'a> {
     endpoints: &'a [RowEndpoint],
     digests: Vec<u64>,
     /// Of the block that the last row was in.
-    block_keys: Vec<u64>,
+    block_keys: Vec<BlockKey>,
     /// How many of the nodes are to be found: four, unless there are fewer.
     wanted: usize,
     any_takes: bool,
@@ -147,7 +148,7 @@ impl<'a> Computer<'a> {
         Self {
             endpoints,
             digests: endpoints.iter().map(|e| endpoint_digest(bytes(e.address))).collect(),
-            block_keys: vec![0; count],
+            block_keys: vec![BlockKey::default(); count],
             wanted: nodes.len().min(4),
             any_takes: endpoints.iter().any(|e| e.takes_new),
             threshold: match count as u64 {
@@ -165,7 +166,7 @@ impl<'a> Computer<'a> {
     fn row(&mut self, row: u32) -> (u16, [u16; 4]) {
         if row & 0xff == 0 {
             for (digest, key) in self.digests.iter().zip(&mut self.block_keys) {
-                *key = block_key(*digest, row >> 8);
+                *key = BlockKey::new(*digest, row >> 8);
             }
         }
         let found = self.collect(row, self.threshold);
@@ -180,7 +181,7 @@ impl<'a> Computer<'a> {
     fn collect(&mut self, row: u32, threshold: u64) -> usize {
         let keyed = self.digests.iter().zip(&self.block_keys);
         for ((digest, key), score) in keyed.zip(&mut self.scores) {
-            *score = row_score_in(*digest, *key, row);
+            *score = row_score_in(*digest, key, row);
         }
         let mut found = 0;
         for (i, score) in (0u32..).zip(&self.scores) {
@@ -236,21 +237,21 @@ fn endpoint_by_row(endpoints: &[EndpointAddress], rows: usize) -> Vec<u16> {
             endpoint_digest((u128::from(*digest) << 16 | u128::from(e.port)).to_be_bytes())
         })
         .collect();
-    let mut keys = vec![(0, 0); endpoints.len()];
+    let mut keys = vec![<(BlockKey, BlockKey)>::default(); endpoints.len()];
     let best = |row: u32| {
         if row & 0xff == 0 {
             for ((key, address), port) in keys.iter_mut().zip(&by_address).zip(&by_port) {
-                *key = (block_key(*address, row >> 8), block_key(*port, row >> 8));
+                *key = (BlockKey::new(*address, row >> 8), BlockKey::new(*port, row >> 8));
             }
         }
         let mut best = (0, 0, 0);
         for (i, key) in (0u16..).zip(&keys) {
             let at = usize::from(i);
-            let score = row_score_in(by_address[at], key.0, row);
+            let score = row_score_in(by_address[at], &key.0, row);
             if score < best.0 {
                 continue;
             }
-            let score = (score, row_score_in(by_port[at], key.1, row), i);
+            let score = (score, row_score_in(by_port[at], &key.1, row), i);
             if i == 0 || (score.0, score.1) > (best.0, best.1) {
                 best = score;
             }
@@ -269,11 +270,11 @@ pub fn fragment_rows<'a>(nodes: impl Iterator<Item = (&'a str, u16)>) -> Vec<Pla
     if nodes.is_empty() {
         return Vec::new();
     }
-    let keys: Vec<_> = nodes.iter().map(|(digest, _)| block_key(*digest, 0)).collect();
+    let keys: Vec<_> = nodes.iter().map(|(digest, _)| BlockKey::new(*digest, 0)).collect();
     let row = |row| {
         let scored = nodes.iter().zip(&keys);
         let best = scored.max_by_key(|((digest, node), key)| {
-            (row_score_in(*digest, **key, row), std::cmp::Reverse(*node))
+            (row_score_in(*digest, key, row), std::cmp::Reverse(*node))
         });
         let node = best.map_or(NO_NODE, |((_, node), _)| *node);
         PlannedRow { nodes: [node, NO_NODE, NO_NODE, NO_NODE] }

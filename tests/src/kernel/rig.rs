@@ -218,7 +218,8 @@ impl Rig {
         }
         let learnt = Learnt::of(world);
         // These count for seconds only.
-        let fleeting = !world.fragmented.is_empty() || !world.elsewhere.is_empty();
+        let closing = world.flows.values().any(|flow| flow.closing && flow.seen == 0);
+        let fleeting = closing || !world.fragmented.is_empty() || !world.elsewhere.is_empty();
         if fleeting || learnt != Learnt::of(&now) {
             self.path.set_learnt(&learnt, self.clock)?;
         }

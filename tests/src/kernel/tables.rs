@@ -435,7 +435,8 @@ fn flow(flow: &world::Flow, clock: Clock) -> Flow {
         peer_port: flow.peer.port().to_be_bytes(),
         client_port: flow.client_port.to_be_bytes(),
         endpoint: flow.endpoint.unwrap_or(NO_ENDPOINT),
-        seen_s: clock.to_map(flow.seen),
+        // One that is closing is another after seconds.
+        seen_s: if flow.seen == 0 { monotonic_s() } else { clock.to_map(flow.seen) },
         state: kernel | if flow.closing { FLOW_CLOSING } else { 0 },
         pad: [0; 3],
     }
