@@ -155,7 +155,8 @@ fn reset<F: Frame, const V6: bool>(frame: &F, packet: &Packet) -> bool {
     let (sequence, acknowledgment, flags) = if packet.flags & TCP_ACK != 0 {
         (acknowledgment, 0, TCP_RST)
     } else {
-        let mut length = packet.payload.wrapping_sub(header);
+        // A first fragment may end inside the header.
+        let mut length = packet.payload.saturating_sub(header);
         length += u32::from(packet.flags & TCP_SYN != 0) + u32::from(packet.flags & TCP_FIN != 0);
         (0, u32::from_be(sequence).wrapping_add(length).to_be(), TCP_RST | TCP_ACK)
     };

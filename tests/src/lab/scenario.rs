@@ -356,6 +356,15 @@ pub fn await_owner_among<'a>(
     })
 }
 
+/// The one node that answers for an address. Two may for a moment, after an agent's restart or
+/// a false alarm, until each has heard the other.
+///
+/// # Errors
+/// It does not come to one.
+pub fn settled_owner(lab: &Lab, vip: IpAddr) -> Result<&Host> {
+    await_owner_among(lab, &node_names(lab), vip, 2 * TAKEOVER_LIMIT)
+}
+
 /// Waits until requests to an address are answered by exactly these nodes' pods.
 ///
 /// # Errors

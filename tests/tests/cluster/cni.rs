@@ -3,7 +3,7 @@ use crate::service;
 use anyhow::{Context, Result, ensure};
 use herald_tests::{
     lab::{
-        Cut, Host, Lab, Pod,
+        Cut, Lab, Pod,
         cni::{self, Backend, HOST_PORT, Neighbourhood},
         control_plane::ProxyMode,
         namespace::Namespace,
@@ -142,7 +142,7 @@ fn restart_keeps_connections(cluster: &mut Cluster) -> Result<()> {
     let flow =
         probe::watch_flow(&client, (cluster.vips[0], WEB_PORT).into(), Duration::from_millis(5));
     for vip in cluster.vips {
-        let owner = owner(cluster, vip)?.name.clone();
+        let owner = scenario::settled_owner(&cluster.lab, vip)?.name.clone();
         let position = cluster.position(&owner)?;
         cluster.restart_agent(position)?;
         for (connection, pod, _) in &mut open {
@@ -163,7 +163,7 @@ fn restart_keeps_connections(cluster: &mut Cluster) -> Result<()> {
 /// Another node takes over; connections to the pods of the others go on; the node comes back.
 fn node_fails(cluster: &mut Cluster) -> Result<()> {
     let vip = cluster.vips[0];
-    let lost = owner(cluster, vip)?.clone();
+    let lost = scenario::settled_owner(&cluster.lab, vip)?.clone();
     let mut open = connections(cluster, 24)?;
     let lab = &cluster.lab;
     let others = scenario::others(lab, &lost);
@@ -193,9 +193,4 @@ fn node_fails(cluster: &mut Cluster) -> Result<()> {
         ensure!(answer.pod == pod.name, "{} answers for {}", answer.pod, pod.name);
     }
     Ok(())
-}
-
-/// Who answers for an address.
-fn owner(cluster: &Cluster, vip: IpAddr) -> Result<&Host> {
-    scenario::owner(&cluster.lab, vip)?.with_context(|| format!("nobody answers for {vip}"))
 }

@@ -102,7 +102,7 @@ pub(crate) fn explain(cluster: &Cluster) -> Result<()> {
 pub(crate) fn watch(cluster: &Cluster) -> Result<()> {
     let lab = &cluster.lab;
     let vip = cluster.vips[0];
-    let owner = scenario::owner(lab, vip)?.context("nobody answers")?;
+    let owner = scenario::settled_owner(lab, vip)?;
     let (file, printed) = (lab.directory.join("watch.pcapng"), lab.directory.join("watch.txt"));
     let count = SAMPLES.to_string();
     let mut watch = agent(lab, owner, &["watch", "--count", &count])?;

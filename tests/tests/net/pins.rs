@@ -1,5 +1,5 @@
 //! `lb-agent load` and `unload`, and what becomes of pins in all kinds of circumstances.
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use herald_tests::lab::{
     Host, Lab, Shape, command,
     probe::Connection,
@@ -246,7 +246,7 @@ pub(crate) fn what_outlives_the_agent() -> Result<()> {
 
 fn outlives(cluster: &mut Cluster) -> Result<()> {
     let vip = cluster.vips[1];
-    let owner = scenario::owner(&cluster.lab, vip)?.context("nobody answers")?.clone();
+    let owner = scenario::settled_owner(&cluster.lab, vip)?.clone();
     let others = scenario::others(&cluster.lab, &owner).len();
     let entries = || -> Result<Vec<String>> {
         let all = owner.namespace.output("ip", &["-d", "neigh", "show", "dev", "eth0"])?;

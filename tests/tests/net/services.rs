@@ -137,7 +137,7 @@ pub(crate) fn client_ip_affinity(cluster: &mut Cluster) -> Result<()> {
 
 /// The owner's agent stops, and starts again once another node announces.
 fn owner_changes(cluster: &mut Cluster, vip: IpAddr, pod: &str) -> Result<()> {
-    let owner = scenario::owner(&cluster.lab, vip)?.context("nobody answers")?.clone();
+    let owner = scenario::settled_owner(&cluster.lab, vip)?.clone();
     let position = cluster.position(&owner.name)?;
     cluster.agents.remove(position).terminate(TAKEOVER_LIMIT)?;
     let others = scenario::others(&cluster.lab, &owner);

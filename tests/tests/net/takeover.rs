@@ -19,7 +19,7 @@ pub(crate) fn silent(cluster: &mut Cluster) -> Result<()> {
 fn cut(cluster: &mut Cluster, how: Cut) -> Result<()> {
     for vip in cluster.vips {
         let lab = &cluster.lab;
-        let owner = scenario::owner(lab, vip)?.context("nobody answers")?;
+        let owner = scenario::settled_owner(lab, vip)?;
         let taken = scenario::takeover(lab, vip, owner, &scenario::others(lab, owner), || {
             lab.cut(owner, how)
         })?;
@@ -41,7 +41,7 @@ fn cut(cluster: &mut Cluster, how: Cut) -> Result<()> {
 pub(crate) fn agent_stops(cluster: &mut Cluster) -> Result<()> {
     let lab = &cluster.lab;
     let vip = cluster.vips[0];
-    let owner = scenario::owner(lab, vip)?.context("nobody answers")?;
+    let owner = scenario::settled_owner(lab, vip)?;
     let position =
         lab.nodes.iter().position(|node| node.name == owner.name).context("the owner is a node")?;
     let agent = cluster.agents.remove(position);

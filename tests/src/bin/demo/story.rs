@@ -1,5 +1,5 @@
 //! What the demo shows, step by step.
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use herald_tests::{
     lab::{
         Cut, Host, Lab, addresses,
@@ -117,7 +117,7 @@ impl<'a> Story<'a> {
 
     /// Who answers for an address, and how fast.
     fn ask(&self, vip: IpAddr) -> Result<()> {
-        let owner = scenario::owner(self.lab, vip)?.context("nobody answers")?;
+        let owner = scenario::settled_owner(self.lab, vip)?;
         let mut times = vec![];
         for _ in 0..QUESTIONS {
             let answers = scenario::answers(self.lab, vip)?;
@@ -172,7 +172,7 @@ impl<'a> Story<'a> {
     /// Cuts the owner off, and mends it.
     fn cut(&self, vip: IpAddr) -> Result<()> {
         let lab = self.lab;
-        let owner = scenario::owner(lab, vip)?.context("nobody answers")?;
+        let owner = scenario::settled_owner(lab, vip)?;
         line(
             "cut",
             &format!("{}, the owner of {vip}, at the switch; the client goes on", owner.name),

@@ -25,8 +25,8 @@ pub(super) fn known(
         // Anybody on the way can send one: it says nothing about the client.
         return Ok(icmp_error::deliver(case, packet, &flow, to.service.stats));
     }
-    // Once in a second.
-    let moved = flow.seen < 0 || !world.flows.contains_key(&packet.forth());
+    // Once in a second, and not by what ends the flow.
+    let moved = !packet.resets() && (flow.seen < 0 || !world.flows.contains_key(&packet.forth()));
     let flow = flows::heard(world, packet)?;
     if moved {
         affinity::heard(world, packet, to);

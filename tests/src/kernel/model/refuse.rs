@@ -108,7 +108,8 @@ fn reset(case: &Case<'_>, packet: &Packet) -> Vec<u8> {
     } else {
         let sequence = u32::from(number(frame, at + 4)) << 16 | u32::from(number(frame, at + 6));
         let header = usize::from(frame[at + 12] >> 4) * 4;
-        let mut length = (ip.end - at - header) as u32;
+        // A first fragment may end inside the header.
+        let mut length = (ip.end - at).saturating_sub(header) as u32;
         length += u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
         tcp[8..12].copy_from_slice(&sequence.wrapping_add(length).to_be_bytes());
         tcp[13] = RST | ACK;
