@@ -126,7 +126,7 @@ pub(crate) fn check() -> Result<()> {
     let arguments = ["check", "--interfaces", "eth0"];
     let said = bench.agent(&arguments)?.ok(&["machine", "eth0: native", "has native XDP"])?;
     ensure!(!said.contains("beside"), "{said}");
-    let others = "link add flannel.1 type dummy\nlink add kube-ipvs0 type dummy\n";
+    let others = "link add flannel.1 type bridge\nlink add kube-ipvs0 type bridge\n";
     bench.node().namespace.ip(others)?;
     let said = bench.agent(&arguments)?.ok(&["beside", "flannel", "IPVS", "strictARP"])?;
     ensure!(said.lines().any(|line| line.starts_with("  ok       flannel")), "{said}");
