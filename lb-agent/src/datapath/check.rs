@@ -13,7 +13,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::Handle;
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -115,6 +115,8 @@ pub struct Facts {
     pub multi_buffer: Option<bool>,
     /// Whether the card takes VLAN tags off.
     pub strips_tags: bool,
+    /// Whether it is a bridge whose packets iptables has seen before they come to its hooks.
+    pub behind_iptables: bool,
     /// The programs on it.
     pub programs: Vec<Program>,
 }
@@ -180,6 +182,13 @@ pub fn judge(uplink: &Uplink, facts: &Facts) -> Checked {
                 "{driver} does not say whether it has native XDP: it is tried, else TCX is used"
             ),
         ),
+    }
+    if facts.behind_iptables {
+        add(
+            "bridge",
+            Verdict::Warning,
+            "connection tracking and kube-proxy's rules see what comes over it before Herald does: set net.bridge.bridge-nf-call-iptables and -ip6tables to 0 on this node, or use --delivery kernel".into(),
+        );
     }
     let mtu = uplink.mtu;
     if too_large {
@@ -342,14 +351,25 @@ async fn facts(handle: &Handle, uplink: &Uplink) -> Result<Facts, Error> {
         }
         programs.extend(filters(handle, ifindex).await);
     }
+    let driver = system::driver(&uplink.lower).ok();
     let cards = uplink.ports.iter().chain([&uplink.lower]);
     Ok(Facts {
-        driver: system::driver(&uplink.lower).ok(),
         native: features.map(features::Features::native),
         multi_buffer: features.map(features::Features::multi_buffer),
         strips_tags: uplink.vlan != 0
             && cards.into_iter().any(|card| system::strips_vlan_tags(card).unwrap_or(false)),
+        behind_iptables: driver.as_deref() == Some("bridge") && bridges_call_iptables(),
+        driver,
         programs,
+    })
+}
+
+/// Whether the kernel shows bridged packets to iptables, and so to connection tracking
+/// (`br_netfilter`), in this network namespace.
+fn bridges_call_iptables() -> bool {
+    ["iptables", "ip6tables"].iter().any(|which| {
+        fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{which}"))
+            .is_ok_and(|value| value.trim() == "1")
     })
 }
 
@@ -513,6 +533,8 @@ mod tests {
         let eth0 = uplink(2, "eth0");
         let bridge = Uplink { without_driver: true, ..eth0.clone() };
         assert_eq!(judged(&bridge, &native()).0, "tcx");
+        let (_, findings) = judged(&bridge, &Facts { behind_iptables: true, ..native() });
+        has(&findings, Verdict::Warning, &["bridge-nf-call-iptables", "--delivery kernel"]);
 
         let jumbo = Uplink { mtu: 9000, ..eth0.clone() };
         assert_eq!(judged(&jumbo, &native()).0, "native");
