@@ -1,6 +1,7 @@
 //! Herald's agent: from the Kubernetes API to the kernel's maps.
 #![deny(unsafe_code)]
 pub mod api;
+mod bytes;
 pub mod cli;
 pub mod conntrack;
 pub mod datapath;

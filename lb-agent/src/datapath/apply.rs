@@ -268,12 +268,6 @@ impl Datapath {
         }
         let Carried { attached, mode, on, instead_of } =
             self.object.attach(&Target::from(uplink))?;
-        if mode == IngressMode::Tcx && uplink.without_driver && bridges_call_iptables() {
-            tracing::warn!(
-                interface = uplink.name,
-                "connection tracking sees what comes over a bridge before Herald does, and hides replies: set net.bridge.bridge-nf-call-iptables and -ip6tables to 0 on this node, or use --delivery kernel"
-            );
-        }
         if let Some(reason) = instead_of {
             tracing::warn!(
                 interface = uplink.name,
@@ -465,13 +459,4 @@ impl Datapath {
         }
         announced
     }
-}
-
-/// Whether the kernel shows bridged packets to iptables, and so to connection tracking
-/// (`br_netfilter`), in this network namespace.
-fn bridges_call_iptables() -> bool {
-    ["iptables", "ip6tables"].iter().any(|which| {
-        std::fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{which}"))
-            .is_ok_and(|value| value.trim() == "1")
-    })
 }

@@ -1,7 +1,7 @@
 //! What `lb-agent check` tells: whether this machine and its interfaces can run Herald, how, and
-//! which other software stands in the way.
+//! which other software it runs beside. An agent that starts logs the same about its uplinks.
 use super::{
-    Error, IngressMode, features, netlink, preflight,
+    Error, IngressMode, conflicts, features, netlink, preflight,
     uplinks::{self, Links, Selection, Uplink},
 };
 use crate::system;
@@ -13,7 +13,9 @@ use netlink_packet_route::{
 };
 use rtnetlink::Handle;
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use tokio::sync::watch;
+use tracing::{info, warn};
 
 /// Whether something can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -113,6 +115,8 @@ pub struct Facts {
     pub multi_buffer: Option<bool>,
     /// Whether the card takes VLAN tags off.
     pub strips_tags: bool,
+    /// Whether it is a bridge whose packets iptables has seen before they come to its hooks.
+    pub behind_iptables: bool,
     /// The programs on it.
     pub programs: Vec<Program>,
 }
@@ -137,6 +141,8 @@ pub struct Report {
     pub machine: Vec<Finding>,
     /// About the interfaces that would be uplinks.
     pub interfaces: Vec<Checked>,
+    /// About the network plugin and what else it runs beside.
+    pub beside: Vec<Finding>,
     /// Names of the interfaces at which replies would be looked at.
     pub egress: Vec<String>,
 }
@@ -176,6 +182,13 @@ pub fn judge(uplink: &Uplink, facts: &Facts) -> Checked {
                 "{driver} does not say whether it has native XDP: it is tried, else TCX is used"
             ),
         ),
+    }
+    if facts.behind_iptables {
+        add(
+            "bridge",
+            Verdict::Warning,
+            "connection tracking and kube-proxy's rules see what comes over it before Herald does: set net.bridge.bridge-nf-call-iptables and -ip6tables to 0 on this node, or use --delivery kernel".into(),
+        );
     }
     let mtu = uplink.mtu;
     if too_large {
@@ -261,28 +274,58 @@ pub async fn report(pin_dir: &Path, only: &[String]) -> Result<Report, Error> {
     let handle = netlink::connect()?;
     let selection = Selection { only: only.to_vec(), ..Selection::default() };
     let Links { uplinks, egress } = uplinks::read(&handle).await?.links(&selection);
-    let mut interfaces = Vec::new();
-    for uplink in &uplinks {
-        interfaces.push(judge(uplink, &facts(&handle, uplink).await?));
+    let Seen { interfaces, beside, error } = look(&handle, &uplinks).await;
+    if let Some(error) = error {
+        return Err(error);
     }
     let egress = egress.into_iter().map(|egress| egress.name).collect();
-    Ok(Report { machine, interfaces, egress })
+    Ok(Report { machine, interfaces, beside, egress })
 }
 
-/// What stands in the way on these uplinks, in words, for the log of an agent that starts.
-pub async fn warnings(handle: &Handle, uplinks: &[Uplink]) -> Vec<String> {
-    let mut warnings = Vec::new();
+/// What was found about uplinks and about what runs beside.
+struct Seen {
+    interfaces: Vec<Checked>,
+    beside: Vec<Finding>,
+    /// The last that kept some of it from being found out.
+    error: Option<Error>,
+}
+
+async fn look(handle: &Handle, uplinks: &[Uplink]) -> Seen {
+    let mut seen = Seen { interfaces: Vec::new(), beside: Vec::new(), error: None };
     for uplink in uplinks {
-        // It may be gone by now; and this is no reason to fail.
-        let Ok(facts) = facts(handle, uplink).await else { continue };
-        let findings = judge(uplink, &facts).findings.into_iter();
-        warnings.extend(
-            findings
-                .filter(|finding| finding.verdict != Verdict::Good)
-                .map(|finding| format!("{}: {}", uplink.name, finding.found)),
-        );
+        match facts(handle, uplink).await {
+            Ok(facts) => seen.interfaces.push(judge(uplink, &facts)),
+            Err(error) => seen.error = Some(error),
+        }
     }
-    warnings
+    let names = uplinks.iter().map(|uplink| uplink.name.as_str());
+    match conflicts::observe(handle, names).await {
+        Ok(observed) => seen.beside = conflicts::findings(&observed),
+        Err(error) => seen.error = Some(error),
+    }
+    seen
+}
+
+/// Logs what an operator should know of it once, when the uplinks are known.
+pub(crate) async fn tell(handle: Handle, mut links: watch::Receiver<Option<Links>>) {
+    let known = links.wait_for(Option::is_some).await.map(|links| links.clone());
+    let Ok(Some(Links { uplinks, .. })) = known else { return };
+    let Seen { interfaces, beside, error } = look(&handle, &uplinks).await;
+    for Checked { interface, findings, .. } in interfaces {
+        for finding in findings.iter().filter(|finding| finding.verdict != Verdict::Good) {
+            warn!("{interface}: {}", finding.found);
+        }
+    }
+    for Finding { what, verdict, found } in beside {
+        match verdict {
+            Verdict::Good => info!("beside {what}, {found}"),
+            Verdict::Warning | Verdict::Bad => warn!("beside {what}, {found}"),
+        }
+    }
+    if let Some(error) = error {
+        // An interface may be gone by now, and nothing depends on it.
+        info!("what runs beside cannot all be told: {error}");
+    }
 }
 
 async fn facts(handle: &Handle, uplink: &Uplink) -> Result<Facts, Error> {
@@ -308,14 +351,25 @@ async fn facts(handle: &Handle, uplink: &Uplink) -> Result<Facts, Error> {
         }
         programs.extend(filters(handle, ifindex).await);
     }
+    let driver = system::driver(&uplink.lower).ok();
     let cards = uplink.ports.iter().chain([&uplink.lower]);
     Ok(Facts {
-        driver: system::driver(&uplink.lower).ok(),
         native: features.map(features::Features::native),
         multi_buffer: features.map(features::Features::multi_buffer),
         strips_tags: uplink.vlan != 0
             && cards.into_iter().any(|card| system::strips_vlan_tags(card).unwrap_or(false)),
+        behind_iptables: driver.as_deref() == Some("bridge") && bridges_call_iptables(),
+        driver,
         programs,
+    })
+}
+
+/// Whether the kernel shows bridged packets to iptables, and so to connection tracking
+/// (`br_netfilter`), in this network namespace.
+fn bridges_call_iptables() -> bool {
+    ["iptables", "ip6tables"].iter().any(|which| {
+        fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{which}"))
+            .is_ok_and(|value| value.trim() == "1")
     })
 }
 
@@ -394,32 +448,41 @@ impl Report {
     /// The worst of all.
     pub fn verdict(&self) -> Verdict {
         let all = self.interfaces.iter().flat_map(|checked| &checked.findings);
-        all.chain(&self.machine).map(|f| f.verdict).max().unwrap_or(Verdict::Good)
+        all.chain(&self.machine)
+            .chain(&self.beside)
+            .map(|f| f.verdict)
+            .max()
+            .unwrap_or(Verdict::Good)
     }
 
     /// For people.
     pub fn table(&self) -> String {
         let mut text = String::new();
-        let mut lines = |title: &str, findings: &[Finding]| {
-            let _ = writeln!(text, "{title}");
-            for Finding { what, verdict, found } in findings {
-                let mark = match verdict {
-                    Verdict::Good => "ok",
-                    Verdict::Warning => "warning",
-                    Verdict::Bad => "FAILED",
-                };
-                let _ = writeln!(text, "  {mark:<8} {what:<15} {found}");
-            }
-        };
-        lines("machine", &self.machine);
+        section(&mut text, "machine", &self.machine);
         for Checked { interface, mode, findings, .. } in &self.interfaces {
-            lines(&format!("{interface}: {mode}"), findings);
+            section(&mut text, &format!("{interface}: {mode}"), findings);
         }
         if self.interfaces.is_empty() {
             text.push_str("no interface has a default route: name some with --interfaces\n");
         }
+        if !self.beside.is_empty() {
+            section(&mut text, "beside", &self.beside);
+        }
         let _ = writeln!(text, "replies are looked at on: {}", self.egress.join(", "));
         text
+    }
+}
+
+fn section(text: &mut String, title: &str, findings: &[Finding]) {
+    let _ = writeln!(text, "{title}");
+    let width = findings.iter().map(|finding| finding.what.len()).fold(15, usize::max);
+    for Finding { what, verdict, found } in findings {
+        let mark = match verdict {
+            Verdict::Good => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Bad => "FAILED",
+        };
+        let _ = writeln!(text, "  {mark:<8} {what:<width$} {found}");
     }
 }
 
@@ -470,6 +533,8 @@ mod tests {
         let eth0 = uplink(2, "eth0");
         let bridge = Uplink { without_driver: true, ..eth0.clone() };
         assert_eq!(judged(&bridge, &native()).0, "tcx");
+        let (_, findings) = judged(&bridge, &Facts { behind_iptables: true, ..native() });
+        has(&findings, Verdict::Warning, &["bridge-nf-call-iptables", "--delivery kernel"]);
 
         let jumbo = Uplink { mtu: 9000, ..eth0.clone() };
         assert_eq!(judged(&jumbo, &native()).0, "native");

@@ -1,6 +1,10 @@
-//! Which network plugin runs on this node, and what of it an operator should know: told at start
-//! and by `lb-agent check`, before a client finds out. What stands behind each is in `docs/cni.md`.
-use super::{Error, netlink, uplinks::Links};
+//! Which network plugin runs on this node, and what of it an operator should know before a client
+//! finds out. [`check`](super::check) tells it; what stands behind each is in `docs/cni.md`.
+use super::{
+    Error,
+    check::{Finding, Verdict},
+    netlink,
+};
 use aya::programs::loaded_programs;
 use futures::TryStreamExt as _;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
@@ -10,8 +14,6 @@ use std::{
     fs,
     path::Path,
 };
-use tokio::sync::watch;
-use tracing::{info, warn};
 
 /// What was seen of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,32 +30,11 @@ pub struct Observed {
     pub reverse_path_filter: BTreeMap<String, u8>,
 }
 
-/// How much a finding matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Works as it is; good to know.
-    Note,
-    /// Does not work, or not in all cases, until something is done.
-    Warning,
-}
-
-/// Something on the node that concerns Herald.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// What it is.
-    pub name: &'static str,
-    /// How much it matters.
-    pub severity: Severity,
-    /// What was seen.
-    pub found: String,
-    /// What to do, or that nothing is to be done.
-    pub remedy: &'static str,
-}
-
 /// A network plugin, and how it is known.
 struct Plugin {
     name: &'static str,
-    severity: Severity,
+    /// [`Verdict::Good`]: works as it is, and is told because it is good to know.
+    verdict: Verdict,
     /// Beginnings of names of interfaces that only it makes.
     interfaces: &'static [&'static str],
     /// Beginnings of names of programs that only it loads: if there are any, one must be there.
@@ -64,63 +45,63 @@ struct Plugin {
 const PLUGINS: [Plugin; 9] = [
     Plugin {
         name: "Cilium",
-        severity: Severity::Note,
+        verdict: Verdict::Good,
         interfaces: &["cilium_"],
         programs: &[],
         remedy: "give Services to one of the two only: leave Cilium's LB IPAM, L2 announcements and BGP off, or tell them apart by spec.loadBalancerClass; policies see clients as entity world",
     },
     Plugin {
         name: "Cilium's XDP acceleration",
-        severity: Severity::Warning,
+        verdict: Verdict::Warning,
         interfaces: &["cilium_"],
         programs: &["cil_xdp_entry"],
         remedy: "set loadBalancer.acceleration=disabled in Cilium: an interface takes one XDP program",
     },
     Plugin {
         name: "Calico",
-        severity: Severity::Note,
+        verdict: Verdict::Good,
         interfaces: &["cali", "vxlan.calico", "vxlan-v6.calico"],
         programs: &[],
         remedy: "leave Calico's LoadBalancer controller off (assignIPs: RequestedServicesOnly) and serviceLoadBalancerIPs unset; policies see the client's own address",
     },
     Plugin {
         name: "Calico's eBPF data plane",
-        severity: Severity::Note,
+        verdict: Verdict::Good,
         interfaces: &["cali"],
         programs: &["cali_tc_", "calico_tc_"],
         remedy: "have no HostEndpoint on uplinks, or use --delivery kernel; keep bpfEnforceRPF at Loose on nodes with several uplinks",
     },
     Plugin {
         name: "Kube-OVN",
-        severity: Severity::Note,
+        verdict: Verdict::Good,
         interfaces: &["ovn0"],
         programs: &[],
         remedy: "serve pods of underlay subnets and of subnets with a centralized gateway by --delivery kernel: their replies do not pass the node's own stack",
     },
     Plugin {
         name: "Antrea",
-        severity: Severity::Note,
+        verdict: Verdict::Good,
         interfaces: &["antrea-gw0"],
         programs: &[],
         remedy: "give no Service of Herald the annotation service.antrea.io/external-ip-pool",
     },
     Plugin {
         name: "kube-router",
-        severity: Severity::Note,
+        verdict: Verdict::Good,
         interfaces: &["kube-bridge", "kube-dummy-if"],
         programs: &[],
         remedy: "start kube-router without --run-loadbalancer and without --advertise-loadbalancer-ip",
     },
     Plugin {
         name: "flannel",
-        severity: Severity::Note,
+        verdict: Verdict::Good,
         interfaces: &["flannel.", "flannel-v6.", "flannel-wg"],
         programs: &[],
         remedy: "nothing is to be done",
     },
     Plugin {
         name: "IPVS",
-        severity: Severity::Note,
+        verdict: Verdict::Good,
         interfaces: &["kube-ipvs0"],
         programs: &[],
         remedy: "nothing is to be done: strictARP may be on or off",
@@ -133,12 +114,12 @@ pub fn findings(observed: &Observed) -> Vec<Finding> {
         PLUGINS.iter().filter_map(|plugin| plugin.finding(observed)).collect();
     let in_switch: Vec<_> = observed.uplinks.intersection(&observed.open_vswitch).collect();
     if !in_switch.is_empty() {
-        findings.push(Finding {
-            name: "an uplink of Open vSwitch",
-            severity: Severity::Warning,
-            found: listed(in_switch),
-            remedy: "such an interface has no native XDP, and pods that the switch connects to the network do not answer through it: use --delivery kernel, or name another interface with --interfaces",
-        });
+        findings.push(finding(
+            "an uplink of Open vSwitch",
+            Verdict::Warning,
+            &listed(in_switch),
+            "such an interface has no native XDP, and pods that the switch connects to the network do not answer through it: use --delivery kernel, or name another interface with --interfaces",
+        ));
     }
     let strict: Vec<_> = observed
         .reverse_path_filter
@@ -147,20 +128,24 @@ pub fn findings(observed: &Observed) -> Vec<Finding> {
         .map(|(name, _)| name)
         .collect();
     if !strict.is_empty() && observed.uplinks.len() > 1 {
-        findings.push(Finding {
-            name: "strict reverse path filter on several uplinks",
-            severity: Severity::Warning,
-            found: listed(strict),
-            remedy: "a client's packet that comes in by another interface than its answer leaves by is dropped: set net.ipv4.conf.all.rp_filter and those of the uplinks to 2",
-        });
+        findings.push(finding(
+            "strict reverse path filter on several uplinks",
+            Verdict::Warning,
+            &listed(strict),
+            "a client's packet that comes in by another interface than its answer leaves by is dropped: set net.ipv4.conf.all.rp_filter and those of the uplinks to 2",
+        ));
     }
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
     findings
+}
+
+fn finding(what: &'static str, verdict: Verdict, found: &str, remedy: &str) -> Finding {
+    Finding { what, verdict, found: format!("{found}: {remedy}") }
 }
 
 impl Plugin {
     fn finding(&self, observed: &Observed) -> Option<Finding> {
-        let Self { name, severity, interfaces, programs, remedy } = *self;
+        let Self { name, verdict, interfaces, programs, remedy } = *self;
         let interface = first_of(interfaces, &observed.interfaces)?;
         let program = first_of(programs, &observed.programs);
         if program.is_none() && !programs.is_empty() {
@@ -170,7 +155,7 @@ impl Plugin {
             Some(program) => format!("interface {interface} and program {program}"),
             None => format!("interface {interface}"),
         };
-        Some(Finding { name, severity, found, remedy })
+        Some(finding(name, verdict, &found, remedy))
     }
 }
 
@@ -237,31 +222,6 @@ fn reverse_path_filter(interface: &str) -> Option<u8> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Logs the findings once, when the uplinks are known.
-pub(crate) async fn tell(mut links: watch::Receiver<Option<Links>>) {
-    let Ok(known) = links.wait_for(Option::is_some).await.map(|known| known.clone()) else {
-        return;
-    };
-    let uplinks = known.iter().flat_map(|links| &links.uplinks);
-    let names = uplinks.map(|uplink| uplink.name.as_str());
-    let observed = match netlink::connect() {
-        Ok(handle) => observe(&handle, names).await,
-        Err(error) => Err(error),
-    };
-    match observed {
-        Ok(observed) => {
-            for Finding { name, severity, found, remedy } in findings(&observed) {
-                match severity {
-                    Severity::Note => info!("beside {name} ({found}): {remedy}"),
-                    Severity::Warning => warn!("beside {name} ({found}): {remedy}"),
-                }
-            }
-        }
-        // Nothing depends on it.
-        Err(error) => info!("which network plugin this node has cannot be told: {error}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,7 +232,7 @@ mod tests {
     }
 
     fn found(observed: &Observed) -> Vec<&'static str> {
-        findings(observed).iter().map(|finding| finding.name).collect()
+        findings(observed).iter().map(|finding| finding.what).collect()
     }
 
     #[test]
@@ -341,7 +301,7 @@ mod tests {
         ) {
             let uplinks = interfaces.clone();
             for finding in findings(&Observed { interfaces, programs, uplinks, ..Observed::default() }) {
-                prop_assert!(!finding.found.is_empty() && !finding.remedy.is_empty());
+                prop_assert!(!finding.found.starts_with(": ") && !finding.found.ends_with(": "));
             }
         }
     }

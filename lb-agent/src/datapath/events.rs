@@ -1,6 +1,9 @@
 //! What the kernel program tells the agent by the ring `EVENTS`.
 use super::{Error, address_from_bytes};
-use crate::system;
+use crate::{
+    bytes::{Short, take},
+    system,
+};
 use aya::maps::{MapData, RingBuf};
 use lb_common::maps::{EVENT_CLAIM, EVENT_PROBE, EVENT_UNKNOWN_FLOW, FlowKey};
 use std::net::IpAddr;
@@ -38,8 +41,10 @@ impl Event {
     /// Reads `lb_common::maps::Event`, byte for byte as `repr(C)` lays it out; `None` if it is
     /// none that this agent knows.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; LENGTH] = bytes.try_into().ok()?;
-        let mut rest: &[u8] = bytes;
+        if bytes.len() == LENGTH { Self::read(bytes).ok()? } else { None }
+    }
+
+    fn read(mut rest: &[u8]) -> Result<Option<Self>, Short> {
         let flow = FlowKey {
             client: take(&mut rest)?,
             peer: take(&mut rest)?,
@@ -54,19 +59,13 @@ impl Event {
         let ifindex = u32::from_ne_bytes(take(&mut rest)?);
         let _vlan = take::<2>(&mut rest)?;
         let mac = take(&mut rest)?;
-        match kind {
+        Ok(match kind {
             EVENT_UNKNOWN_FLOW => Some(Self::UnknownFlow { flow, node }),
             EVENT_PROBE => Some(Self::Probe { sender: address_from_bytes(flow.peer) }),
             EVENT_CLAIM => Some(Self::Claim { vip: address_from_bytes(flow.peer), mac, ifindex }),
             _ => None,
-        }
+        })
     }
-}
-
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
-    let (taken, left) = rest.split_first_chunk()?;
-    *rest = left;
-    Some(*taken)
 }
 
 /// Hands over each event. Ends only by an error.

@@ -1,5 +1,6 @@
 //! All that decides by which way a packet is sent on to another node.
 use super::neighbours::NextHops;
+use crate::membership::NodeCookies;
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// How packets reach other nodes.
@@ -32,7 +33,7 @@ pub type LinkProofs = BTreeMap<IpAddr, LinkProof>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peers {
     /// What tunnelled packets to a node must carry, by its name.
-    pub cookies: BTreeMap<String, u64>,
+    pub cookies: NodeCookies,
     /// Which links let foreign source addresses through.
     pub proofs: LinkProofs,
 }

@@ -19,7 +19,10 @@
 //! Numbers are big-endian. A change of the layout is a new version; an agent ignores
 //! versions that it does not know.
 use super::{Departure, cookies::Cookie};
-use crate::datapath::{address_bytes, address_from_bytes};
+use crate::{
+    bytes::{Short, take, take_slice},
+    datapath::{address_bytes, address_from_bytes},
+};
 use std::{collections::BTreeSet, net::IpAddr};
 
 const MAGIC: [u8; 4] = *b"Hrld";
@@ -69,6 +72,12 @@ pub enum Malformed {
     /// A name is not UTF-8 or is empty.
     #[error("heartbeat with a name that is not text")]
     Name,
+}
+
+impl From<Short> for Malformed {
+    fn from(Short: Short) -> Self {
+        Self::Length
+    }
 }
 
 /// Whether a datagram is meant to be a heartbeat, of whatever version.
@@ -144,16 +153,8 @@ impl Message {
     }
 }
 
-fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Malformed> {
-    let (taken, left) = rest.split_first_chunk().ok_or(Malformed::Length)?;
-    *rest = left;
-    Ok(*taken)
-}
-
 fn name(rest: &mut &[u8], length: u8) -> Result<String, Malformed> {
-    let (taken, left) = rest.split_at_checked(length.into()).ok_or(Malformed::Length)?;
-    *rest = left;
-    let text = str::from_utf8(taken).map_err(|_| Malformed::Name)?;
+    let text = str::from_utf8(take_slice(rest, length.into())?).map_err(|_| Malformed::Name)?;
     if text.is_empty() { Err(Malformed::Name) } else { Ok(text.to_owned()) }
 }
 

@@ -14,6 +14,7 @@
 //! Numbers are big-endian. They travel between the ports of the heartbeats. A change of the
 //! layout is a new version; an agent ignores versions that it does not know.
 use crate::{
+    bytes::{Short, take},
     datapath::{address_bytes, address_from_bytes},
     membership::cookies::Cookie,
 };
@@ -133,6 +134,12 @@ pub enum Malformed {
     Meaning,
 }
 
+impl From<Short> for Malformed {
+    fn from(Short: Short) -> Self {
+        Self::Length
+    }
+}
+
 impl Message {
     /// The datagram. What is beyond [`MAX_FLOWS`] is left out.
     pub fn encode(&self) -> Vec<u8> {
@@ -199,12 +206,6 @@ fn put(bytes: &mut Vec<u8>, flow: &FlowId) {
     bytes.extend(flow.client_port.to_be_bytes());
     bytes.extend(flow.port.to_be_bytes());
     bytes.push(flow.protocol);
-}
-
-fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Malformed> {
-    let (taken, left) = rest.split_first_chunk().ok_or(Malformed::Length)?;
-    *rest = left;
-    Ok(*taken)
 }
 
 fn flow(rest: &mut &[u8]) -> Result<FlowId, Malformed> {

@@ -17,7 +17,7 @@ use self::{
 use crate::{
     datapath::{
         apply::Datapath,
-        check, conflicts,
+        check,
         events::{self, Event},
         flows::FlowMaps,
         neighbours, netlink,
@@ -146,8 +146,7 @@ async fn serve<S: Source>(
     followers.spawn(uplinks::follow(selections, publish_links));
     followers.spawn(neighbours::follow(wants, links.clone(), publish_next_hops));
     followers.spawn(replies::follow(netlink.clone(), questions, answer));
-    tokio::spawn(warn_of_others(netlink.clone(), links.clone()));
-    tokio::spawn(conflicts::tell(links.clone()));
+    tokio::spawn(check::tell(netlink.clone(), links.clone()));
     tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
 
     let flows = Arc::new(Mutex::new(lock(&datapath).take_flows()?));
@@ -200,16 +199,6 @@ async fn serve<S: Source>(
     let others = alive.borrow().values().filter(|node| node.agent).count();
     steering.leave(others).await;
     Ok(())
-}
-
-/// Says once what `lb-agent check` would find on the uplinks.
-async fn warn_of_others(netlink: Handle, mut links: watch::Receiver<Option<uplinks::Links>>) {
-    let Ok(links) = links.wait_for(Option::is_some).await.map(|links| links.clone()) else {
-        return;
-    };
-    for warning in check::warnings(&netlink, &links.unwrap_or_default().uplinks).await {
-        warn!("{warning}");
-    }
 }
 
 /// Starts what agents do together: cookies, proofs of links, and the last resort.

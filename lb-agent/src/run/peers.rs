@@ -134,9 +134,7 @@ impl Task {
         let count = |wanted| proofs.values().filter(|proof| **proof == wanted).count();
         self.parts.view.own.links_proven.set(count(LinkProof::Proven));
         self.parts.view.own.links_disproved.set(count(LinkProof::Disproved));
-        let cookies = self.parts.exchange.cookies();
-        let cookies =
-            cookies.borrow().iter().map(|(n, cookie)| (n.clone(), cookie.get())).collect();
+        let cookies = (**self.parts.exchange.cookies().borrow()).clone();
         let peers = Peers { cookies, proofs: (**proofs).clone() };
         self.parts.peers.send_if_modified(|known| {
             let changed = *known != peers;

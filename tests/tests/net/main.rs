@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         case("bad_input::one_line_each", bad_input::one_line_each),
         case("bad_input::pools", bad_input::pools),
         case("pins::load_and_unload", pins::load_and_unload),
+        case("pins::check", pins::check),
         case("pins::other_layouts", pins::other_layouts),
         case("pins::other_namespace", pins::other_namespace),
         case("pins::interface_made_anew", pins::interface_made_anew),

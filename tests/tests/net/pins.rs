@@ -6,6 +6,7 @@ use herald_tests::lab::{
     scenario::{self, Cluster, WEB_PORT},
 };
 use lb_common::maps::{Row, SCHEMA_VERSION};
+use serde_json::Value;
 use std::{path::PathBuf, process::Command};
 
 /// This machine cannot run it.
@@ -117,6 +118,25 @@ pub(crate) fn load_and_unload() -> Result<()> {
     ensure!(!link.contains("xdp"), "{link}");
     // Nothing to do is no failure.
     bench.agent(&["unload"])?.ok(&["nothing is pinned"]).map(drop)
+}
+
+/// `check` tells about the machine, the uplinks and what runs beside, and touches nothing.
+pub(crate) fn check() -> Result<()> {
+    let bench = Bench::new()?;
+    let arguments = ["check", "--interfaces", "eth0"];
+    let said = bench.agent(&arguments)?.ok(&["machine", "eth0: native", "has native XDP"])?;
+    ensure!(!said.contains("beside"), "{said}");
+    let others = "link add flannel.1 type bridge\nlink add kube-ipvs0 type bridge\n";
+    bench.node().namespace.ip(others)?;
+    let said = bench.agent(&arguments)?.ok(&["beside", "flannel", "IPVS", "strictARP"])?;
+    ensure!(said.lines().any(|line| line.starts_with("  ok       flannel")), "{said}");
+    let json = bench.agent(&[&arguments[..], &["--output", "json"]].concat())?.ok(&[])?;
+    let report: Value = serde_json::from_str(&json)?;
+    let beside = report["beside"].as_array().context("nothing beside")?;
+    let names: Vec<_> = beside.iter().filter_map(|finding| finding["what"].as_str()).collect();
+    ensure!(names == ["flannel", "IPVS"], "{names:?}");
+    ensure!(!bench.pins.exists(), "{} was made", bench.pins.display());
+    Ok(())
 }
 
 /// A pinned map with another layout is not adopted, but for its capacity where that is the

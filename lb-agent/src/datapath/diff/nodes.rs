@@ -77,7 +77,7 @@ fn node_value(node: &PlannedNode, inputs: Inputs<'_>, before: Option<&Node>) -> 
     let Inputs { uplinks, reach, .. } = inputs;
     let before =
         before.filter(|before| node.addresses.iter().any(|a| address_bytes(*a) == before.address));
-    let cookie = reach.peers.cookies.get(&node.name).copied();
+    let cookie = reach.peers.cookies.get(&node.name).map(|cookie| cookie.get());
     let cookie = cookie.or(before.map(|before| before.cookie)).unwrap_or(0);
     let of_link = |on_link: bool| {
         node.addresses.iter().find_map(|address| {

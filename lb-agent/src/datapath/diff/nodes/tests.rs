@@ -6,6 +6,7 @@ use crate::{
         state::Contents,
         uplinks::Uplink,
     },
+    membership::cookies::Cookie,
     plan::Plan,
     testing::{ip, next_hop, uplink},
 };
@@ -28,6 +29,10 @@ impl NextHopOf {
     }
 }
 
+fn cookie(value: u64) -> Cookie {
+    Cookie::new(value).unwrap()
+}
+
 fn value(uplinks: &[Uplink], reach: &Reach, before: Option<&Node>) -> Node {
     let plan = Plan::default();
     node_value(&node(), Inputs { plan: &plan, me: "n1", uplinks, reach }, before)
@@ -46,7 +51,7 @@ fn a_common_link_goes_before_a_router() {
     assert_eq!((far.ifindex, far.flags, far.mac[5], far.mtu), (2, 0, 3, 1400));
     assert_eq!(address_from_bytes(far.source), ip("10.0.0.1"));
 
-    reach.peers.cookies.insert("n2".into(), 7);
+    reach.peers.cookies.insert("n2".into(), cookie(7));
     let far = value(&uplinks, &reach, None);
     assert_eq!((far.flags, far.cookie), (NODE_TUNNEL, 7));
 
@@ -61,7 +66,7 @@ fn a_link_that_is_disproved_is_left_alone() {
     let uplinks = [uplink(2, "eth0")];
     let mut reach = Reach::default();
     reach.next_hops.insert(ip("10.0.0.2"), next_hop(2, 2));
-    reach.peers.cookies.insert("n2".into(), 7);
+    reach.peers.cookies.insert("n2".into(), cookie(7));
     let flags = |reach: &Reach| value(&uplinks, reach, None).flags;
     for (forward, proof, expected) in [
         (Forward::Auto, None, NODE_LINK | NODE_TUNNEL),
@@ -85,12 +90,12 @@ fn what_a_node_said_last_stays_in_force() {
     let uplinks = [uplink(2, "eth0")];
     let mut reach = Reach::default();
     reach.next_hops.insert(ip("10.0.0.2"), next_hop(2, 2));
-    reach.peers.cookies.insert("n2".into(), 7);
+    reach.peers.cookies.insert("n2".into(), cookie(7));
     let before = value(&uplinks, &reach, None);
     // An agent that has just started has not heard of the node yet.
     reach.peers.cookies.clear();
     assert_eq!(value(&uplinks, &reach, Some(&before)), before);
-    reach.peers.cookies.insert("n2".into(), 8);
+    reach.peers.cookies.insert("n2".into(), cookie(8));
     assert_eq!(value(&uplinks, &reach, Some(&before)).cookie, 8);
     // An entry of another node that had this index is nothing to go by.
     let other = Node { address: address_bytes(ip("10.0.0.9")), ..before };
