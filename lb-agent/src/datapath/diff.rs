@@ -29,7 +29,7 @@ use lb_common::{
     },
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
 };
@@ -261,17 +261,18 @@ fn write_endpoints(
 }
 
 fn write_vips(state: &mut State, plan: &Plan, changes: &mut Changes) -> Vec<(VipKey, Vip)> {
-    // Both in the order of VIPs.
-    let mut services = plan.services.keys().peekable();
-    let mut ports = |vip: &IpAddr| {
-        while services.next_if(|address| address.vip < *vip).is_some() {}
-        std::iter::from_fn(|| services.next_if(|address| address.vip == *vip)).count() as u32
-    };
+    let mut ports: HashMap<IpAddr, u32> = HashMap::with_capacity(plan.vips.len());
+    for address in plan.services.keys() {
+        *ports.entry(address.vip).or_default() += 1;
+    }
     let mut wanted: Vec<_> = plan
         .vips
         .keys()
         .take(MAX_VIPS as usize)
-        .map(|vip| (VipKey { vip: address_bytes(*vip) }, Vip { flags: 0, ports: ports(vip) }))
+        .map(|vip| {
+            let ports = ports.get(vip).copied().unwrap_or(0);
+            (VipKey { vip: address_bytes(*vip) }, Vip { flags: 0, ports })
+        })
         .collect();
     changes.full("VIPS", MAX_VIPS, plan.vips.len().saturating_sub(MAX_VIPS as usize));
     wanted.sort_unstable_by_key(|(key, _)| *key);

@@ -1,7 +1,7 @@
 //! Puts a [`Plan`] together.
 use super::{
     Notice, Plan, PlannedNode, PlannedVip, RowCache,
-    endpoints::{Placement, SlicesByService, SlicesInOrder, warning},
+    endpoints::{Placement, SlicesByService, warning},
     owner::Election,
     service::{Planner, ServicePlan},
 };
@@ -13,8 +13,7 @@ use crate::{
     },
 };
 use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -54,23 +53,9 @@ pub struct PlanCache {
     /// Rows, by endpoints.
     pub rows: RowCache,
     common: Common,
-    /// In the order of names.
-    services: VecDeque<Box<KnownService>>,
-    /// In the order of addresses.
-    vips: VecDeque<KnownVip>,
-}
-
-/// Of what an earlier plan knew, in order, that with this key; what stands before it is dropped:
-/// both plans go through their Services in the same order.
-fn next_of<T, K: Ord>(known: &mut VecDeque<T>, key: &K, key_of: impl Fn(&T) -> &K) -> Option<T> {
-    while let Some(first) = known.front() {
-        match key_of(first).cmp(key) {
-            Ordering::Less => drop(known.pop_front()),
-            Ordering::Equal => return known.pop_front(),
-            Ordering::Greater => break,
-        }
-    }
-    None
+    services: HashMap<ObjectName, KnownService>,
+    vips: HashMap<IpAddr, KnownVip>,
+    round: u64,
 }
 
 /// What the plan of every Service depends on.
@@ -101,6 +86,7 @@ struct KnownService {
     service: Service,
     slices: Vec<EndpointSlice>,
     plan: Arc<ServicePlan>,
+    round: u64,
 }
 
 impl KnownService {
@@ -112,10 +98,10 @@ impl KnownService {
 /// The Services of a VIP, and what was decided about it.
 #[derive(Debug)]
 struct KnownVip {
-    vip: IpAddr,
     services: Vec<ObjectName>,
     planned: Arc<PlannedVip>,
     notices: BTreeSet<Notice>,
+    round: u64,
 }
 
 /// The same as [`plan()`], with what an earlier plan computed.
@@ -146,21 +132,11 @@ pub fn plan_with(
     let mut local_notices = BTreeSet::new();
     let mut ports = Vec::new();
     let mut vips = Vec::new();
-    let mut slices_in_order = SlicesInOrder::new(&slices);
-    let mut known_services = std::mem::take(&mut cache.services);
     for service in snapshot.services.values().filter(|s| s.wants_address) {
-        let slices = slices_in_order.of(&service.name);
-        let known = next_of(&mut known_services, &service.name, |known| &known.service.name);
-        let known = known.filter(|known| known.is(service, slices));
-        let changed = known.is_none();
-        let known = known.unwrap_or_else(|| {
-            let planner = Planner { placement, options, rows: &mut cache.rows };
-            let plan = Arc::new(planner.plan(service, slices, &pools));
-            let slices = slices.iter().map(|slice| (*slice).clone()).collect();
-            Box::new(KnownService { service: service.clone(), slices, plan })
+        let (planned, changed) = cache.service(service, slices.of(&service.name), |rows| {
+            let planner = Planner { placement, options, rows };
+            planner.plan(service, slices.of(&service.name), &pools)
         });
-        let planned = Arc::clone(&known.plan);
-        cache.services.push_back(known);
         plan.local_endpoints.extend(&planned.local);
         notices.extend(planned.notices.iter().cloned());
         local_notices.extend(planned.local_notices.iter().cloned());
@@ -186,32 +162,21 @@ pub fn plan_with(
     let mut election = Election::new(snapshot, alive, options, &slices);
     vips.sort_by_key(|(vip, ..)| *vip);
     let mut decided = Vec::new();
-    let mut known_vips = std::mem::take(&mut cache.vips);
     for group in vips.chunk_by(|a, b| a.0 == b.0) {
         let (vip, first, _) = group[0];
         let Some(pool) = pools.held(first, vip) else { continue };
         let services: Vec<_> = group.iter().map(|(_, service, _)| *service).collect();
         let changed = group.iter().any(|(.., changed)| *changed);
-        let known = next_of(&mut known_vips, &vip, |known| &known.vip);
-        let known = known.filter(|known| {
-            !changed && known.services.iter().eq(services.iter().map(|service| &service.name))
-        });
-        let known = known.unwrap_or_else(|| {
-            let (planned, notices) = decide(&mut election, vip, pool, &services, me);
-            let services = services.iter().map(|service| service.name.clone()).collect();
-            KnownVip { vip, services, planned: Arc::new(planned), notices }
-        });
+        let known =
+            cache.vip(vip, &services, changed, || decide(&mut election, vip, pool, &services, me));
         notices.extend(known.notices.iter().cloned());
         decided.push((vip, Arc::clone(&known.planned)));
-        cache.vips.push_back(known);
     }
     plan.vips = decided.into_iter().collect();
     let living = snapshot.nodes.keys().zip(0..).filter(|(name, _)| alive.contains_key(*name));
     plan.fragment_rows =
         cache.rows.fragments(living.map(|(name, position)| (name.clone(), position)).collect());
-    // What this plan did not use is forgotten.
-    drop((known_services, known_vips));
-    cache.rows.sweep();
+    cache.end();
     plan.notices = notices.into_iter().collect();
     plan.local_notices = local_notices.into_iter().collect();
     plan
@@ -236,6 +201,7 @@ fn decide(
 
 impl PlanCache {
     fn begin(&mut self, snapshot: &Snapshot, me: &str, alive: &Alive, options: &PlanOptions) {
+        self.round += 1;
         if !self.common.is(snapshot, me, alive, options) {
             self.services.clear();
             self.vips.clear();
@@ -248,5 +214,68 @@ impl PlanCache {
                 advertisements: snapshot.l2_advertisements.clone(),
             };
         }
+    }
+
+    /// The plan of a Service, and whether it is a new one.
+    fn service(
+        &mut self,
+        service: &Service,
+        slices: &[&EndpointSlice],
+        plan: impl FnOnce(&mut RowCache) -> ServicePlan,
+    ) -> (Arc<ServicePlan>, bool) {
+        let round = self.round;
+        if let Some(known) = self.services.get_mut(&service.name)
+            && known.is(service, slices)
+        {
+            known.round = round;
+            return (Arc::clone(&known.plan), false);
+        }
+        let plan = Arc::new(plan(&mut self.rows));
+        let known = KnownService {
+            service: service.clone(),
+            slices: slices.iter().map(|slice| (*slice).clone()).collect(),
+            plan: Arc::clone(&plan),
+            round,
+        };
+        self.services.insert(service.name.clone(), known);
+        (plan, true)
+    }
+
+    fn vip(
+        &mut self,
+        vip: IpAddr,
+        services: &[&Service],
+        changed: bool,
+        decide: impl FnOnce() -> (PlannedVip, BTreeSet<Notice>),
+    ) -> &KnownVip {
+        let round = self.round;
+        let same = |known: &KnownVip| {
+            !changed && known.services.iter().eq(services.iter().map(|service| &service.name))
+        };
+        let anew = || {
+            let (planned, notices) = decide();
+            let services = services.iter().map(|service| service.name.clone()).collect();
+            KnownVip { services, planned: Arc::new(planned), notices, round }
+        };
+        match self.vips.entry(vip) {
+            Entry::Vacant(vacant) => vacant.insert(anew()),
+            Entry::Occupied(occupied) => {
+                let known = occupied.into_mut();
+                if same(known) {
+                    known.round = round;
+                } else {
+                    *known = anew();
+                }
+                known
+            }
+        }
+    }
+
+    /// Ends a plan: what it did not use is forgotten.
+    fn end(&mut self) {
+        let round = self.round;
+        self.services.retain(|_, known| known.round == round);
+        self.vips.retain(|_, known| known.round == round);
+        self.rows.sweep();
     }
 }

@@ -32,29 +32,6 @@ impl<'a> SlicesByService<'a> {
     }
 }
 
-/// Gives the slices of Services that are asked for in order. With thousands of Services that
-/// takes a fraction of what looking for each does.
-#[derive(Clone, Debug)]
-pub struct SlicesInOrder<'s, 'a>(&'s [&'a EndpointSlice]);
-
-impl<'s, 'a> SlicesInOrder<'s, 'a> {
-    /// From the first Service on.
-    pub fn new(slices: &'s SlicesByService<'a>) -> Self {
-        Self(&slices.0)
-    }
-
-    /// Those of one Service, which stands behind all that were asked for before.
-    pub fn of(&mut self, service: &ObjectName) -> &'s [&'a EndpointSlice] {
-        let service = (service.namespace.as_str(), service.name.as_str());
-        let before = self.0.iter().take_while(|slice| owner(slice) < service).count();
-        let rest = &self.0[before..];
-        let count = rest.iter().take_while(|slice| owner(slice) == service).count();
-        let (own, rest) = rest.split_at(count);
-        self.0 = rest;
-        own
-    }
-}
-
 fn owner(slice: &EndpointSlice) -> (&str, &str) {
     (&slice.name.namespace, &slice.service)
 }
