@@ -15,7 +15,7 @@ use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Which objects are ours.
 #[derive(Clone, Debug, Default)]
@@ -64,9 +64,9 @@ pub struct Identified<T> {
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     /// Services of type LoadBalancer of our class, and others that may have an address.
-    pub services: Store<snapshot::Service>,
+    pub services: Store<Arc<snapshot::Service>>,
     /// EndpointSlices of all Services.
-    pub endpoint_slices: Store<snapshot::EndpointSlice>,
+    pub endpoint_slices: Store<Arc<snapshot::EndpointSlice>>,
     /// Nodes.
     pub nodes: Store<snapshot::Node>,
     /// Labels of Namespaces.
@@ -151,17 +151,18 @@ fn by_name<T, U>(store: &Store<T>, value: impl Fn(&T) -> U) -> BTreeMap<String, 
 }
 
 impl Kind for Service {
-    type Reduced = snapshot::Service;
+    type Reduced = Arc<snapshot::Service>;
     const KIND: &'static str = "Service";
 
     fn reduce(self, scope: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
         let service = convert::service(self, scope.class.as_deref())?;
-        Ok(service.filter(|s| {
+        let ours = service.filter(|s| {
             s.wants_address
                 || scope.addresses_apart
                 || s.ingress.iter().any(|i| i.ip.is_some())
                 || s.annotations.contains_key(ALLOCATED_FROM)
-        }))
+        });
+        Ok(ours.map(Arc::new))
     }
 
     fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
@@ -170,11 +171,11 @@ impl Kind for Service {
 }
 
 impl Kind for EndpointSlice {
-    type Reduced = snapshot::EndpointSlice;
+    type Reduced = Arc<snapshot::EndpointSlice>;
     const KIND: &'static str = "EndpointSlice";
 
     fn reduce(self, _: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
-        convert::endpoint_slice(self)
+        Ok(convert::endpoint_slice(self)?.map(Arc::new))
     }
 
     fn store(index: &mut Index) -> &mut Store<Self::Reduced> {

@@ -4,8 +4,8 @@ fn name(name: &str) -> ObjectName {
     ObjectName::new("d", name)
 }
 
-fn service(service: &str, wants_address: bool, ip: Option<&str>) -> snapshot::Service {
-    snapshot::Service {
+fn service(service: &str, wants_address: bool, ip: Option<&str>) -> Arc<snapshot::Service> {
+    Arc::new(snapshot::Service {
         name: name(service),
         wants_address,
         ingress: ip
@@ -13,7 +13,7 @@ fn service(service: &str, wants_address: bool, ip: Option<&str>) -> snapshot::Se
             .into_iter()
             .collect(),
         ..Default::default()
-    }
+    })
 }
 
 fn pool(addresses: &[&str]) -> Identified<snapshot::IpAddressPool> {
@@ -37,7 +37,7 @@ fn a_service_that_wants_none_stays_while_it_holds_an_address_of_ours() {
     }
     for (n, pool) in [("trace", "p"), ("trace-foreign", "q")] {
         let mut service = service(n, false, None);
-        service.annotations.insert(ALLOCATED_FROM.to_owned(), pool.to_owned());
+        Arc::make_mut(&mut service).annotations.insert(ALLOCATED_FROM.to_owned(), pool.to_owned());
         index.set::<Service>(name(n), Some(service));
     }
     let names = |index: &Index| Vec::from_iter(index.snapshot().services.into_keys());
@@ -50,10 +50,12 @@ fn a_service_that_wants_none_stays_while_it_holds_an_address_of_ours() {
 #[test]
 fn slices_come_with_their_service() {
     let mut index = Index::default();
-    let slice = |n: &str, service: &str| snapshot::EndpointSlice {
-        name: name(n),
-        service: service.to_owned(),
-        ..Default::default()
+    let slice = |n: &str, service: &str| {
+        Arc::new(snapshot::EndpointSlice {
+            name: name(n),
+            service: service.to_owned(),
+            ..Default::default()
+        })
     };
     index.set::<EndpointSlice>(name("a-1"), Some(slice("a-1", "a")));
     index.set::<EndpointSlice>(name("b-1"), Some(slice("b-1", "b")));

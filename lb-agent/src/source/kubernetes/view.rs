@@ -132,7 +132,7 @@ impl View {
     }
 
     /// A Service as last seen.
-    pub(super) fn service(&self, name: &ObjectName) -> Option<snapshot::Service> {
+    pub(super) fn service(&self, name: &ObjectName) -> Option<Arc<snapshot::Service>> {
         self.lock().index.services.get(name).cloned()
     }
 

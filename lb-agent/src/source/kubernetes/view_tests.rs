@@ -17,8 +17,9 @@ fn name(name: &str) -> ObjectName {
     ObjectName::new("d", name)
 }
 
-fn service(service: &str) -> snapshot::Service {
-    snapshot::Service { name: name(service), wants_address: true, ..Default::default() }
+fn service(service: &str) -> Arc<snapshot::Service> {
+    let name = name(service);
+    Arc::new(snapshot::Service { name, wants_address: true, ..Default::default() })
 }
 
 fn list_all(view: &View, term: u64) {

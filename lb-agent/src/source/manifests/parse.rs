@@ -18,7 +18,7 @@ use k8s_openapi::api::{
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::Value;
-use std::fmt::Display;
+use std::{fmt::Display, sync::Arc};
 
 /// What a file holds.
 #[derive(Debug, Default, PartialEq)]
@@ -46,9 +46,9 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     /// A Service, and which families it asks for if its manifest gives no `clusterIP`.
-    Service(snapshot::Service, Option<Wanted>),
+    Service(Arc<snapshot::Service>, Option<Wanted>),
     /// An EndpointSlice.
-    EndpointSlice(snapshot::EndpointSlice),
+    EndpointSlice(Arc<snapshot::EndpointSlice>),
     /// A Node.
     Node(ObjectName, snapshot::Node),
     /// A Namespace's labels.
