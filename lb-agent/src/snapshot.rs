@@ -318,6 +318,8 @@ pub struct IpAddressPool {
     /// When it was created, in seconds since 1970; 0 in manifests. Of two pools that overlap, the
     /// older is used, and of two of the same age the first by name.
     pub created: i64,
+    /// It is not what a pool must be, and gives no new addresses.
+    pub refused: bool,
     /// Labels, which advertisements select by.
     pub labels: Labels,
     /// `spec.addresses`, as written.

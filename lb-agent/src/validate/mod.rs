@@ -5,8 +5,8 @@
 //! age the first by name. What is judged is what the API says now, so that all agents, the
 //! webhook and an agent that has just started come to the same result.
 mod advertisements;
-mod pools;
 mod peers;
+mod pools;
 mod selectors;
 mod values;
 
@@ -115,6 +115,13 @@ pub struct Objects {
     pub communities: Entries<CommunitySpec>,
     /// Labels of the nodes.
     pub nodes: BTreeMap<String, Labels>,
+}
+
+impl Objects {
+    /// A `BGPPeer` that uses a `BFDProfile`.
+    pub fn user_of_bfd_profile(&self, profile: &str) -> Option<&str> {
+        peers::user_of(self, profile)
+    }
 }
 
 /// What is wrong with a field of an object.

@@ -218,9 +218,8 @@ fn announced_v6<'a>(
             && (peers.is_empty() || peers.iter().any(|name| name == peer))
     });
     advertisements.into_iter().find_map(|(name, entry)| {
-        let mut of_v6 = advertisements::pools_of(objects, &entry.spec).filter(|(pool, entry)| {
-            verdict.is_valid(Kind::Pool, pool) && pools::families(entry).1
-        });
+        let mut of_v6 = advertisements::pools_of(objects, &entry.spec)
+            .filter(|(pool, entry)| verdict.is_valid(Kind::Pool, pool) && pools::families(entry).1);
         of_v6.next().map(|(pool, _)| (name.as_str(), pool))
     })
 }

@@ -40,7 +40,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 
 /// A BGP community.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CommunityValue {
+pub(super) enum CommunityValue {
     /// RFC 1997: two numbers of 16 bits.
     Standard(u16, u16),
     /// RFC 8092: three numbers of 32 bits.

@@ -16,12 +16,15 @@ fn service(service: &str, wants_address: bool, ip: Option<&str>) -> Arc<snapshot
     })
 }
 
-fn pool(addresses: &[&str]) -> Identified<snapshot::IpAddressPool> {
+fn pool(addresses: &[&str]) -> Entry<IPAddressPoolSpec> {
     let addresses = addresses.iter().map(ToString::to_string).collect();
-    Identified {
-        uid: String::new(),
-        object: snapshot::IpAddressPool { addresses, ..Default::default() },
-    }
+    let spec = IPAddressPoolSpec {
+        addresses,
+        auto_assign: true,
+        avoid_buggy_ips: false,
+        service_allocation: None,
+    };
+    Entry::new(Default::default(), spec, Vec::new())
 }
 
 #[test]
@@ -96,15 +99,19 @@ fn only_our_namespace_s_pools_and_advertisements() {
 }
 
 #[test]
-fn weights_are_checked() {
-    let scope = Scope::default();
-    for (weight, good) in [(0, false), (1, true), (100, true), (101, false)] {
+fn an_advertisement_that_is_not_valid_is_ignored_and_its_neighbours_stand() {
+    let mut index = Index::default();
+    for (n, weight) in [("bad", 0), ("good", 1)] {
         let l2: L2Advertisement = serde_yaml_ng::from_str(&format!(
-            "metadata: {{name: a}}\nspec: {{preferredNodeSelectors: [{{weight: {weight}, preference: {{}}}}]}}"
+            "metadata: {{name: {n}}}\nspec: {{preferredNodeSelectors: [{{weight: {weight}, preference: {{}}}}]}}"
         ))
         .unwrap();
-        assert_eq!(l2.reduce(&scope).is_ok(), good, "{weight}");
+        let entry = l2.reduce(&Scope::default()).unwrap();
+        index.set::<L2Advertisement>(name(n), entry);
     }
+    assert_eq!(Vec::from_iter(index.snapshot().l2_advertisements.into_keys()), ["good"]);
+    index.set::<L2Advertisement>(name("good"), None);
+    assert!(index.snapshot().l2_advertisements.is_empty(), "judged anew at each change");
 }
 
 #[test]

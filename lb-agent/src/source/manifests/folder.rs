@@ -110,7 +110,7 @@ impl Folder {
 }
 
 fn only_ipv6(index: &Index) -> bool {
-    let mut entries = index.pools.values().flat_map(|p| &p.object.addresses).peekable();
+    let mut entries = index.pools.values().flat_map(|p| &p.spec.addresses).peekable();
     entries.peek().is_some() && entries.all(|entry| entry.contains(':'))
 }
 

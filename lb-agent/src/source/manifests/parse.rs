@@ -4,12 +4,13 @@
 //! line, and the others are read all the same.
 use super::families::Wanted;
 use crate::{
-    api::{IPAddressPool, L2Advertisement},
+    api::{IPAddressPool, IPAddressPoolSpec, L2Advertisement, L2AdvertisementSpec},
     snapshot::{self, Labels, ObjectName},
     source::{
         convert::object_name,
-        index::{Identified, Kind, Scope},
+        index::{Kind, Scope},
     },
+    validate::Entry,
 };
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
@@ -54,9 +55,9 @@ pub enum Object {
     /// A Namespace's labels.
     Namespace(ObjectName, Labels),
     /// A pool.
-    Pool(ObjectName, Identified<snapshot::IpAddressPool>),
+    Pool(ObjectName, Entry<IPAddressPoolSpec>),
     /// An advertisement.
-    L2Advertisement(ObjectName, Identified<snapshot::L2Advertisement>),
+    L2Advertisement(ObjectName, Entry<L2AdvertisementSpec>),
 }
 
 impl Object {
