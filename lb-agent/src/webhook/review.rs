@@ -62,7 +62,7 @@ pub(super) fn answer(
     let mut response = json!({ "uid": request.uid, "allowed": refusal.is_none() });
     if let Some(message) = refusal {
         response["status"] =
-            json!({ "status": "Failure", "reason": "Invalid", "code": 422, "message": message });
+            json!({ "status": "Failure", "reason": "Forbidden", "code": 403, "message": message });
     }
     if !warnings.is_empty() {
         response["warnings"] = json!(warnings);
