@@ -24,7 +24,10 @@ const V1BETA1: [&str; 12] = [
 ];
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Review {
+    /// The answer must have the same.
+    api_version: String,
     request: Request,
 }
 
@@ -43,7 +46,7 @@ struct Request {
 /// # Errors
 /// What is wrong with the review itself.
 pub(super) fn answer(body: &[u8]) -> Result<Value, String> {
-    let Review { request } =
+    let Review { api_version, request } =
         serde_json::from_slice(body).map_err(|e| format!("this is no ConversionReview: {e}"))?;
     let Request { uid, desired, objects } = request;
     let converted: Result<Vec<_>, _> =
@@ -61,7 +64,7 @@ pub(super) fn answer(body: &[u8]) -> Result<Value, String> {
         }),
     };
     Ok(json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
+        "apiVersion": api_version,
         "kind": "ConversionReview",
         "response": response,
     }))
@@ -183,6 +186,16 @@ mod tests {
         object["spec"]["connectTime"] = "10s".into();
         let back = review(&object, "metallb.io/v1beta1");
         assert_eq!(back["convertedObjects"][0], old());
+    }
+
+    /// MetalLB's definition asks for answers in a version that others have left behind.
+    #[test]
+    fn an_answer_has_the_version_of_the_question() {
+        for version in ["apiextensions.k8s.io/v1", "apiextensions.k8s.io/v1beta1"] {
+            let request = json!({ "uid": "u", "desiredAPIVersion": "metallb.io/v1beta2" });
+            let body = json!({ "apiVersion": version, "request": request });
+            assert_eq!(answer(body.to_string().as_bytes()).unwrap()["apiVersion"], version);
+        }
     }
 
     #[test]

@@ -35,7 +35,10 @@ struct GroupKind {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Review {
+    /// The answer must have the same.
+    api_version: String,
     request: Request,
 }
 
@@ -56,7 +59,7 @@ pub(super) fn answer(
     namespace: &str,
     known: Option<&Configuration>,
 ) -> Result<Value, String> {
-    let Review { request } =
+    let Review { api_version, request } =
         serde_json::from_slice(body).map_err(|e| format!("this is no AdmissionReview: {e}"))?;
     let Answer { refusal, warnings } = judge(&request, namespace, known);
     let mut response = json!({ "uid": request.uid, "allowed": refusal.is_none() });
@@ -68,7 +71,7 @@ pub(super) fn answer(
         response["warnings"] = json!(warnings);
     }
     Ok(json!({
-        "apiVersion": "admission.k8s.io/v1",
+        "apiVersion": api_version,
         "kind": "AdmissionReview",
         "response": response,
     }))

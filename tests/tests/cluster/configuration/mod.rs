@@ -289,7 +289,7 @@ fn converts(control: &ControlPlane) -> Result<()> {
     };
     patch(
         r#"{"spec": {"conversion": {"strategy": "Webhook", "webhook": {
-            "conversionReviewVersions": ["v1"], "clientConfig": {"service": {
+            "conversionReviewVersions": ["v1beta1", "v1beta2"], "clientConfig": {"service": {
                 "name": "metallb-webhook-service", "namespace": "metallb-system",
                 "path": "/convert"}}}}}}"#,
     )?;
