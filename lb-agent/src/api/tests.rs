@@ -120,12 +120,7 @@ const FIELDS: [(&str, &str, &str, &str); 8] = [
          transmitInterval",
     ),
     ("Community", "v1beta1", "spec", "communities"),
-    (
-        "ServiceL2Status",
-        "v1beta1",
-        "status",
-        "interfaces node serviceName serviceNamespace",
-    ),
+    ("ServiceL2Status", "v1beta1", "status", "interfaces node serviceName serviceNamespace"),
     ("ServiceBGPStatus", "v1beta1", "status", "node peers serviceName serviceNamespace"),
     ("ConfigurationState", "v1beta1", "status", "conditions errorSummary result"),
 ];

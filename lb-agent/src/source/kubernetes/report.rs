@@ -43,6 +43,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// States that somebody has deleted come back.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(5);
+const SILENCE: &str = "the Kubernetes API gives no answer";
 
 /// See the module.
 pub(super) struct Report {
@@ -52,6 +53,9 @@ pub(super) struct Report {
     pub(super) view: Arc<View>,
     pub(super) health: Arc<Health>,
 }
+
+/// Something could not be written: for what reason, unless that will pass by itself.
+struct NotWritten(Option<String>);
 
 /// What was written of an object, where the API does not keep it (MetalLB's definitions have no
 /// conditions).
@@ -72,13 +76,14 @@ impl Report {
             let mut pause = LOOK_AGAIN;
             if let Some(now) = now {
                 let failure = self.report(&now, leading, owner.as_ref(), &mut written).await.err();
-                if let Some(text) = &failure {
+                if failure.is_some() {
                     pause = RETRY;
-                    if said.as_ref() != Some(text) {
-                        warn!("{text}; trying on");
-                    }
                 }
-                said = failure;
+                let text = failure.and_then(|NotWritten(text)| text);
+                if let Some(text) = text.as_ref().filter(|text| said.as_ref() != Some(text)) {
+                    warn!("{text}; trying on");
+                }
+                said = text;
             }
             if !leading {
                 // Another writes now.
@@ -99,7 +104,7 @@ impl Report {
         leading: bool,
         owner: Option<&OwnerReference>,
         written: &mut Written,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotWritten> {
         let mut result = Ok(());
         if leading {
             result = self.report_objects(configuration, written).await;
@@ -122,7 +127,7 @@ impl Report {
         &self,
         configuration: &Configuration,
         written: &mut Written,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotWritten> {
         let mut result = Ok(());
         let all = objects(configuration);
         written.retain(|(kind, name), _| {
@@ -172,7 +177,7 @@ impl Report {
         &self,
         object: &Object<'_>,
         condition: &Condition,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotWritten> {
         let (version, plural) = match object.kind {
             Kind::Pool => ("v1beta1", "ipaddresspools"),
             Kind::L2Advertisement => ("v1beta1", "l2advertisements"),
@@ -195,17 +200,13 @@ impl Report {
             Ok(Err(kube::Error::Api(status))) if status.code == 422 => {
                 // A pool's status must have its counters, which come a moment later.
                 debug!("the status of {} {}: {status}", object.kind.name(), object.name);
-                Err(format!(
-                    "the status of {} {} cannot be written yet",
-                    object.kind.name(),
-                    object.name
-                ))
+                Err(NotWritten(None))
             }
             Ok(Err(e)) => {
                 let what = format!("write the status of {}s", object.kind.name());
-                Err(self.health.explain(&what, &e))
+                Err(NotWritten(Some(self.health.explain(&what, &e))))
             }
-            Err(_) => Err("the Kubernetes API gives no answer".to_owned()),
+            Err(_) => Err(NotWritten(Some(SILENCE.to_owned()))),
         }
     }
 
@@ -217,7 +218,7 @@ impl Report {
         owner: Option<&OwnerReference>,
         condition_type: &str,
         errors: &str,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotWritten> {
         let api = Api::<ConfigurationState>::namespaced(self.client.clone(), &self.namespace);
         let writing = async {
             let found = api.get_opt(name).await?;
@@ -242,9 +243,10 @@ impl Report {
             Ok(())
         };
         match timeout(PATIENCE, writing).await {
-            Ok(written) => written
-                .map_err(|e: kube::Error| self.health.explain("write ConfigurationStates", &e)),
-            Err(_) => Err("the Kubernetes API gives no answer".to_owned()),
+            Ok(written) => written.map_err(|e: kube::Error| {
+                NotWritten(Some(self.health.explain("write ConfigurationStates", &e)))
+            }),
+            Err(_) => Err(NotWritten(Some(SILENCE.to_owned()))),
         }
     }
 }

@@ -145,7 +145,7 @@ pub(crate) fn told_by_status(cluster: &Cluster) -> Result<()> {
     // Two at once: the good one is older.
     control.apply_text(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: neighbour, \
-         namespace: metallb-system}\nspec: {addresses: [10.77.0.238/31], autoAssign: false}\n",
+         namespace: metallb-system}\nspec: {addresses: [10.77.0.246/31], autoAssign: false}\n",
     )?;
     wait::until_true(2 * LIMIT, "the good pool is valid", || {
         Ok(valid(control, "ipaddresspool", "neighbour", "True")?.is_some())
@@ -164,12 +164,12 @@ pub(crate) fn told_by_status(cluster: &Cluster) -> Result<()> {
     })?;
     control.apply_text(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: bad, \
-         namespace: metallb-system}\nspec: {addresses: [10.77.0.239/32]}\n---\n\
+         namespace: metallb-system}\nspec: {addresses: [10.77.0.247/32]}\n---\n\
          apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: bad, \
          namespace: metallb-system}\nspec: {interfaces: [nowhere], serviceSelectors: [{}, {}]}\n",
     )?;
     for (resource, parts) in [
-        ("ipaddresspool", ["spec.addresses[0]", "10.77.0.239/32", "neighbour"]),
+        ("ipaddresspool", ["spec.addresses[0]", "10.77.0.247/32", "neighbour"]),
         ("l2advertisement", ["spec.serviceSelectors[1]", "earlier selector", "remove"]),
     ] {
         let message = wait::until(2 * LIMIT, &format!("the {resource} is not valid"), || {
