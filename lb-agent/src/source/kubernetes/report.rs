@@ -69,7 +69,7 @@ impl Report {
         let nodes = Api::<Node>::all(self.client.clone());
         let owner = lease::owner(&nodes, &self.node).await;
         let mut written = Written::new();
-        let mut said = None;
+        let mut said: Option<String> = None;
         loop {
             let leading = *leads.borrow_and_update();
             let now = configuration.borrow_and_update().clone();
@@ -80,7 +80,7 @@ impl Report {
                     pause = RETRY;
                 }
                 let text = failure.and_then(|NotWritten(text)| text);
-                if let Some(text) = text.as_ref().filter(|text| said.as_ref() != Some(text)) {
+                if let Some(text) = text.as_ref().filter(|text| said.as_ref() != Some(*text)) {
                     warn!("{text}; trying on");
                 }
                 said = text;
