@@ -114,15 +114,13 @@ impl Allocator {
                 return Some(assignment);
             }
         }
-        let rests = self.resting.values().any(|rest| rest.until.is_some());
-        let pending =
-            rests || !self.in_flight.sent.is_empty() || !self.in_flight.written.is_empty();
+        let pending = !self.in_flight.sent.is_empty() || !self.in_flight.written.is_empty();
         if pending { None } else { self.break_circle() }
     }
 
-    /// All that could be written wait for each other: one gives up what it shall not have.
+    /// Of Services that wait for each other in a circle, one gives up what it shall not have.
     fn break_circle(&mut self) -> Option<Assignment> {
-        let name = self.blocked.keys().find(|name| self.leaving.contains_key(*name))?.clone();
+        let name = self.blocked.keys().find(|name| self.waits_for_itself(name))?.clone();
         let entry = self.ledger.entries.get_mut(&name)?;
         let mut assignment = entry.assignment(&self.in_flight)?;
         let has = entry.service.addresses();
@@ -135,6 +133,23 @@ impl Allocator {
         self.unblock(&name);
         self.in_flight.sent.insert(name, assignment.clone());
         Some(assignment)
+    }
+
+    fn waits_for_itself(&self, name: &ObjectName) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![name];
+        while let Some(current) = next.pop() {
+            let waits_for = self.blocked.get(current).and_then(|ip| self.left_by.get(ip));
+            for other in waits_for.into_iter().flatten().filter(|other| *other != current) {
+                if other == name {
+                    return true;
+                }
+                if seen.insert(other) {
+                    next.push(other);
+                }
+            }
+        }
+        false
     }
 
     /// Takes into account what came of a write.
@@ -154,19 +169,21 @@ impl Allocator {
             }
             Outcome::Changed | Outcome::Failed => {
                 let failures = before.map_or(0, |rest| rest.failures).saturating_add(1);
-                let until = if outcome == Outcome::Failed {
+                let failed = outcome == Outcome::Failed;
+                if failed {
                     self.failures = self.failures.saturating_add(1);
                     if self.failures >= IN_A_ROW {
                         self.paused_until = Some(now + pause(self.failures / IN_A_ROW));
                     }
-                    now + pause(failures)
-                } else {
-                    now + UNSEEN
-                };
+                }
                 if let Some(entry) = self.ledger.entries.get_mut(&name) {
                     entry.done.splice(0..0, done);
-                    let (service, until) = (Arc::clone(&entry.service), Some(until));
-                    let doubtful = assignment.addresses;
+                    let again = entry.assignment(&self.in_flight).as_ref() == Some(&assignment);
+                    let rest = if failed { pause(failures) } else { UNSEEN };
+                    // Who is to have something else now must not, for all that is known, have this.
+                    let rest = if again { rest } else { rest.max(UNSEEN) };
+                    let (service, until) = (Arc::clone(&entry.service), Some(now + rest));
+                    let doubtful = if failed { assignment.addresses } else { Vec::new() };
                     let rest = Rest { service, until, failures, doubtful };
                     self.resting.insert(name.clone(), rest);
                 }
@@ -194,6 +211,12 @@ impl Allocator {
         for (name, rest) in &mut self.resting {
             if rest.until.take_if(|until| *until <= now).is_some() {
                 rested.push(name.clone());
+            }
+        }
+        for name in &rested {
+            let entry = self.ledger.entries.get(name);
+            if entry.is_none_or(|entry| entry.assignment(&self.in_flight).is_none()) {
+                self.resting.remove(name);
             }
         }
         self.place(&rested);
@@ -293,6 +316,11 @@ impl Allocator {
     /// that it had been the last to leave.
     fn settle_leaving(&mut self, name: &ObjectName) -> Vec<IpAddr> {
         let mut leaving = Vec::new();
+        let service = self.ledger.entries.get(name).map(|entry| &entry.service);
+        if self.resting.get(name).is_some_and(|rest| Some(&rest.service) != service) {
+            // What came of earlier writes is known.
+            self.resting.remove(name);
+        }
         if let Some(entry) = self.ledger.entries.get(name)
             && let Some(decision) = &entry.decision
         {
@@ -328,27 +356,15 @@ impl Allocator {
     }
 
     fn classify(&mut self, name: &ObjectName) {
-        let Some(entry) = self.ledger.entries.get(name) else {
-            self.resting.remove(name);
-            return;
-        };
+        let Some(entry) = self.ledger.entries.get(name) else { return };
         if self.in_flight.sent.contains_key(name) {
             return;
         }
-        let Some(assignment) = entry.assignment(&self.in_flight) else {
-            self.resting.remove(name);
-            return;
-        };
+        let Some(assignment) = entry.assignment(&self.in_flight) else { return };
         // What has been written must be seen first: another write would be for an old version.
-        if self.in_flight.written.contains_key(name) {
+        let unseen = self.in_flight.written.contains_key(name);
+        if unseen || self.resting.get(name).is_some_and(|rest| rest.until.is_some()) {
             return;
-        }
-        if let Some(rest) = self.resting.get(name) {
-            if rest.service != entry.service {
-                self.resting.remove(name);
-            } else if rest.until.is_some() {
-                return;
-            }
         }
         let has = entry.service.addresses();
         let mut taken = assignment.addresses.iter().filter(|ip| !has.contains(ip));

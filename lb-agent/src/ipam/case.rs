@@ -15,6 +15,8 @@ pub(super) struct Case {
     /// It has them by a decision that the API does not show yet: with what is to be told
     /// once it does.
     pub(super) promised: Option<Vec<Notice>>,
+    /// And that has not been sent to the API either.
+    pub(super) unsent: bool,
     /// Its status has something else than one address per family.
     pub(super) odd: bool,
     pub(super) want: Want,
@@ -87,6 +89,7 @@ impl Case {
         Reading::Wants(Box::new(Self {
             service: Arc::clone(service),
             held,
+            unsent: promise.as_ref().is_some_and(|promise| promise.unsent),
             promised: promise.map(|promise| promise.done),
             odd,
             want,

@@ -142,6 +142,7 @@ impl Ledger {
                 (own, Some(sent)) => Some(Promise {
                     addresses: sent.addresses.clone(),
                     done: own.map(|entry| entry.done).unwrap_or_default(),
+                    unsent: false,
                 }),
                 (Some(entry), None) => entry.promise(),
                 (None, None) => None,
@@ -258,7 +259,11 @@ impl Entry {
     fn promise(&self) -> Option<Promise> {
         let decision = self.decision.as_ref()?;
         let written = is_written(&self.service, decision);
-        let promise = Promise { addresses: decision.addresses.clone(), done: self.done.clone() };
+        let promise = Promise {
+            addresses: decision.addresses.clone(),
+            done: self.done.clone(),
+            unsent: true,
+        };
         (!written && !decision.addresses.is_empty()).then_some(promise)
     }
 }

@@ -53,6 +53,8 @@ struct Promise {
     addresses: Vec<IpAddr>,
     /// What is told then.
     done: Vec<Notice>,
+    /// The write has not gone out yet.
+    unsent: bool,
 }
 
 /// How full a pool is, in distinct addresses. Counts end at [`i64::MAX`].

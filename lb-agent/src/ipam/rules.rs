@@ -68,6 +68,9 @@ impl Rules<'_> {
             pool = Some(of);
         }
         let pool = pool.ok_or("it holds none")?;
+        if case.unsent && pool.refused {
+            return Err(format!("IPAddressPool {} gives no new addresses", pool.name));
+        }
         let wanted = service.annotation("address-pool").filter(|wanted| **wanted != *pool.name);
         if let Some(wanted) = wanted {
             return Err(format!(

@@ -293,6 +293,12 @@ pub(super) fn expected(snapshot: &Snapshot) -> Expected {
     result
 }
 
+/// The pool that gives an address.
+pub(super) fn pool_of(snapshot: &Snapshot, ip: IpAddr) -> Option<String> {
+    let mut pools = pools(snapshot).into_iter().filter(|pool| !pool.bad);
+    pools.find(|pool| pool.addresses.contains(&ip)).map(|pool| pool.name.to_owned())
+}
+
 /// The pools' usable and used addresses, by pool and family (whether IPv6).
 pub(super) fn usage(snapshot: &Snapshot, have: &Expected) -> BTreeMap<(String, bool), (i64, i64)> {
     let world = World { snapshot, pools: pools(snapshot), tenants: BTreeMap::new() };

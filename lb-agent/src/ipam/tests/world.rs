@@ -424,9 +424,16 @@ impl World {
             let ips = &have[name];
             let lacks = service.wants_address && ips.is_empty() && !service.cluster_ips.is_empty();
             assert!(!lacks || self.told.contains(name), "{name} does not know why it has nothing");
-            // The annotation says where it is from, and is not there otherwise.
+            // The annotation says where it is from, and is not there otherwise. Of a pool that
+            // cannot be used it stays as it is.
             let recorded = service.annotations.get(ALLOCATED_FROM);
-            assert_eq!(recorded.is_some(), service.wants_address && !ips.is_empty(), "{name}");
+            match ips.first().map(|ip| model::pool_of(&self.api, *ip)) {
+                None => assert_eq!(recorded, None, "{name}"),
+                Some(Some(pool)) if service.wants_address => {
+                    assert_eq!(recorded, Some(&pool), "{name}")
+                }
+                Some(_) => {}
+            }
             // Nothing moves without cause.
             let before = self.rest.as_ref().filter(|rest| {
                 rest.changed.as_ref().is_some_and(|changed| !changed.contains(name))
