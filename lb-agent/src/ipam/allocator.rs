@@ -189,8 +189,12 @@ impl Allocator {
                 }
             }
         }
-        // What was seen of it meanwhile.
+        // What was seen of it meanwhile, the write itself perhaps.
         let touched = self.ledger.resume(&self.in_flight);
+        let now_is = self.ledger.entries.get(&name).map(|entry| &entry.service);
+        if self.in_flight.written.get(&name).is_some_and(|(was, _)| Some(was) != now_is) {
+            self.in_flight.written.remove(&name);
+        }
         self.follow(now, touched);
         self.place(&[name]);
     }

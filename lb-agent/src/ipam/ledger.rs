@@ -98,8 +98,8 @@ impl Ledger {
     pub(super) fn update(&mut self, snapshot: &Arc<Snapshot>, in_flight: &InFlight) -> Touched {
         let before = std::mem::replace(&mut self.snapshot, Arc::clone(snapshot));
         let by_label = || {
-            let rules = snapshot.pools.values().filter_map(|p| p.service_allocation.as_ref());
-            rules.into_iter().any(|rule| !rule.namespace_selectors.is_empty())
+            let mut rules = snapshot.pools.values().filter_map(|p| p.service_allocation.as_ref());
+            rules.any(|rule| !rule.namespace_selectors.is_empty())
         };
         if before.pools != snapshot.pools
             || (before.namespaces != snapshot.namespaces && by_label())

@@ -206,7 +206,7 @@ fn gold() -> Vec<LabelSelector> {
 }
 
 /// For each Service, whether it gets an address: without wishes, by name, and of the pool by name.
-fn admitted(rule: ServiceAllocation, expected: &[(&str, bool, bool)]) {
+fn admitted(rule: &ServiceAllocation, expected: &[(&str, bool, bool)]) {
     for (of, is_gold, given) in expected {
         for (key, value) in [("x", "y"), (IPS, "192.0.2.1"), (POOL, "a")] {
             let mut s = with(&[("a", scoped("192.0.2.0/30", rule.clone()))], [service(of, "4")]);
@@ -225,14 +225,14 @@ fn admitted(rule: ServiceAllocation, expected: &[(&str, bool, bool)]) {
 #[test]
 fn a_pool_of_namespaces() {
     let rule = ServiceAllocation { namespaces: vec!["ns".into()], ..Default::default() };
-    admitted(rule, &[("ns/s", false, true), ("other/s", true, false)]);
+    admitted(&rule, &[("ns/s", false, true), ("other/s", true, false)]);
 }
 
 /// Rule 12: a pool of labels refuses Services without them.
 #[test]
 fn a_pool_of_service_labels() {
     let rule = ServiceAllocation { service_selectors: gold(), ..Default::default() };
-    admitted(rule, &[("ns/s", true, true), ("ns/s", false, false)]);
+    admitted(&rule, &[("ns/s", true, true), ("ns/s", false, false)]);
 }
 
 /// Rule 13: with both, both must fit.
@@ -240,7 +240,7 @@ fn a_pool_of_service_labels() {
 fn a_pool_of_namespaces_and_service_labels() {
     let namespaces = vec!["ns".into()];
     let rule = ServiceAllocation { namespaces, service_selectors: gold(), ..Default::default() };
-    admitted(rule, &[("ns/s", true, true), ("ns/s", false, false), ("other/s", true, false)]);
+    admitted(&rule, &[("ns/s", true, true), ("ns/s", false, false), ("other/s", true, false)]);
 }
 
 /// Rule 14: an exhausted pool refuses; what is freed is given again; sharing lets one more in.

@@ -39,13 +39,18 @@ impl Bench {
     }
 
     fn succeeds(&mut self, assignment: Assignment) {
+        self.arrives(&assignment);
+        self.allocator.ended(self.now, assignment, Outcome::Written);
+    }
+
+    /// The API has it; the allocator has not heard of that.
+    fn arrives(&mut self, assignment: &Assignment) {
         let service = assignment.service.clone();
-        write(&mut self.api, std::slice::from_ref(&assignment));
+        write(&mut self.api, std::slice::from_ref(assignment));
         self.version += 1;
         let version = self.version.to_string();
         let service = self.api.services.get_mut(&service).unwrap();
         Arc::make_mut(service).resource_version = version;
-        self.allocator.ended(self.now, assignment, Outcome::Written);
     }
 
     fn ends(&mut self, assignment: Assignment, outcome: Outcome) {
@@ -123,6 +128,29 @@ fn two_that_want_what_the_other_has_get_it_in_three_writes() {
         (held(&bench.api, "s"), held(&bench.api, "t")),
         (vec!["192.0.2.2".into()], vec!["192.0.2.1".into()])
     );
+}
+
+#[test]
+fn a_write_may_be_seen_before_its_answer() {
+    let api = with(
+        &[("a", pool(&["192.0.2.0/30"]))],
+        [holder("s", "4", &["192.0.2.1"]), holder("t", "4", &["192.0.2.2"])],
+    );
+    let mut bench = Bench::new(api);
+    bench.settles();
+    annotate(&mut bench.api, "s", IPS, "192.0.2.2");
+    annotate(&mut bench.api, "t", IPS, "192.0.2.1");
+    bench.show();
+    let mut writes = 0;
+    while let Some(assignment) = bench.allocator.next_write(bench.now) {
+        writes += 1;
+        bench.arrives(&assignment);
+        bench.show();
+        bench.ends(assignment, Outcome::Written);
+    }
+    assert_eq!(writes, 3);
+    assert_eq!(held(&bench.api, "s"), ["192.0.2.2"]);
+    assert_eq!(held(&bench.api, "t"), ["192.0.2.1"]);
 }
 
 #[test]
