@@ -186,7 +186,7 @@ pub fn plan_with(
 fn decide(
     election: &mut Election<'_>,
     vip: IpAddr,
-    pool: &Pool<'_>,
+    pool: &Pool,
     services: &[&Service],
     me: &str,
 ) -> (PlannedVip, BTreeSet<Notice>) {

@@ -41,6 +41,12 @@ fn main() -> ExitCode {
         case("service::delivery_by_the_kernel", service::delivery_by_the_kernel),
         case("allocation::requested", || cluster.with(|c| allocation::requested(c))),
         case("allocation::pool_exhausted", || cluster.with(|c| allocation::pool_exhausted(c))),
+        case("allocation::pool_of_labelled_namespaces", || {
+            cluster.with(|c| allocation::pool_of_labelled_namespaces(c))
+        }),
+        case("allocation::type_changes_beside_a_hostname", || {
+            cluster.with(|c| allocation::type_changes_beside_a_hostname(c))
+        }),
         case("allocation::survives_restarts", || cluster.with(allocation::survives_restarts)),
         case("allocation::leader_killed", || cluster.with(allocation::leader_killed)),
         case("configuration::schema", || cluster.with(|c| configuration::schema(c))),
@@ -51,6 +57,9 @@ fn main() -> ExitCode {
             cluster.with(|c| configuration::told_by_status(c))
         }),
         case("configuration::webhook", || cluster.with(|c| configuration::webhook(c))),
+        case("allocation::allocators_change_while_services_come", || {
+            cluster.with(allocation::allocators_change_while_services_come)
+        }),
         case("control_plane::nothing_was_forbidden", || {
             cluster.with(|c| control_plane::nothing_was_forbidden(c))
         }),

@@ -1,10 +1,20 @@
 mod compat;
+mod metallb_allocator;
+mod metallb_controller;
+mod model;
 mod properties;
 mod sharing;
+mod world;
+mod writes;
 
-use super::{Allocation, Assignment, allocate, pools::ALLOCATED_FROM};
+use super::{
+    Assignment, PoolUsage,
+    ledger::{InFlight, Ledger},
+    pools::ALLOCATED_FROM,
+};
 use crate::{
-    snapshot::{Ingress, IpAddressPool, Service, Snapshot},
+    plan::Notice,
+    snapshot::{Ingress, IpAddressPool, ObjectName, Service, Snapshot},
     testing::{ip, name},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,6 +22,34 @@ use std::{collections::BTreeMap, sync::Arc};
 fn with(pools: &[(&str, IpAddressPool)], services: impl IntoIterator<Item = Service>) -> Snapshot {
     let pools = pools.iter().map(|(n, p)| ((*n).to_owned(), p.clone())).collect();
     Snapshot { pools, ..Default::default() }.with_services(services)
+}
+
+/// All that is decided about a snapshot.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Allocation {
+    /// The Services to be changed.
+    changes: Vec<Assignment>,
+    notices: Vec<Notice>,
+    usage: BTreeMap<String, PoolUsage>,
+}
+
+fn allocate(snapshot: &Snapshot, in_flight: &BTreeMap<ObjectName, Assignment>) -> Allocation {
+    let mut flying = InFlight::default();
+    for (name, assignment) in in_flight {
+        let service = snapshot.services.get(name).cloned().unwrap_or_default();
+        flying.written.insert(name.clone(), (service, assignment.clone()));
+    }
+    let ledger = Ledger::new(Arc::new(snapshot.clone()), &flying);
+    let entries = ledger.entries.values();
+    let told = entries.clone().flat_map(|e| e.standing.iter().chain(&e.done));
+    let mut notices: Vec<_> = ledger.faults.iter().chain(told).cloned().collect();
+    // In the order in which it happens.
+    notices.sort_by_key(|notice| notice.reason != "ClearAssignment");
+    Allocation {
+        changes: entries.filter_map(|entry| entry.assignment(&flying)).collect(),
+        notices,
+        usage: ledger.usage(),
+    }
 }
 
 /// Decides without anything in flight.

@@ -35,10 +35,7 @@ use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -238,15 +235,10 @@ impl Source for Kubernetes {
         if current.resource_version != assignment.resource_version {
             return Err(conflict());
         }
-        let api = Api::<Service>::namespaced(self.client.clone(), &service.namespace);
-        let params = PatchParams {
-            field_manager: Some(super::COMPONENT.to_owned()),
-            ..PatchParams::default()
-        };
-        let patch = Patch::Merge(assign::patch(&current, assignment));
-        let write = api.patch_status(&service.name, &params, &patch);
+        let _writing = self.view.writing();
+        let write = assign::write(&self.client, &current, assignment);
         let reason = match timeout_at((term_end + WRITE_AFTER_TERM).into(), write).await {
-            Ok(Ok(_)) => return Ok(()),
+            Ok(Ok(())) => return Ok(()),
             // Gone counts as changed: the next snapshot has it no more.
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
                 return Err(conflict());

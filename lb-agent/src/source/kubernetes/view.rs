@@ -1,5 +1,8 @@
 //! What the watches have seen so far, and when it is published.
-use super::{events::Events, pace::Pace};
+use super::{
+    events::{Events, Writing},
+    pace::Pace,
+};
 use crate::{
     plan::Notice,
     snapshot::{self, ObjectName, Snapshot},
@@ -153,6 +156,11 @@ impl View {
     /// A Service as last seen.
     pub(super) fn service(&self, name: &ObjectName) -> Option<Arc<snapshot::Service>> {
         self.lock().index.services.get(name).cloned()
+    }
+
+    /// Notes that an address is being written: Events wait meanwhile.
+    pub(super) fn writing(&self) -> Writing {
+        self.events.writing()
     }
 
     /// Passes a notice on, with the identity of the object that it is about.
