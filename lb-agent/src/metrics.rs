@@ -2,11 +2,13 @@
 //!
 //! Names that MetalLB has are kept where they mean the same.
 mod own;
+mod pools;
 
 pub use own::{Number, Own};
 
 use crate::{
     datapath::IngressMode,
+    ipam::PoolUsage,
     plan::{Plan, ServiceAddress},
 };
 use lb_common::{
@@ -49,6 +51,7 @@ pub struct View {
     ready: AtomicBool,
     alive: AtomicI64,
     allocator: AtomicBool,
+    pools: Mutex<Option<BTreeMap<String, PoolUsage>>>,
     read: ReadStats,
     /// What the agent counts itself.
     pub own: Own,
@@ -69,6 +72,7 @@ impl View {
             ready: AtomicBool::new(false),
             alive: AtomicI64::new(0),
             allocator: AtomicBool::new(false),
+            pools: Mutex::default(),
             read,
             own: Own::default(),
         }
@@ -84,6 +88,11 @@ impl View {
     /// Whether this agent is the one that allocates.
     pub fn allocates(&self, allocator: bool) {
         self.allocator.store(allocator, Ordering::Relaxed);
+    }
+
+    /// How full each pool is, by name; `None` where another agent allocates.
+    pub fn pools(&self, usage: Option<BTreeMap<String, PoolUsage>>) {
+        *self.pools.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
     /// Whether a plan stands in the kernel.
@@ -141,6 +150,8 @@ impl Collector for FromView {
             i64::try_from(plan.vips.len()).unwrap_or(i64::MAX),
         )?;
         self.announced(&mut encoder, &plan)?;
+        let usage = view.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        pools::encode(&mut encoder, &usage.unwrap_or_default())?;
         view.own.encode(&mut encoder)?;
         let Some(stats) = (view.read)() else { return Ok(()) };
         uplinks(&mut encoder, &stats.ingress)?;

@@ -1,6 +1,9 @@
 //! `IPAddressPool`
-use super::selector::{LabelSelector, selectors};
-use crate::snapshot;
+use super::{
+    condition::{self, Condition},
+    selector::{LabelSelector, selectors},
+};
+use crate::{snapshot, validate::Entry};
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -117,14 +120,21 @@ pub struct IPAddressPoolStatus {
     /// IPv6 addresses that are free; 9223372036854775807 stands for that many or more.
     #[serde(rename = "availableIPv6")]
     pub available_ipv6: i64,
+    /// `Valid`: whether the pool is used, and what is wrong with it if not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "condition::list")]
+    pub conditions: Vec<Condition>,
 }
 
-impl From<IPAddressPool> for snapshot::IpAddressPool {
-    fn from(pool: IPAddressPool) -> Self {
+impl Entry<IPAddressPoolSpec> {
+    /// What the allocator uses of it.
+    pub fn to_snapshot(&self, refused: bool) -> snapshot::IpAddressPool {
         let IPAddressPoolSpec { addresses, auto_assign, avoid_buggy_ips, service_allocation } =
-            pool.spec;
-        Self {
-            labels: pool.metadata.labels.unwrap_or_default(),
+            self.spec.clone();
+        snapshot::IpAddressPool {
+            created: self.created,
+            refused,
+            labels: self.labels.clone(),
             addresses,
             auto_assign,
             avoid_buggy_ips,

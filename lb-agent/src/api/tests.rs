@@ -1,6 +1,6 @@
 //! The schema as users of MetalLB know it, and the checked-in copy of it.
 use super::*;
-use crate::snapshot;
+use crate::{snapshot, validate::Entry};
 use std::{env, fs, path::PathBuf};
 
 /// `deploy/crds` must be what the types say. `HERALD_WRITE_CRDS=1 cargo test -p lb-agent crds`
@@ -88,6 +88,61 @@ fn columns_are_those_that_metallb_users_know() {
     );
 }
 
+/// Kind, version, part, and the fields that MetalLB has there.
+const FIELDS: [(&str, &str, &str, &str); 8] = [
+    (
+        "BGPPeer",
+        "v1beta2",
+        "spec",
+        "bfdProfile connectTime disableMP dualStackAddressFamily dynamicASN ebgpMultiHop \
+         enableGracefulRestart holdTime interface keepaliveTime localASN myASN nodeSelectors \
+         password passwordSecret peerASN peerAddress peerPort routerID sourceAddress vrf",
+    ),
+    (
+        "BGPPeer",
+        "v1beta1",
+        "spec",
+        "bfdProfile ebgpMultiHop holdTime keepaliveTime myASN nodeSelectors password peerASN \
+         peerAddress peerPort routerID sourceAddress",
+    ),
+    (
+        "BGPAdvertisement",
+        "v1beta1",
+        "spec",
+        "aggregationLength aggregationLengthV6 communities ipAddressPoolSelectors ipAddressPools \
+         localPref nodeSelectors peers serviceSelectors",
+    ),
+    (
+        "BFDProfile",
+        "v1beta1",
+        "spec",
+        "detectMultiplier echoInterval echoMode minimumTtl passiveMode receiveInterval \
+         transmitInterval",
+    ),
+    ("Community", "v1beta1", "spec", "communities"),
+    ("ServiceL2Status", "v1beta1", "status", "interfaces node serviceName serviceNamespace"),
+    ("ServiceBGPStatus", "v1beta1", "status", "node peers serviceName serviceNamespace"),
+    ("ConfigurationState", "v1beta1", "status", "conditions errorSummary result"),
+];
+
+#[test]
+fn the_other_kinds_have_metallb_s_fields_and_no_others() {
+    for (kind, version, part, expected) in FIELDS {
+        let crd = crds().into_iter().find(|c| c.spec.names.kind == kind).unwrap();
+        let version = crd.spec.versions.iter().find(|v| v.name == version).unwrap();
+        assert!(version.served && version.subresources.is_some(), "{kind}");
+        let version = serde_json::to_value(version).unwrap();
+        let part = &version["schema"]["openAPIV3Schema"]["properties"][part]["properties"];
+        let names: Vec<_> = part.as_object().unwrap().keys().map(String::as_str).collect();
+        let expected: Vec<_> = expected.split_whitespace().collect();
+        assert_eq!(names, expected, "{kind}");
+    }
+    let peer = crds().into_iter().find(|c| c.spec.names.kind == "BGPPeer").unwrap();
+    let stored: Vec<_> = peer.spec.versions.iter().map(|v| (&*v.name, v.storage)).collect();
+    assert_eq!(stored, [("v1beta1", false), ("v1beta2", true)]);
+    assert!(peer.spec.conversion.is_none());
+}
+
 #[test]
 fn an_advertisement_needs_no_spec() {
     let l2 = schema("L2Advertisement");
@@ -96,7 +151,7 @@ fn an_advertisement_needs_no_spec() {
         "apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: all}\n",
     )
     .unwrap();
-    let reduced = snapshot::L2Advertisement::from(advertisement);
+    let reduced = snapshot::L2Advertisement::from(advertisement.spec);
     assert_eq!(reduced, snapshot::L2Advertisement::default());
 }
 
@@ -118,7 +173,7 @@ spec:
 ",
     )
     .unwrap();
-    let pool = snapshot::IpAddressPool::from(pool);
+    let pool = Entry::new(pool.metadata, pool.spec, Vec::new()).to_snapshot(false);
     assert_eq!(pool.labels["tier"], "gold");
     assert_eq!(pool.addresses, ["192.0.2.0/28", "2001:db8::1-2001:db8::9"]);
     assert!(!pool.auto_assign && pool.avoid_buggy_ips);
@@ -142,7 +197,7 @@ spec:
 ",
     )
     .unwrap();
-    let l2 = snapshot::L2Advertisement::from(l2);
+    let l2 = snapshot::L2Advertisement::from(l2.spec);
     assert_eq!(l2.ip_address_pools, ["p"]);
     assert_eq!(l2.ip_address_pool_selectors[0].match_labels["a"], "b");
     assert_eq!(l2.node_selectors[0].match_expressions[0].operator, snapshot::Operator::Exists);

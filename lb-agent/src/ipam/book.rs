@@ -1,8 +1,7 @@
 //! Which addresses are taken, by whom, and which is the next one free.
 //!
-//! Within one allocation addresses are only ever taken, never given back. So what a
-//! cursor has passed stays passed, and finding the next free address costs nothing
-//! however large the pool.
+//! Finding the next free address costs nothing however large the pool: a cursor has passed
+//! what is taken, and goes back only to what is given back.
 use super::{
     pools::{Family, Pool, address, is_buggy, number},
     request::{SharingKey, Tenant},
@@ -11,16 +10,26 @@ use crate::snapshot::{ObjectName, Protocol};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// Where in a pool: the entry, and the address as an integer.
 type Position = (usize, u128);
 
+/// The addresses of a pool and family.
+type Part = (Arc<str>, Family);
+
+/// Cursors save time only: beyond so many sets of ports all begin anew.
+const MOST_CURSORS: usize = 1000;
+
 /// An address in use.
-struct Usage<'a> {
+struct Usage {
+    part: Part,
+    /// Absent where the pool's entry has become unreadable.
+    position: Option<Position>,
     sharing: Option<SharingKey>,
-    ports: BTreeMap<(Protocol, u16), &'a ObjectName>,
-    first: &'a ObjectName,
+    ports: BTreeMap<(Protocol, u16), ObjectName>,
+    tenants: BTreeSet<ObjectName>,
 }
 
 /// The addresses of one pool and family that Services with one sharing key use.
@@ -31,34 +40,49 @@ struct Shared {
     cursors: HashMap<BTreeSet<(Protocol, u16)>, Position>,
 }
 
-/// The addresses that are taken.
-#[derive(Default)]
-pub struct Book<'a> {
-    used: HashMap<IpAddr, Usage<'a>>,
-    free: HashMap<(&'a str, Family), Position>,
-    shared: HashMap<(&'a str, Family, SharingKey), Shared>,
+impl Shared {
+    /// From here on something may fit again.
+    fn look_again(&mut self, from: Position) {
+        for cursor in self.cursors.values_mut() {
+            *cursor = from.min(*cursor);
+        }
+    }
 }
 
-impl<'a> Book<'a> {
+/// The addresses that are taken.
+#[derive(Default)]
+pub struct Book {
+    used: HashMap<IpAddr, Usage>,
+    free: HashMap<Part, Position>,
+    shared: HashMap<(Part, SharingKey), Shared>,
+    counts: HashMap<Part, u64>,
+}
+
+impl Book {
     /// Whether a Service can have an address, and if not, why: the end of a sentence that
     /// begins with the address.
+    ///
+    /// # Errors
+    /// It cannot.
     pub fn fits(&self, address: IpAddr, tenant: &Tenant) -> Result<(), String> {
         let Some(usage) = self.used.get(&address) else { return Ok(()) };
-        let first = usage.first;
+        let others = || usage.tenants.first().map(ToString::to_string).unwrap_or_default();
         let shared = match (&usage.sharing, &tenant.sharing) {
             (Some(theirs), Some(ours)) => theirs == ours,
             _ => {
                 return Err(format!(
-                    "is used by Service {first}: ask for another, or let both share it by the \
-                     same annotation metallb.io/allow-shared-ip"
+                    "is used by Service {}: ask for another, or let both share it by the same \
+                     annotation metallb.io/allow-shared-ip",
+                    others()
                 ));
             }
         };
         if !shared {
             return Err(format!(
-                "is used by Service {first} with another sharing key: to share it, both need the \
-                 same metallb.io/allow-shared-ip and the same externalTrafficPolicy (if Local, \
-                 also the same selector)"
+                "is used by Service {} with another sharing key: to share it, both need the same \
+                 metallb.io/allow-shared-ip and the same externalTrafficPolicy (if Local, also \
+                 the same selector)",
+                others()
             ));
         }
         match tenant.ports.iter().find_map(|port| Some((port, usage.ports.get(port)?))) {
@@ -71,34 +95,67 @@ impl<'a> Book<'a> {
     }
 
     /// Notes that a Service has an address, which must [fit](Self::fits).
-    pub fn take(
-        &mut self,
-        service: &'a ObjectName,
-        tenant: &Tenant,
-        address: IpAddr,
-        pool: &Pool<'a>,
-    ) {
-        let opened = !self.used.contains_key(&address);
-        let usage = self.used.entry(address).or_insert_with(|| Usage {
-            sharing: tenant.sharing.clone(),
-            ports: BTreeMap::new(),
-            first: service,
-        });
-        usage.ports.extend(tenant.ports.iter().map(|port| (*port, service)));
+    pub fn take(&mut self, service: &ObjectName, tenant: &Tenant, address: IpAddr, pool: &Pool) {
+        let part = (Arc::clone(&pool.name), Family::of(address));
         let entry = pool.ranges.iter().position(|range| range.contains(address));
-        if let (true, Some(key), Some(entry)) = (opened, &tenant.sharing, entry) {
-            let position = (entry, number(address));
-            let key = (pool.name, Family::of(address), key.clone());
-            let shared = self.shared.entry(key).or_default();
-            shared.addresses.insert(position, address);
-            for cursor in shared.cursors.values_mut() {
-                *cursor = position.min(*cursor);
+        let position = entry.map(|entry| (entry, number(address)));
+        let usage = self.used.entry(address).or_insert_with(|| {
+            *self.counts.entry(part.clone()).or_default() += 1;
+            if let (Some(key), Some(position)) = (&tenant.sharing, position) {
+                let shared = self.shared.entry((part.clone(), key.clone())).or_default();
+                shared.addresses.insert(position, address);
+                shared.look_again(position);
+            }
+            Usage {
+                part,
+                position,
+                sharing: tenant.sharing.clone(),
+                ports: BTreeMap::new(),
+                tenants: BTreeSet::new(),
+            }
+        });
+        usage.ports.extend(tenant.ports.iter().map(|port| (*port, service.clone())));
+        usage.tenants.insert(service.clone());
+    }
+
+    /// Notes that a Service has an address no more, which it has taken as this tenant.
+    pub fn give_back(&mut self, service: &ObjectName, tenant: &Tenant, address: IpAddr) {
+        let Some(usage) = self.used.get_mut(&address) else { return };
+        if !usage.tenants.remove(service) {
+            return;
+        }
+        for port in &tenant.ports {
+            if usage.ports.get(port) == Some(service) {
+                usage.ports.remove(port);
             }
         }
+        let empty = usage.tenants.is_empty();
+        let shared = usage.sharing.clone().map(|key| (usage.part.clone(), key));
+        if let (Some(key), Some(position)) = (&shared, usage.position)
+            && let Some(shared) = self.shared.get_mut(key)
+        {
+            shared.look_again(position);
+            if empty {
+                shared.addresses.remove(&position);
+            }
+            if shared.addresses.is_empty() {
+                self.shared.remove(key);
+            }
+        }
+        if !empty {
+            return;
+        }
+        if let (Some(cursor), Some(position)) = (self.free.get_mut(&usage.part), usage.position) {
+            *cursor = position.min(*cursor);
+        }
+        if let Some(count) = self.counts.get_mut(&usage.part) {
+            *count = count.saturating_sub(1);
+        }
+        self.used.remove(&address);
     }
 
     /// The first address of a pool that a Service can have: free, or shared with others.
-    pub fn first(&mut self, pool: &Pool<'a>, family: Family, tenant: &Tenant) -> Option<IpAddr> {
+    pub fn first(&mut self, pool: &Pool, family: Family, tenant: &Tenant) -> Option<IpAddr> {
         let free = self.first_free(pool, family);
         let joined = self.first_shared(pool, family, tenant);
         match (free, joined) {
@@ -108,8 +165,8 @@ impl<'a> Book<'a> {
         .map(|(_, n)| address(family, n))
     }
 
-    fn first_free(&mut self, pool: &Pool<'a>, family: Family) -> Option<Position> {
-        let cursor = self.free.entry((pool.name, family)).or_default();
+    fn first_free(&mut self, pool: &Pool, family: Family) -> Option<Position> {
+        let cursor = self.free.entry((Arc::clone(&pool.name), family)).or_default();
         while let Some(range) = pool.ranges.get(cursor.0) {
             let n = cursor.1.max(range.first);
             if range.family != family || n > range.last {
@@ -127,13 +184,8 @@ impl<'a> Book<'a> {
         None
     }
 
-    fn first_shared(
-        &mut self,
-        pool: &Pool<'a>,
-        family: Family,
-        tenant: &Tenant,
-    ) -> Option<Position> {
-        let key = (pool.name, family, tenant.sharing.clone()?);
+    fn first_shared(&mut self, pool: &Pool, family: Family, tenant: &Tenant) -> Option<Position> {
+        let key = ((Arc::clone(&pool.name), family), tenant.sharing.clone()?);
         let shared = self.shared.get_mut(&key)?;
         let from = shared.cursors.get(&tenant.ports).copied().unwrap_or_default();
         let used = &self.used;
@@ -145,18 +197,15 @@ impl<'a> Book<'a> {
         let mut candidates = shared.addresses.range(from..);
         let found = candidates.find(|(_, ip)| !avoid(ip) && fits(ip)).map(|(p, _)| *p);
         let next = found.unwrap_or((usize::MAX, u128::MAX));
+        if shared.cursors.len() >= MOST_CURSORS {
+            shared.cursors.clear();
+        }
         shared.cursors.insert(tenant.ports.clone(), next);
         found
     }
 
-    /// How many addresses of each pool and family are used. An address shared counts once.
-    pub fn in_use(&self, pools: &super::pools::Pools<'_>) -> BTreeMap<(String, Family), u64> {
-        let mut counts = BTreeMap::new();
-        for ip in self.used.keys() {
-            if let Some(pool) = pools.of(*ip) {
-                *counts.entry((pool.name.to_owned(), Family::of(*ip))).or_default() += 1;
-            }
-        }
-        counts
+    /// How many addresses of a pool and family are used. An address shared counts once.
+    pub fn in_use(&self, pool: &Pool, family: Family) -> u64 {
+        self.counts.get(&(Arc::clone(&pool.name), family)).copied().unwrap_or(0)
     }
 }

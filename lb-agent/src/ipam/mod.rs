@@ -1,22 +1,28 @@
 //! Who gets which address.
 //!
-//! [`allocate`] is a pure function of the snapshot. Its only memory is the Services'
-//! status: who holds an address there keeps it while it may. So an allocator that has
-//! just been elected decides as its predecessor would have.
+//! Decisions are a function of the snapshot. Their only memory is the Services' status: who
+//! holds an address there keeps it while it may. So an allocator that has just been elected
+//! decides as its predecessor would have.
 //!
 //! Holders come first; then Services that ask for an address by name; then the rest, by
-//! namespace and name. Where two hold what only one can have, the one that holds more
-//! addresses keeps it, then the one whose last change is older (its `resourceVersion` is
-//! lower): so who adds a port that collides moves, and not who was there.
-mod assign;
+//! namespace and name. Where two hold what only one can have, the one whose last change is
+//! older keeps it (its `resourceVersion` is lower): so who adds a port that collides moves,
+//! and not who was there.
+//!
+//! An [`Allocator`] follows the snapshots for as long as this agent is the one that allocates,
+//! and says what to write, in which order. It is sans-I/O.
+mod allocator;
 pub mod book;
+mod case;
+mod ledger;
 pub mod pools;
 pub mod request;
+mod rules;
 
-pub use assign::allocate;
+pub use allocator::{Allocator, Outcome};
 
 use crate::{plan::Notice, snapshot::ObjectName};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 /// What a Service's status shall say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,17 +38,23 @@ pub struct Assignment {
     pub pool: Option<String>,
 }
 
-/// What [`allocate`] decides.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Allocation {
-    /// The Services to be changed, in the order in which they should be written: those
-    /// that give an address up come before those that may get it.
-    pub changes: Vec<Assignment>,
-    /// What users should be told. Those with reason `IPAllocated` and `ClearAssignment`
-    /// become true when the Service is written.
-    pub notices: Vec<Notice>,
-    /// How full each pool is once the changes are written.
-    pub usage: BTreeMap<String, PoolUsage>,
+/// What a Service shall have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Decision {
+    /// IPv4 first.
+    addresses: Vec<IpAddr>,
+    pool: Option<String>,
+    /// Leave the annotation as it is: it may be all that is known of a pool that is refused.
+    as_it_is: bool,
+}
+
+/// What a Service will have once a decision is written.
+struct Promise {
+    addresses: Vec<IpAddr>,
+    /// What is told then.
+    done: Vec<Notice>,
+    /// The write has not gone out yet.
+    unsent: bool,
 }
 
 /// How full a pool is, in distinct addresses. Counts end at [`i64::MAX`].

@@ -13,6 +13,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 /// IPv4 or IPv6.
@@ -133,18 +134,18 @@ pub fn is_buggy(address: IpAddr) -> bool {
 
 /// A pool.
 #[derive(Clone, Debug)]
-pub struct Pool<'a> {
+pub struct Pool {
     /// Its name.
-    pub name: &'a str,
+    pub name: Arc<str>,
     /// What it says.
-    pub spec: &'a IpAddressPool,
+    pub spec: IpAddressPool,
     /// Its well-formed entries, in the order listed.
     pub ranges: Vec<Range>,
     /// It has an entry that is malformed or overlaps, and gives no new addresses.
     pub refused: bool,
 }
 
-impl Pool<'_> {
+impl Pool {
     /// Whether an address is among its entries.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.ranges.iter().any(|range| range.contains(address))
@@ -190,21 +191,25 @@ impl Pool<'_> {
 
 /// All pools, and which of them an address belongs to.
 #[derive(Clone, Debug, Default)]
-pub struct Pools<'a> {
-    pools: BTreeMap<&'a str, Pool<'a>>,
+pub struct Pools {
+    pools: BTreeMap<Arc<str>, Arc<Pool>>,
     /// The entries of pools that are not refused: disjoint, by family and first address.
-    index: BTreeMap<(Family, u128), (u128, &'a str)>,
+    index: BTreeMap<(Family, u128), (u128, Arc<Pool>)>,
 }
 
-impl<'a> Pools<'a> {
-    /// Parses the pools of a snapshot. Where two overlap, the later by name is refused.
-    pub fn new(snapshot: &'a Snapshot) -> (Self, Vec<Notice>) {
+impl Pools {
+    /// Parses the pools of a snapshot. Where two overlap, the younger is refused, or the later
+    /// by name: a new pool takes nothing from one that is in use.
+    pub fn new(snapshot: &Snapshot) -> (Self, Vec<Notice>) {
         let (mut all, mut notices) = (Self::default(), Vec::new());
-        for (name, spec) in &snapshot.pools {
+        let mut by_age: Vec<_> = snapshot.pools.iter().collect();
+        by_age.sort_by_key(|(_, spec)| spec.created);
+        for (name, spec) in by_age {
             let (pool, faults) = all.parse(name, spec);
+            let pool = Arc::new(pool);
             if !pool.refused {
-                let ranges = pool.ranges.iter();
-                all.index.extend(ranges.map(|r| ((r.family, r.first), (r.last, pool.name))));
+                let of = |r: &Range| ((r.family, r.first), (r.last, Arc::clone(&pool)));
+                all.index.extend(pool.ranges.iter().map(of));
             }
             notices.extend(faults.into_iter().map(|message| Notice {
                 kind: "IPAddressPool",
@@ -216,12 +221,12 @@ impl<'a> Pools<'a> {
                      one keep it."
                 ),
             }));
-            all.pools.insert(name, pool);
+            all.pools.insert(Arc::clone(&pool.name), pool);
         }
         (all, notices)
     }
 
-    fn parse(&self, name: &'a str, spec: &'a IpAddressPool) -> (Pool<'a>, Vec<String>) {
+    fn parse(&self, name: &str, spec: &IpAddressPool) -> (Pool, Vec<String>) {
         let mut ranges: Vec<Range> = Vec::new();
         let mut faults = Vec::new();
         if spec.addresses.is_empty() {
@@ -250,22 +255,23 @@ impl<'a> Pools<'a> {
                 }
             }
         }
-        (Pool { name, spec, ranges, refused: !faults.is_empty() }, faults)
+        let refused = spec.refused || !faults.is_empty();
+        (Pool { name: name.into(), spec: spec.clone(), ranges, refused }, faults)
     }
 
-    fn overlapping(&self, range: &Range) -> Option<&'a str> {
+    fn overlapping(&self, range: &Range) -> Option<&str> {
         let before = self.index.range(..=(range.family, range.last)).next_back()?;
         let ((family, _), (last, pool)) = before;
-        (*family == range.family && *last >= range.first).then_some(*pool)
+        (*family == range.family && *last >= range.first).then_some(&*pool.name)
     }
 
     /// The pool of a name.
-    pub fn get(&self, name: &str) -> Option<&Pool<'a>> {
+    pub fn get(&self, name: &str) -> Option<&Arc<Pool>> {
         self.pools.get(name)
     }
 
     /// All pools by name, refused ones among them.
-    pub fn iter(&self) -> impl Iterator<Item = &Pool<'a>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.pools.values()
     }
 
@@ -275,10 +281,10 @@ impl<'a> Pools<'a> {
     }
 
     /// The pool that an address can be given from.
-    pub fn of(&self, address: IpAddr) -> Option<&Pool<'a>> {
+    pub fn of(&self, address: IpAddr) -> Option<&Arc<Pool>> {
         let key = (Family::of(address), number(address));
         let ((family, _), (last, pool)) = self.index.range(..=key).next_back()?;
-        (*family == key.0 && *last >= key.1).then(|| &self.pools[pool])
+        (*family == key.0 && *last >= key.1).then_some(pool)
     }
 
     /// The pool that a Service holds an address of.
@@ -286,7 +292,7 @@ impl<'a> Pools<'a> {
     /// Besides the pools in force these are refused ones: by an entry that is well
     /// formed, or by the annotation in which the allocator has written where the
     /// address came from.
-    pub fn held(&self, service: &Service, address: IpAddr) -> Option<&Pool<'a>> {
+    pub fn held(&self, service: &Service, address: IpAddr) -> Option<&Arc<Pool>> {
         self.of(address).or_else(|| {
             let from = service.annotations.get(ALLOCATED_FROM);
             let by_name = from.and_then(|name| self.pools.get(name.as_str()));
@@ -370,10 +376,10 @@ mod tests {
         assert!(said[2].0 == "e" && said[2].1.contains("10.0.0.7/32"), "{said:?}");
         assert!(said[3].0 == "f" && said[3].1.contains("empty"), "{said:?}");
 
-        let of = |ip: &str| pools.of(ip.parse().unwrap()).map(|p| p.name);
-        assert_eq!(of("192.0.2.200"), Some("a"));
+        let of = |ip: &str| pools.of(ip.parse().unwrap()).map(|p| p.name.to_string());
+        assert_eq!(of("192.0.2.200"), Some("a".into()));
         assert_eq!(of("203.0.113.1"), None, "refused for its other entry");
-        assert_eq!(of("198.51.100.200"), Some("d"), "a refused pool is in nobody's way");
+        assert_eq!(of("198.51.100.200"), Some("d".into()), "a refused pool is in nobody's way");
         assert_eq!(of("192.0.1.255"), None);
         assert_eq!(of("192.0.3.0"), None);
     }
@@ -383,10 +389,15 @@ mod tests {
         let snapshot = pools(&[("a", &["192.0.2.0/24", "nonsense"])]);
         let (pools, _) = Pools::new(&snapshot);
         let mut service = Service::default();
-        let held = |s: &Service, ip: &str| pools.held(s, ip.parse().unwrap()).map(|p| p.name);
-        assert_eq!(held(&service, "192.0.2.1"), Some("a"));
+        let held =
+            |s: &Service, ip: &str| pools.held(s, ip.parse().unwrap()).map(|p| p.name.to_string());
+        assert_eq!(held(&service, "192.0.2.1"), Some("a".into()));
         assert_eq!(held(&service, "198.51.100.1"), None);
         service.annotations.insert(ALLOCATED_FROM.to_owned(), "a".to_owned());
-        assert_eq!(held(&service, "198.51.100.1"), Some("a"), "by the entry that is malformed now");
+        assert_eq!(
+            held(&service, "198.51.100.1"),
+            Some("a".into()),
+            "by the entry that is malformed now"
+        );
     }
 }

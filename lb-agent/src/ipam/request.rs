@@ -57,11 +57,12 @@ impl Want {
         }
     }
 
-    fn families(self) -> &'static str {
+    /// In words.
+    pub(super) fn families(self) -> &'static str {
         match self {
             Self::One(Family::V4) => "one IPv4 address",
             Self::One(Family::V6) => "one IPv6 address",
-            Self::Both | Self::Prefer(_) => "one IPv4 and one IPv6 address",
+            Self::Both | Self::Prefer(_) => "an IPv4 and an IPv6 address",
         }
     }
 }

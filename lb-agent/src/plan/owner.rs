@@ -96,7 +96,7 @@ impl<'a> Election<'a> {
     pub fn decide(
         &mut self,
         vip: IpAddr,
-        pool: &Pool<'_>,
+        pool: &Pool,
         services: &[&Service],
         notices: &mut BTreeSet<Notice>,
     ) -> Option<(&'a str, Interfaces)> {
@@ -163,14 +163,14 @@ impl<'a> Election<'a> {
     fn advertisements_of(
         &self,
         vip: IpAddr,
-        pool: &Pool<'_>,
+        pool: &Pool,
         service: &Service,
         notices: &mut BTreeSet<Notice>,
     ) -> Option<Vec<usize>> {
         let of_pool = (self.advertisements.iter().enumerate()).filter(|(_, a)| {
             let (names, selectors) = (&a.spec.ip_address_pools, &a.spec.ip_address_pool_selectors);
             (names.is_empty() && selectors.is_empty())
-                || names.iter().any(|name| name == pool.name)
+                || names.iter().any(|name| **name == *pool.name)
                 || selectors.iter().any(|s| s.matches(&pool.spec.labels))
         });
         let of_pool: Vec<_> = of_pool.collect();

@@ -40,7 +40,7 @@ impl Planner<'_> {
         self,
         service: &Service,
         slices: &[&EndpointSlice],
-        pools: &Pools<'_>,
+        pools: &Pools,
     ) -> ServicePlan {
         let vips: BTreeSet<_> = service.addresses().into_iter().collect();
         let vips: Vec<_> =

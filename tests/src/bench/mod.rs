@@ -5,8 +5,11 @@
 //! * [`cases`]: what is measured
 //! * [`measure`]: the rounds, and what must hold in each
 //! * [`wire`]: ARP over a veth, next to the kernel's own
+//! * [`tables`]: tables of a large cluster
+//! * [`allocation`]: addresses for thousands of Services on a real API server
 //! * [`report`], [`picture`]: the results as text, as JSON and as a picture
 
+pub mod allocation;
 pub mod cases;
 pub mod engine;
 pub mod measure;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::{
+    allocation::Allocation,
     cases::{self, Case, Target},
     measure::{Effort, FLOORS, Figures, ONE_BY_ONE, Results},
     tables::Tables,
@@ -29,6 +30,8 @@ pub struct Report {
     pub wire: Option<Wire>,
     /// Tables of a large cluster, unless left out.
     pub tables: Option<Tables>,
+    /// Addresses on a real API server, unless left out.
+    pub allocation: Option<Allocation>,
 }
 
 /// A figure held against its target.
@@ -93,6 +96,11 @@ impl Report {
         self.tables.as_ref().map_or_else(Vec::new, Tables::judged)
     }
 
+    /// The figures of the allocator, with what they are held against.
+    pub fn allocation_figures(&self) -> Vec<Judged> {
+        self.allocation.as_ref().map_or_else(Vec::new, Allocation::judged)
+    }
+
     /// The results as Markdown.
     pub fn markdown(&self) -> String {
         let Self { date, machine, effort, load, sizes, .. } = self;
@@ -135,6 +143,16 @@ impl Report {
             );
             table(&mut text, &tables);
         }
+        let allocation = self.allocation_figures();
+        if !allocation.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n## Addresses\n\n\
+                 An agent starts on a real API server with pending Services, and gives them addresses; next to\n\
+                 the same patches by a client that does nothing else, as many at once.\n"
+            );
+            table(&mut text, &allocation);
+        }
         let _ = writeln!(
             text,
             "\n## The programs\n\n| program | instructions verified | bytes of machine code |\n|---|---:|---:|"
@@ -166,6 +184,7 @@ impl Report {
             "program": self.figures(),
             "wire": self.wire_figures(),
             "tables": self.table_figures(),
+            "allocation": self.allocation_figures(),
             "programs": programs,
         }))
     }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use herald_tests::{
     bench::{
+        allocation,
         engine::Engine,
         measure::{self, Effort},
         picture,
@@ -88,13 +89,20 @@ fn main() -> Result<()> {
         None
     };
 
+    let allocation = if wanted("allocation") && allocation::can_run() {
+        eprintln!("addresses on a real API server");
+        Some(allocation::measure(if quick { 1_000 } else { 4_000 })?)
+    } else {
+        None
+    };
+
     let mut sizes = Vec::new();
     for name in [program::INGRESS, program::INGRESS_TC, program::EGRESS] {
         let (verified, jited) = path.size(name)?;
         sizes.push((name, verified, jited));
     }
     let machine = machine()?;
-    let report = Report { date, machine, effort, load, sizes, results, wire, tables };
+    let report = Report { date, machine, effort, load, sizes, results, wire, tables, allocation };
     print!("{}", report.markdown());
     let output =
         output.or_else(|| (!quick && only.is_empty()).then(|| workspace().join("docs/bench")));

@@ -1,6 +1,7 @@
 //! Real agents on a real API server, under the rules of `deploy/rbac.yaml`, beside kube-proxy.
 mod allocation;
 mod cni;
+mod configuration;
 mod control_plane;
 mod objects;
 mod service;
@@ -40,8 +41,25 @@ fn main() -> ExitCode {
         case("service::delivery_by_the_kernel", service::delivery_by_the_kernel),
         case("allocation::requested", || cluster.with(|c| allocation::requested(c))),
         case("allocation::pool_exhausted", || cluster.with(|c| allocation::pool_exhausted(c))),
+        case("allocation::pool_of_labelled_namespaces", || {
+            cluster.with(|c| allocation::pool_of_labelled_namespaces(c))
+        }),
+        case("allocation::type_changes_beside_a_hostname", || {
+            cluster.with(|c| allocation::type_changes_beside_a_hostname(c))
+        }),
         case("allocation::survives_restarts", || cluster.with(allocation::survives_restarts)),
         case("allocation::leader_killed", || cluster.with(allocation::leader_killed)),
+        case("configuration::schema", || cluster.with(|c| configuration::schema(c))),
+        case("configuration::bgp_peer_versions", || {
+            cluster.with(|c| configuration::bgp_peer_versions(c))
+        }),
+        case("configuration::told_by_status", || {
+            cluster.with(|c| configuration::told_by_status(c))
+        }),
+        case("configuration::webhook", || cluster.with(|c| configuration::webhook(c))),
+        case("allocation::allocators_change_while_services_come", || {
+            cluster.with(allocation::allocators_change_while_services_come)
+        }),
         case("control_plane::nothing_was_forbidden", || {
             cluster.with(|c| control_plane::nothing_was_forbidden(c))
         }),

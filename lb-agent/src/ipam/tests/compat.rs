@@ -296,13 +296,6 @@ fn pools_change_under_their_holders() {
             ((*first).into(), (*second).into())
         );
     }
-    // Who is written first: those that give up.
-    let mut s = base();
-    set(&mut s, &[("a", pool(&["192.0.2.0/32"])), reserve]);
-    s.services.remove(&name("s"));
-    s = s.with_services([service("a", "4")]);
-    let changes = run(&s).changes;
-    assert_eq!(changes.iter().map(|c| c.service.name.as_str()).collect::<Vec<_>>(), ["t", "a"]);
 }
 
 #[test]

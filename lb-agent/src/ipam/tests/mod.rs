@@ -1,17 +1,55 @@
 mod compat;
+mod metallb_allocator;
+mod metallb_controller;
+mod model;
 mod properties;
 mod sharing;
+mod world;
+mod writes;
 
-use super::{Allocation, Assignment, allocate, pools::ALLOCATED_FROM};
+use super::{
+    Assignment, PoolUsage,
+    ledger::{InFlight, Ledger},
+    pools::ALLOCATED_FROM,
+};
 use crate::{
-    snapshot::{Ingress, IpAddressPool, Service, Snapshot},
+    plan::Notice,
+    snapshot::{Ingress, IpAddressPool, ObjectName, Service, Snapshot},
     testing::{ip, name},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 fn with(pools: &[(&str, IpAddressPool)], services: impl IntoIterator<Item = Service>) -> Snapshot {
     let pools = pools.iter().map(|(n, p)| ((*n).to_owned(), p.clone())).collect();
     Snapshot { pools, ..Default::default() }.with_services(services)
+}
+
+/// All that is decided about a snapshot.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Allocation {
+    /// The Services to be changed.
+    changes: Vec<Assignment>,
+    notices: Vec<Notice>,
+    usage: BTreeMap<String, PoolUsage>,
+}
+
+fn allocate(snapshot: &Snapshot, in_flight: &BTreeMap<ObjectName, Assignment>) -> Allocation {
+    let mut flying = InFlight::default();
+    for (name, assignment) in in_flight {
+        let service = snapshot.services.get(name).cloned().unwrap_or_default();
+        flying.written.insert(name.clone(), (service, assignment.clone()));
+    }
+    let ledger = Ledger::new(Arc::new(snapshot.clone()), &flying);
+    let entries = ledger.entries.values();
+    let told = entries.clone().flat_map(|e| e.standing.iter().chain(&e.done));
+    let mut notices: Vec<_> = ledger.faults.iter().chain(told).cloned().collect();
+    // In the order in which it happens.
+    notices.sort_by_key(|notice| notice.reason != "ClearAssignment");
+    Allocation {
+        changes: entries.filter_map(|entry| entry.assignment(&flying)).collect(),
+        notices,
+        usage: ledger.usage(),
+    }
 }
 
 /// Decides without anything in flight.
@@ -22,7 +60,7 @@ fn run(snapshot: &Snapshot) -> Allocation {
 /// Writes the changes into the Services' status, as a source does.
 fn write(snapshot: &mut Snapshot, changes: &[Assignment]) {
     for change in changes {
-        let service = snapshot.services.get_mut(&change.service).unwrap();
+        let service = Arc::make_mut(snapshot.services.get_mut(&change.service).unwrap());
         service.ingress.retain(|i| i.hostname.is_some());
         let ingress = |ip: &std::net::IpAddr| Ingress { ip: Some(ip.to_string()), hostname: None };
         service.ingress.extend(change.addresses.iter().map(ingress));
@@ -48,7 +86,7 @@ fn held(snapshot: &Snapshot, service: &str) -> Vec<String> {
 }
 
 fn edit<'a>(snapshot: &'a mut Snapshot, service: &str) -> &'a mut Service {
-    snapshot.services.get_mut(&name(service)).unwrap()
+    Arc::make_mut(snapshot.services.get_mut(&name(service)).unwrap())
 }
 
 fn annotate(snapshot: &mut Snapshot, service: &str, key: &str, value: &str) {

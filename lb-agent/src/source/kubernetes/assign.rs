@@ -1,15 +1,48 @@
 //! Writing a Service's addresses.
 use crate::{
     snapshot::Service,
-    source::{ALLOCATED_FROM, Assignment},
+    source::{ALLOCATED_FROM, Assignment, COMPONENT},
 };
+use kube::{
+    Client,
+    api::{Patch, PatchParams},
+    core::Request,
+};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
+
+/// Of the answer nobody reads anything: it shall be short.
+const ACCEPT: &str =
+    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json";
+
+/// Writes it.
+///
+/// # Errors
+/// Those of the API; 409 where the Service has changed since.
+pub(super) async fn write(
+    client: &Client,
+    current: &Service,
+    assignment: &Assignment,
+) -> Result<(), kube::Error> {
+    let Assignment { service, .. } = assignment;
+    let path = format!("/api/v1/namespaces/{}/services", service.namespace);
+    let params =
+        PatchParams { field_manager: Some(COMPONENT.to_owned()), ..PatchParams::default() };
+    let patch = Patch::Merge(patch(current, assignment));
+    let mut request = Request::new(path)
+        .patch_subresource("status", &service.name, &params, &patch)
+        .map_err(kube::Error::BuildRequest)?;
+    if let Ok(accept) = ACCEPT.parse() {
+        request.headers_mut().insert("accept", accept);
+    }
+    client.request::<IgnoredAny>(request).await.map(drop)
+}
 
 /// The one merge patch of `services/status` that writes addresses and pool, and fails if
 /// the Service is not the one that was decided on.
 ///
 /// Entries of others that carry only a hostname stay; `ipMode` is left to the API's default.
-pub(super) fn patch(current: &Service, assignment: &Assignment) -> Value {
+fn patch(current: &Service, assignment: &Assignment) -> Value {
     let ips = assignment.addresses.iter().map(|ip| json!({ "ip": ip }));
     let hostnames = current.ingress.iter().filter_map(|i| i.hostname.as_deref());
     let ingress: Vec<_> = ips.chain(hostnames.map(|name| json!({ "hostname": name }))).collect();

@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -34,8 +34,9 @@ use tracing::{debug, info, warn};
 
 /// Notices that may wait: those of giving addresses to some thousand Services at once.
 const QUEUE: usize = 8192;
-/// Events are written beside addresses, and must not crowd them out.
 const AT_ONCE: usize = 4;
+/// Addresses go before Events: while some are being written, each Event waits that long.
+const YIELD: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// `note` may be a kilobyte long.
 const LONGEST_NOTE: usize = 1000;
@@ -45,6 +46,8 @@ const LONGEST_NOTE: usize = 1000;
 pub(super) struct Events {
     queue: mpsc::Sender<Item>,
     told: Arc<Mutex<Told>>,
+    /// How many addresses are being written.
+    writes: watch::Sender<usize>,
     dropped: Arc<AtomicU64>,
     /// The namespace of kinds whose notices name none.
     namespace: Arc<str>,
@@ -62,6 +65,17 @@ struct Item {
 pub(super) struct Writer {
     queue: mpsc::Receiver<Item>,
     told: Arc<Mutex<Told>>,
+    writes: watch::Receiver<usize>,
+}
+
+/// As long as it lives, an address is being written.
+#[derive(Debug)]
+pub(super) struct Writing(watch::Sender<usize>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.send_modify(|writes| *writes -= 1);
+    }
 }
 
 impl Events {
@@ -69,8 +83,17 @@ impl Events {
     pub(super) fn new(namespace: &str) -> (Self, Writer) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let told = Arc::<Mutex<Told>>::default();
-        let writer = Writer { queue: receiver, told: Arc::clone(&told) };
-        (Self { queue: sender, told, dropped: Arc::default(), namespace: namespace.into() }, writer)
+        let writes = watch::Sender::default();
+        let writer =
+            Writer { queue: receiver, told: Arc::clone(&told), writes: writes.subscribe() };
+        let dropped = Arc::default();
+        (Self { queue: sender, told, writes, dropped, namespace: namespace.into() }, writer)
+    }
+
+    /// Notes that an address is being written.
+    pub(super) fn writing(&self) -> Writing {
+        self.writes.send_modify(|writes| *writes += 1);
+        Writing(self.writes.clone())
     }
 
     /// Logs a notice and queues its Event, unless it has just been told.
@@ -110,6 +133,7 @@ impl Writer {
         let node: Arc<str> = node.into();
         let mut tasks = JoinSet::new();
         while let Some(item) = self.queue.recv().await {
+            let _ = timeout(YIELD, self.writes.wait_for(|writes| *writes == 0)).await;
             // The semaphore is never closed.
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             while tasks.try_join_next().is_some() {}
@@ -164,6 +188,7 @@ fn event(notice: &Notice, uid: Option<String>, node: &str, now: Timestamp) -> Ev
     let api_version = match *kind {
         "Service" | "Node" | "Namespace" => "v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
+        "BGPPeer" => "metallb.io/v1beta2",
         _ => "metallb.io/v1beta1",
     };
     // The name is made as Kubernetes' own components make it.
