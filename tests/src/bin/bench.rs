@@ -91,7 +91,8 @@ fn main() -> Result<()> {
 
     let allocation = if wanted("allocation") && allocation::can_run() {
         eprintln!("addresses on a real API server");
-        Some(allocation::measure(if quick { 1_000 } else { 4_000 })?)
+        let (services, all) = if quick { (500, 1_000) } else { (4_000, 10_000) };
+        Some(allocation::measure(services, all)?)
     } else {
         None
     };
