@@ -311,6 +311,9 @@ pub struct ServiceAllocation {
 /// An `IPAddressPool`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct IpAddressPool {
+    /// When it was created, in seconds since 1970; 0 in manifests. Of two pools that overlap, the
+    /// older is used, and of two of the same age the first by name.
+    pub created: i64,
     /// Labels, which advertisements select by.
     pub labels: Labels,
     /// `spec.addresses`, as written.

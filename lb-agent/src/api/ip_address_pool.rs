@@ -1,5 +1,8 @@
 //! `IPAddressPool`
-use super::selector::{LabelSelector, selectors};
+use super::{
+    condition::{self, Condition},
+    selector::{LabelSelector, selectors},
+};
 use crate::snapshot;
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -117,6 +120,10 @@ pub struct IPAddressPoolStatus {
     /// IPv6 addresses that are free; 9223372036854775807 stands for that many or more.
     #[serde(rename = "availableIPv6")]
     pub available_ipv6: i64,
+    /// `Valid`: whether the pool is used, and what is wrong with it if not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "condition::list")]
+    pub conditions: Vec<Condition>,
 }
 
 impl From<IPAddressPool> for snapshot::IpAddressPool {
@@ -124,6 +131,7 @@ impl From<IPAddressPool> for snapshot::IpAddressPool {
         let IPAddressPoolSpec { addresses, auto_assign, avoid_buggy_ips, service_allocation } =
             pool.spec;
         Self {
+            created: super::created(&pool.metadata),
             labels: pool.metadata.labels.unwrap_or_default(),
             addresses,
             auto_assign,

@@ -1,11 +1,11 @@
 //! `L2Advertisement`
-use super::selector::{LabelSelector, selectors};
-use crate::snapshot;
-use k8s_openapi::{
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use super::{
+    condition::{self, Condition},
+    object::object,
+    selector::{LabelSelector, selectors},
 };
-use kube::{CustomResource, CustomResourceExt, Resource};
+use crate::snapshot;
+use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -65,34 +65,18 @@ pub struct NodePreference {
     pub preference: LabelSelector,
 }
 
-/// Nothing yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct L2AdvertisementStatus {}
-
-/// Announces the addresses of pools on layer 2, by ARP and NDP.
-///
-/// Not the type that the derive makes: that one insists on a spec, and manifests
-/// written for MetalLB commonly have none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Resource)]
-#[resource(inherit = L2AdvertisementDefinition)]
-pub struct L2Advertisement {
-    /// Name, namespace, labels and the like.
-    pub metadata: ObjectMeta,
-    /// What is announced.
-    #[serde(default)]
-    pub spec: L2AdvertisementSpec,
-    /// Nothing yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<L2AdvertisementStatus>,
+/// Whether the advertisement is in force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct L2AdvertisementStatus {
+    /// `Valid`: whether it is used, and what is wrong with it if not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "condition::list")]
+    pub conditions: Vec<Condition>,
 }
 
-/// The definition, with the spec not required.
-pub(super) fn crd() -> CustomResourceDefinition {
-    let mut crd = L2AdvertisementDefinition::crd();
-    for schema in super::schemas(&mut crd) {
-        schema.required = None;
-    }
-    crd
+object! {
+    /// Announces the addresses of pools on layer 2, by ARP and NDP.
+    L2Advertisement, L2AdvertisementDefinition, L2AdvertisementSpec, L2AdvertisementStatus
 }
 
 impl From<L2Advertisement> for snapshot::L2Advertisement {

@@ -197,10 +197,13 @@ pub struct Pools<'a> {
 }
 
 impl<'a> Pools<'a> {
-    /// Parses the pools of a snapshot. Where two overlap, the later by name is refused.
+    /// Parses the pools of a snapshot. Where two overlap, the younger is refused, or the later
+    /// by name: a new pool takes nothing from one that is in use.
     pub fn new(snapshot: &'a Snapshot) -> (Self, Vec<Notice>) {
         let (mut all, mut notices) = (Self::default(), Vec::new());
-        for (name, spec) in &snapshot.pools {
+        let mut by_age: Vec<_> = snapshot.pools.iter().collect();
+        by_age.sort_by_key(|(_, spec)| spec.created);
+        for (name, spec) in by_age {
             let (pool, faults) = all.parse(name, spec);
             if !pool.refused {
                 let ranges = pool.ranges.iter();

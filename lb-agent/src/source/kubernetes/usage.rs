@@ -85,6 +85,7 @@ fn status(usage: PoolUsage) -> IPAddressPoolStatus {
         assigned_ipv6: assigned_v6,
         available_ipv4: available_v4,
         available_ipv6: available_v6,
+        conditions: Vec::new(),
     }
 }
 
