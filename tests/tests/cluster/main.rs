@@ -2,8 +2,10 @@
 mod allocation;
 mod cni;
 mod control_plane;
+mod migration;
 mod objects;
 mod service;
+mod status;
 
 use herald_tests::{
     lab::{cni as network, control_plane::check_programs, scenario::Cluster},
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
         case("allocation::pool_exhausted", || cluster.with(|c| allocation::pool_exhausted(c))),
         case("allocation::survives_restarts", || cluster.with(allocation::survives_restarts)),
         case("allocation::leader_killed", || cluster.with(allocation::leader_killed)),
+        case("migration::there_and_back", || cluster.with(migration::there_and_back)),
+        case("status::l2_status", || cluster.with(status::l2_status)),
         case("control_plane::nothing_was_forbidden", || {
             cluster.with(|c| control_plane::nothing_was_forbidden(c))
         }),
