@@ -20,5 +20,7 @@ pub mod source;
 pub mod system;
 #[cfg(test)]
 mod testing;
+pub mod validate;
+pub mod webhook;
 
 pub use datapath::object::OBJECT;

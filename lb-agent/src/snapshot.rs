@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    sync::Arc,
 };
 
 /// Namespace and name.
@@ -41,13 +42,16 @@ impl fmt::Display for ObjectName {
 pub type Labels = BTreeMap<String, String>;
 
 /// Everything, as last seen.
-#[derive(Clone, Debug, Default, PartialEq)]
+///
+/// What there is many of is shared with the snapshots before it as long as it does not change, so
+/// that a snapshot costs little, and what has changed is told by comparing pointers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// All Services of `type: LoadBalancer` of our class, and those that still carry
     /// an address of ours (see [`Service::wants_address`]).
-    pub services: BTreeMap<ObjectName, Service>,
+    pub services: BTreeMap<ObjectName, Arc<Service>>,
     /// EndpointSlices by their own name.
-    pub endpoint_slices: BTreeMap<ObjectName, EndpointSlice>,
+    pub endpoint_slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
     /// Nodes by name.
     pub nodes: BTreeMap<String, Node>,
     /// Labels of each namespace.
@@ -134,7 +138,7 @@ pub struct Ingress {
 }
 
 /// A Service.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// Its name.
     pub name: ObjectName,
@@ -215,7 +219,7 @@ pub struct Endpoint {
 }
 
 /// An EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointSlice {
     /// Its own name.
     pub name: ObjectName,
@@ -228,7 +232,7 @@ pub struct EndpointSlice {
 }
 
 /// A Node.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// Labels.
     pub labels: Labels,
@@ -296,7 +300,7 @@ pub fn any_matches(selectors: &[LabelSelector], labels: &Labels) -> bool {
 }
 
 /// `spec.serviceAllocation` of a pool.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceAllocation {
     /// Lower is tried earlier, 0 last.
     pub priority: i32,
@@ -309,11 +313,13 @@ pub struct ServiceAllocation {
 }
 
 /// An `IPAddressPool`.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IpAddressPool {
     /// When it was created, in seconds since 1970; 0 in manifests. Of two pools that overlap, the
     /// older is used, and of two of the same age the first by name.
     pub created: i64,
+    /// It is not what a pool must be, and gives no new addresses.
+    pub refused: bool,
     /// Labels, which advertisements select by.
     pub labels: Labels,
     /// `spec.addresses`, as written.
@@ -327,7 +333,7 @@ pub struct IpAddressPool {
 }
 
 /// One of `spec.preferredNodeSelectors` of an L2Advertisement.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodePreference {
     /// 1 to 100.
     pub weight: i32,
@@ -336,7 +342,7 @@ pub struct NodePreference {
 }
 
 /// An `L2Advertisement`.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct L2Advertisement {
     /// Names of pools.
     pub ip_address_pools: Vec<String>,

@@ -6,7 +6,7 @@ use crate::{
         Node, ObjectName, Service, ServicePort, Snapshot,
     },
 };
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -115,12 +115,12 @@ pub(crate) fn cluster(count: u8) -> Snapshot {
 
 impl Snapshot {
     pub(crate) fn with_services(mut self, services: impl IntoIterator<Item = Service>) -> Self {
-        self.services.extend(services.into_iter().map(|s| (s.name.clone(), s)));
+        self.services.extend(services.into_iter().map(|s| (s.name.clone(), Arc::new(s))));
         self
     }
 
     pub(crate) fn with_slices(mut self, slices: impl IntoIterator<Item = EndpointSlice>) -> Self {
-        self.endpoint_slices.extend(slices.into_iter().map(|s| (s.name.clone(), s)));
+        self.endpoint_slices.extend(slices.into_iter().map(|s| (s.name.clone(), Arc::new(s))));
         self
     }
 }

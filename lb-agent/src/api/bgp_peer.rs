@@ -37,8 +37,8 @@ use serde::{Deserialize, Serialize};
     },
     {
         "rule": "!has(self.keepaliveTime) || has(self.holdTime) \
-            || duration(self.keepaliveTime).getMilliseconds() < 334 \
-            || duration(self.keepaliveTime).getMilliseconds() >= 1000",
+            || duration(self.keepaliveTime) < duration('334ms') \
+            || duration(self.keepaliveTime) >= duration('1s')",
         "message": "without a holdTime, keepaliveTime must be 0 or at least 1s: the hold time is three times as long",
     },
 ]))]

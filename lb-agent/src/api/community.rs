@@ -51,10 +51,9 @@ pub struct CommunitySpec {
 #[serde(rename_all = "camelCase")]
 pub struct CommunityAlias {
     /// The name that BGPAdvertisements use.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// The community: 65000:100, or large:65000:1:2.
-    #[serde(default)]
     #[schemars(schema_with = "value")]
     pub value: String,
 }

@@ -3,7 +3,7 @@ use super::{
     condition::{self, Condition},
     selector::{LabelSelector, selectors},
 };
-use crate::snapshot;
+use crate::{snapshot, validate::Entry};
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -126,13 +126,15 @@ pub struct IPAddressPoolStatus {
     pub conditions: Vec<Condition>,
 }
 
-impl From<IPAddressPool> for snapshot::IpAddressPool {
-    fn from(pool: IPAddressPool) -> Self {
+impl Entry<IPAddressPoolSpec> {
+    /// What the allocator uses of it.
+    pub fn to_snapshot(&self, refused: bool) -> snapshot::IpAddressPool {
         let IPAddressPoolSpec { addresses, auto_assign, avoid_buggy_ips, service_allocation } =
-            pool.spec;
-        Self {
-            created: super::created(&pool.metadata),
-            labels: pool.metadata.labels.unwrap_or_default(),
+            self.spec.clone();
+        snapshot::IpAddressPool {
+            created: self.created,
+            refused,
+            labels: self.labels.clone(),
             addresses,
             auto_assign,
             avoid_buggy_ips,

@@ -79,8 +79,8 @@ object! {
     L2Advertisement, L2AdvertisementDefinition, L2AdvertisementSpec, L2AdvertisementStatus
 }
 
-impl From<L2Advertisement> for snapshot::L2Advertisement {
-    fn from(advertisement: L2Advertisement) -> Self {
+impl From<L2AdvertisementSpec> for snapshot::L2Advertisement {
+    fn from(spec: L2AdvertisementSpec) -> Self {
         let L2AdvertisementSpec {
             ip_address_pools,
             ip_address_pool_selectors,
@@ -88,7 +88,7 @@ impl From<L2Advertisement> for snapshot::L2Advertisement {
             interfaces,
             service_selectors,
             preferred_node_selectors,
-        } = advertisement.spec;
+        } = spec;
         Self {
             ip_address_pools,
             ip_address_pool_selectors: selectors(ip_address_pool_selectors),

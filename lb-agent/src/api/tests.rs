@@ -1,6 +1,6 @@
 //! The schema as users of MetalLB know it, and the checked-in copy of it.
 use super::*;
-use crate::snapshot;
+use crate::{snapshot, validate::Entry};
 use std::{env, fs, path::PathBuf};
 
 /// `deploy/crds` must be what the types say. `HERALD_WRITE_CRDS=1 cargo test -p lb-agent crds`
@@ -96,7 +96,7 @@ fn an_advertisement_needs_no_spec() {
         "apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: all}\n",
     )
     .unwrap();
-    let reduced = snapshot::L2Advertisement::from(advertisement);
+    let reduced = snapshot::L2Advertisement::from(advertisement.spec);
     assert_eq!(reduced, snapshot::L2Advertisement::default());
 }
 
@@ -118,7 +118,7 @@ spec:
 ",
     )
     .unwrap();
-    let pool = snapshot::IpAddressPool::from(pool);
+    let pool = Entry::new(pool.metadata, pool.spec, Vec::new()).to_snapshot(false);
     assert_eq!(pool.labels["tier"], "gold");
     assert_eq!(pool.addresses, ["192.0.2.0/28", "2001:db8::1-2001:db8::9"]);
     assert!(!pool.auto_assign && pool.avoid_buggy_ips);
@@ -142,7 +142,7 @@ spec:
 ",
     )
     .unwrap();
-    let l2 = snapshot::L2Advertisement::from(l2);
+    let l2 = snapshot::L2Advertisement::from(l2.spec);
     assert_eq!(l2.ip_address_pools, ["p"]);
     assert_eq!(l2.ip_address_pool_selectors[0].match_labels["a"], "b");
     assert_eq!(l2.node_selectors[0].match_expressions[0].operator, snapshot::Operator::Exists);

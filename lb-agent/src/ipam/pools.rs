@@ -253,7 +253,8 @@ impl<'a> Pools<'a> {
                 }
             }
         }
-        (Pool { name, spec, ranges, refused: !faults.is_empty() }, faults)
+        let refused = spec.refused || !faults.is_empty();
+        (Pool { name, spec, ranges, refused }, faults)
     }
 
     fn overlapping(&self, range: &Range) -> Option<&'a str> {

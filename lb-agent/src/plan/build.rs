@@ -132,7 +132,7 @@ pub fn plan_with(
     let mut local_notices = BTreeSet::new();
     let mut ports = Vec::new();
     let mut vips = Vec::new();
-    for service in snapshot.services.values().filter(|s| s.wants_address) {
+    for service in snapshot.services.values().map(|s| &**s).filter(|s| s.wants_address) {
         let (planned, changed) = cache.service(service, slices.of(&service.name), |rows| {
             let planner = Planner { placement, options, rows };
             planner.plan(service, slices.of(&service.name), &pools)

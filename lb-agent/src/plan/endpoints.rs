@@ -17,7 +17,7 @@ pub struct SlicesByService<'a>(Vec<&'a EndpointSlice>);
 impl<'a> SlicesByService<'a> {
     /// Sorts the slices of a snapshot by Service.
     pub fn new(snapshot: &'a Snapshot) -> Self {
-        let mut slices: Vec<_> = snapshot.endpoint_slices.values().collect();
+        let mut slices: Vec<_> = snapshot.endpoint_slices.values().map(|slice| &**slice).collect();
         slices.sort_by(|a, b| owner(a).cmp(&owner(b)));
         Self(slices)
     }

@@ -78,8 +78,12 @@ pub async fn run(options: Run) -> anyhow::Result<()> {
     }
     // What this machine lacks is said before the API is asked for anything.
     crate::datapath::preflight::check(&options.load.pin_dir)?;
-    let kubernetes =
-        kubernetes::Options { kubeconfig: options.kubeconfig.clone(), scope, node: node.clone() };
+    let kubernetes = kubernetes::Options {
+        kubeconfig: options.kubeconfig.clone(),
+        scope,
+        node: node.clone(),
+        webhook: options.webhook_port(),
+    };
     let source =
         Arc::new(Kubernetes::start(kubernetes, stop.clone()).await.exit_with(Exit::Configuration)?);
     let result = serve(&options, node, Arc::clone(&source), stop).await;

@@ -67,6 +67,12 @@ pub struct Run {
     /// Where /metrics, /healthz and /readyz are served; `off` serves none
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9120", value_parser = listener)]
     pub metrics_addr: Listener,
+    /// Whether API servers may ask this agent to check configuration before it is stored
+    #[arg(long, value_enum, default_value_t = WebhookMode::Enabled)]
+    pub webhook_mode: WebhookMode,
+    /// TCP port on which they ask
+    #[arg(long, value_name = "PORT", default_value_t = 9443, value_parser = clap::value_parser!(u16).range(1..))]
+    pub webhook_port: u16,
     /// How programs and maps are loaded.
     #[command(flatten)]
     pub load: LoadOptions,
@@ -85,6 +91,15 @@ pub enum DeliveryArgument {
     Direct,
     /// Herald steers to a node with an endpoint and leaves the rest to kube-proxy.
     Kernel,
+}
+
+/// `--webhook-mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WebhookMode {
+    /// They may, once deploy/webhook.yaml is applied.
+    Enabled,
+    /// They may not: what is wrong is told by the objects' status.
+    Disabled,
 }
 
 /// `--log-format`
@@ -154,6 +169,11 @@ impl Run {
             Excluded::parse(&text).with_context(|| format!("{} is wrong", file.display()))
         })
         .exit_with(Exit::Configuration)
+    }
+
+    /// The port of the webhook, if it is to be served.
+    pub fn webhook_port(&self) -> Option<u16> {
+        (self.webhook_mode == WebhookMode::Enabled).then_some(self.webhook_port)
     }
 
     /// The UDP port of the tunnels.

@@ -7,15 +7,23 @@ use super::{
     convert::{self, Invalid, object_name},
 };
 use crate::{
-    api::{IPAddressPool, L2Advertisement},
+    api::{
+        BFDProfile, BFDProfileSpec, BGPAdvertisement, BGPAdvertisementSpec, BGPPeer, BGPPeerSpec,
+        Community, CommunitySpec, IPAddressPool, IPAddressPoolSpec, L2Advertisement,
+        L2AdvertisementSpec,
+    },
     ipam::pools::Range,
     snapshot::{self, Labels, ObjectName, Snapshot},
+    validate::{self, Entries, Entry, Objects, Verdict},
 };
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
 };
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 /// Which objects are ours.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +46,9 @@ pub trait Kind: Sized {
     /// Its name in messages.
     const KIND: &'static str;
 
+    /// Whether the configuration must be judged anew where one of these changes.
+    const CONFIGURES: bool = false;
+
     /// Checks and reduces an object; `None` where it is not our business.
     ///
     /// # Errors
@@ -51,44 +62,56 @@ pub trait Kind: Sized {
 /// The objects of one kind.
 pub type Store<T> = BTreeMap<ObjectName, T>;
 
-/// With the object's identity, which Events about it carry.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Identified<T> {
-    /// `metadata.uid`
-    pub uid: String,
-    /// The object.
-    pub object: T,
-}
-
 /// All objects.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     /// Services of type LoadBalancer of our class, and others that may have an address.
-    pub services: Store<snapshot::Service>,
+    pub services: Store<Arc<snapshot::Service>>,
     /// EndpointSlices of all Services.
-    pub endpoint_slices: Store<snapshot::EndpointSlice>,
+    pub endpoint_slices: Store<Arc<snapshot::EndpointSlice>>,
     /// Nodes.
     pub nodes: Store<snapshot::Node>,
     /// Labels of Namespaces.
     pub namespaces: Store<Labels>,
     /// Pools.
-    pub pools: Store<Identified<snapshot::IpAddressPool>>,
-    /// Advertisements.
-    pub l2_advertisements: Store<Identified<snapshot::L2Advertisement>>,
+    pub pools: Store<Entry<IPAddressPoolSpec>>,
+    /// What is announced on layer 2.
+    pub l2_advertisements: Store<Entry<L2AdvertisementSpec>>,
+    /// What is announced by BGP.
+    pub bgp_advertisements: Store<Entry<BGPAdvertisementSpec>>,
+    /// BGP peers.
+    pub peers: Store<Entry<BGPPeerSpec>>,
+    /// Settings of BFD sessions.
+    pub bfd_profiles: Store<Entry<BFDProfileSpec>>,
+    /// Names of communities.
+    pub communities: Store<Entry<CommunitySpec>>,
+    /// The configuration as it was judged last, until it changes.
+    judged: OnceLock<Arc<Configuration>>,
+}
+
+/// The configuration, and what of it can be used.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Configuration {
+    /// All of it.
+    pub objects: Objects,
+    /// What cannot be used.
+    pub verdict: Verdict,
 }
 
 impl Index {
     /// Sets or removes an object. Returns whether that changes anything.
     pub fn set<K: Kind>(&mut self, name: ObjectName, object: Option<K::Reduced>) -> bool {
         let store = K::store(self);
-        match object {
+        let changed = match object {
             None => store.remove(&name).is_some(),
             Some(object) if store.get(&name) == Some(&object) => false,
             Some(object) => {
                 store.insert(name, object);
                 true
             }
-        }
+        };
+        self.judge_again_if(changed && K::CONFIGURES);
+        changed
     }
 
     /// Replaces all objects of a kind. Returns whether that changes anything.
@@ -96,7 +119,33 @@ impl Index {
         let store = K::store(self);
         let changed = *store != objects;
         *store = objects;
+        // Some may have been taken out before.
+        self.judge_again_if(K::CONFIGURES);
         changed
+    }
+
+    fn judge_again_if(&mut self, changed: bool) {
+        if changed {
+            self.judged = OnceLock::new();
+        }
+    }
+
+    /// The configuration, judged.
+    pub fn configuration(&self) -> Arc<Configuration> {
+        let judge = || {
+            let objects = Objects {
+                pools: entries(&self.pools),
+                l2_advertisements: entries(&self.l2_advertisements),
+                bgp_advertisements: entries(&self.bgp_advertisements),
+                peers: entries(&self.peers),
+                bfd_profiles: entries(&self.bfd_profiles),
+                communities: entries(&self.communities),
+                nodes: by_name(&self.nodes, |node| node.labels.clone()),
+            };
+            let verdict = validate::judge(&objects);
+            Arc::new(Configuration { objects, verdict })
+        };
+        Arc::clone(self.judged.get_or_init(judge))
     }
 
     /// The objects that matter to the allocator and the planner.
@@ -121,13 +170,14 @@ impl Index {
             })
             .map(|(name, slice)| (name.clone(), slice.clone()))
             .collect();
+        let configuration = self.configuration();
         Snapshot {
             endpoint_slices,
             services,
             nodes: by_name(&self.nodes, Clone::clone),
             namespaces: by_name(&self.namespaces, Clone::clone),
-            pools: by_name(&self.pools, |p| p.object.clone()),
-            l2_advertisements: by_name(&self.l2_advertisements, |a| a.object.clone()),
+            pools: configuration.pools(),
+            l2_advertisements: configuration.l2_advertisements(),
         }
     }
 
@@ -138,7 +188,7 @@ impl Index {
         let annotation = service.annotations.get(ALLOCATED_FROM);
         let addresses = service.addresses();
         self.pools.iter().any(|(name, pool)| {
-            let ranges = pool.object.addresses.iter().flat_map(|entry| Range::parse(entry));
+            let ranges = pool.spec.addresses.iter().flat_map(|entry| Range::parse(entry));
             annotation == Some(&name.name)
                 || (!addresses.is_empty()
                     && ranges.into_iter().any(|r| addresses.iter().any(|ip| r.contains(*ip))))
@@ -146,22 +196,45 @@ impl Index {
     }
 }
 
+impl Configuration {
+    /// All pools: what a pool that cannot be used has given stays its Services', and the
+    /// allocator must know of it.
+    fn pools(&self) -> BTreeMap<String, snapshot::IpAddressPool> {
+        let refused = |name: &str| !self.verdict.is_valid(validate::Kind::Pool, name);
+        let pools = self.objects.pools.iter();
+        pools.map(|(name, pool)| (name.clone(), pool.to_snapshot(refused(name)))).collect()
+    }
+
+    /// The advertisements that can be used.
+    fn l2_advertisements(&self) -> BTreeMap<String, snapshot::L2Advertisement> {
+        let all = self.objects.l2_advertisements.iter();
+        all.filter(|(name, _)| self.verdict.is_valid(validate::Kind::L2Advertisement, name))
+            .map(|(name, entry)| (name.clone(), entry.spec.clone().into()))
+            .collect()
+    }
+}
+
+fn entries<S: Clone>(store: &Store<Entry<S>>) -> Entries<S> {
+    by_name(store, Clone::clone)
+}
+
 fn by_name<T, U>(store: &Store<T>, value: impl Fn(&T) -> U) -> BTreeMap<String, U> {
     store.iter().map(|(name, object)| (name.name.clone(), value(object))).collect()
 }
 
 impl Kind for Service {
-    type Reduced = snapshot::Service;
+    type Reduced = Arc<snapshot::Service>;
     const KIND: &'static str = "Service";
 
     fn reduce(self, scope: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
         let service = convert::service(self, scope.class.as_deref())?;
-        Ok(service.filter(|s| {
+        let ours = service.filter(|s| {
             s.wants_address
                 || scope.addresses_apart
                 || s.ingress.iter().any(|i| i.ip.is_some())
                 || s.annotations.contains_key(ALLOCATED_FROM)
-        }))
+        });
+        Ok(ours.map(Arc::new))
     }
 
     fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
@@ -170,11 +243,11 @@ impl Kind for Service {
 }
 
 impl Kind for EndpointSlice {
-    type Reduced = snapshot::EndpointSlice;
+    type Reduced = Arc<snapshot::EndpointSlice>;
     const KIND: &'static str = "EndpointSlice";
 
     fn reduce(self, _: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
-        convert::endpoint_slice(self)
+        Ok(convert::endpoint_slice(self)?.map(Arc::new))
     }
 
     fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
@@ -185,6 +258,7 @@ impl Kind for EndpointSlice {
 impl Kind for Node {
     type Reduced = snapshot::Node;
     const KIND: &'static str = "Node";
+    const CONFIGURES: bool = true;
 
     fn reduce(self, _: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
         convert::node(self).map(Some)
@@ -208,45 +282,34 @@ impl Kind for Namespace {
     }
 }
 
-impl Kind for IPAddressPool {
-    type Reduced = Identified<snapshot::IpAddressPool>;
-    const KIND: &'static str = "IPAddressPool";
+/// A kind of configuration, of which only the objects in our namespace count.
+macro_rules! configuration {
+    ($object:ty, $spec:ty, $store:ident) => {
+        impl Kind for $object {
+            type Reduced = Entry<$spec>;
+            const KIND: &'static str = stringify!($object);
+            const CONFIGURES: bool = true;
 
-    fn reduce(self, scope: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
-        let name = object_name(&self.metadata)?;
-        let uid = self.metadata.uid.clone().unwrap_or_default();
-        let ours = name.namespace == scope.namespace;
-        Ok(ours.then(|| Identified { uid, object: self.into() }))
-    }
+            fn reduce(self, scope: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
+                let name = object_name(&self.metadata)?;
+                let conditions = self.status.map(|status| status.conditions).unwrap_or_default();
+                let ours = name.namespace == scope.namespace;
+                Ok(ours.then(|| Entry::new(self.metadata, self.spec, conditions)))
+            }
 
-    fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
-        &mut index.pools
-    }
-}
-
-impl Kind for L2Advertisement {
-    type Reduced = Identified<snapshot::L2Advertisement>;
-    const KIND: &'static str = "L2Advertisement";
-
-    fn reduce(self, scope: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
-        let name = object_name(&self.metadata)?;
-        for (i, preference) in self.spec.preferred_node_selectors.iter().enumerate() {
-            if !(1..=100).contains(&preference.weight) {
-                return Err(Invalid::new(
-                    format!("spec.preferredNodeSelectors[{i}].weight"),
-                    format!("{} is not in the range of 1 to 100", preference.weight),
-                ));
+            fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
+                &mut index.$store
             }
         }
-        let uid = self.metadata.uid.clone().unwrap_or_default();
-        let ours = name.namespace == scope.namespace;
-        Ok(ours.then(|| Identified { uid, object: self.into() }))
-    }
-
-    fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
-        &mut index.l2_advertisements
-    }
+    };
 }
+
+configuration!(IPAddressPool, IPAddressPoolSpec, pools);
+configuration!(L2Advertisement, L2AdvertisementSpec, l2_advertisements);
+configuration!(BGPAdvertisement, BGPAdvertisementSpec, bgp_advertisements);
+configuration!(BGPPeer, BGPPeerSpec, peers);
+configuration!(BFDProfile, BFDProfileSpec, bfd_profiles);
+configuration!(Community, CommunitySpec, communities);
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -71,6 +72,7 @@ pub fn measure() -> Result<Tables> {
     for _ in 0..CHANGES {
         let number = random.below(PORTS as usize);
         let slice = snapshot.endpoint_slices.values_mut().nth(number).context("a slice")?;
+        let slice = Arc::make_mut(slice);
         slice.endpoints[0].ready = !slice.endpoints[0].ready;
         let (_, writes, took) = round(&snapshot)?;
         ensure!((1..20).contains(&writes), "one endpoint's change took {writes} writes");
@@ -154,8 +156,8 @@ fn snapshot() -> Snapshot {
     };
     for number in 0..PORTS {
         let (service, slice) = (service(number), slice(number, &mut random));
-        snapshot.services.insert(service.name.clone(), service);
-        snapshot.endpoint_slices.insert(slice.name.clone(), slice);
+        snapshot.services.insert(service.name.clone(), Arc::new(service));
+        snapshot.endpoint_slices.insert(slice.name.clone(), Arc::new(slice));
     }
     snapshot
 }

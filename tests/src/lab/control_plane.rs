@@ -125,6 +125,8 @@ impl ControlPlane {
             "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112",
             "--service-account-issuer=https://kubernetes.default.svc",
             "--authorization-mode=Node,RBAC",
+            // No kube-proxy runs on its machine: webhooks are reached at their endpoints.
+            "--enable-aggregator-routing=true",
             // It would wait for tokens that a controller makes.
             "--disable-admission-plugins=ServiceAccount",
         ]);

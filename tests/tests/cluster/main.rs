@@ -1,6 +1,7 @@
 //! Real agents on a real API server, under the rules of `deploy/rbac.yaml`, beside kube-proxy.
 mod allocation;
 mod cni;
+mod configuration;
 mod control_plane;
 mod migration;
 mod objects;
@@ -46,6 +47,14 @@ fn main() -> ExitCode {
         case("allocation::leader_killed", || cluster.with(allocation::leader_killed)),
         case("migration::there_and_back", || cluster.with(migration::there_and_back)),
         case("status::l2_status", || cluster.with(status::l2_status)),
+        case("configuration::schema", || cluster.with(|c| configuration::schema(c))),
+        case("configuration::bgp_peer_versions", || {
+            cluster.with(|c| configuration::bgp_peer_versions(c))
+        }),
+        case("configuration::told_by_status", || {
+            cluster.with(|c| configuration::told_by_status(c))
+        }),
+        case("configuration::webhook", || cluster.with(|c| configuration::webhook(c))),
         case("control_plane::nothing_was_forbidden", || {
             cluster.with(|c| control_plane::nothing_was_forbidden(c))
         }),

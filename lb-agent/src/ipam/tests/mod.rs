@@ -7,7 +7,7 @@ use crate::{
     snapshot::{Ingress, IpAddressPool, Service, Snapshot},
     testing::{ip, name},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 fn with(pools: &[(&str, IpAddressPool)], services: impl IntoIterator<Item = Service>) -> Snapshot {
     let pools = pools.iter().map(|(n, p)| ((*n).to_owned(), p.clone())).collect();
@@ -22,7 +22,7 @@ fn run(snapshot: &Snapshot) -> Allocation {
 /// Writes the changes into the Services' status, as a source does.
 fn write(snapshot: &mut Snapshot, changes: &[Assignment]) {
     for change in changes {
-        let service = snapshot.services.get_mut(&change.service).unwrap();
+        let service = Arc::make_mut(snapshot.services.get_mut(&change.service).unwrap());
         service.ingress.retain(|i| i.hostname.is_some());
         let ingress = |ip: &std::net::IpAddr| Ingress { ip: Some(ip.to_string()), hostname: None };
         service.ingress.extend(change.addresses.iter().map(ingress));
@@ -48,7 +48,7 @@ fn held(snapshot: &Snapshot, service: &str) -> Vec<String> {
 }
 
 fn edit<'a>(snapshot: &'a mut Snapshot, service: &str) -> &'a mut Service {
-    snapshot.services.get_mut(&name(service)).unwrap()
+    Arc::make_mut(snapshot.services.get_mut(&name(service)).unwrap())
 }
 
 fn annotate(snapshot: &mut Snapshot, service: &str, key: &str, value: &str) {

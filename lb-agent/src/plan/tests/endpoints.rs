@@ -8,7 +8,7 @@ use crate::{
     testing::{cluster, endpoint, holder, ip, slice},
 };
 use lb_common::maps::NO_NODE;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 const VIP: &str = "192.0.2.1";
 
@@ -75,7 +75,7 @@ fn nothing_takes_new_flows() {
 #[test]
 fn publish_not_ready_addresses() {
     let mut snapshot = with(vec![state("10.1.0.1", "n1", false, false, false)]);
-    snapshot.services.values_mut().for_each(|s| s.publish_not_ready = true);
+    snapshot.services.values_mut().map(Arc::make_mut).for_each(|s| s.publish_not_ready = true);
     let plan = plan_all_alive(&snapshot, "n1");
     assert_eq!(nodes(&plan).0, ["n1"].into());
     assert!(plan.vips[&ip(VIP)].owner.is_some());
@@ -121,10 +121,10 @@ fn ports_are_matched_by_name_and_protocol_and_vips_by_family() {
     let mut six = slice("web", vec![endpoint("fd00::1", "n1")]);
     six.name.name = "web-6".to_owned();
     snapshot = snapshot.with_slices([six]);
-    for s in snapshot.services.values_mut() {
+    for s in snapshot.services.values_mut().map(Arc::make_mut) {
         s.ports.push(ServicePort { name: "dns".into(), port: 53, protocol: Protocol::Udp });
     }
-    for s in snapshot.endpoint_slices.values_mut() {
+    for s in snapshot.endpoint_slices.values_mut().map(Arc::make_mut) {
         let dns =
             |port, protocol| crate::snapshot::EndpointPort { name: "dns".into(), port, protocol };
         s.ports.push(dns(Some(5353), Protocol::Udp));
@@ -144,7 +144,7 @@ fn ports_are_matched_by_name_and_protocol_and_vips_by_family() {
 #[test]
 fn a_port_without_a_number() {
     let mut snapshot = with(vec![endpoint("10.1.0.1", "n1")]);
-    snapshot.endpoint_slices.values_mut().for_each(|s| s.ports[0].port = None);
+    snapshot.endpoint_slices.values_mut().map(Arc::make_mut).for_each(|s| s.ports[0].port = None);
     let plan = plan_all_alive(&snapshot, "n1");
     assert_eq!(reasons(&plan), ["EndpointPortMissing"]);
     assert!(plan.services[&key(80, Protocol::Tcp)].rows.is_empty());
@@ -153,7 +153,7 @@ fn a_port_without_a_number() {
 /// The plan of the one Service, after an edit, on `n1`.
 fn edited(edit: impl Fn(&mut Service), options: &PlanOptions) -> Plan {
     let mut snapshot = with(vec![endpoint("10.1.0.1", "n1"), endpoint("10.1.0.2", "n2")]);
-    snapshot.services.values_mut().for_each(edit);
+    snapshot.services.values_mut().map(Arc::make_mut).for_each(edit);
     plan(&snapshot, "n1", &all_alive(&snapshot), options)
 }
 
@@ -185,10 +185,10 @@ fn affinity_and_source_ranges_are_direct() {
 fn sctp_is_direct_where_ports_need_no_translation() {
     let sctp = |number| {
         let mut snapshot = with(vec![endpoint("10.1.0.1", "n1")]);
-        for s in snapshot.services.values_mut() {
+        for s in snapshot.services.values_mut().map(Arc::make_mut) {
             s.ports.push(ServicePort { name: "x".into(), port: 9, protocol: Protocol::Sctp });
         }
-        for s in snapshot.endpoint_slices.values_mut() {
+        for s in snapshot.endpoint_slices.values_mut().map(Arc::make_mut) {
             let protocol = Protocol::Sctp;
             s.ports.push(EndpointPort { name: "x".into(), port: Some(number), protocol });
         }
@@ -250,7 +250,8 @@ fn addresses_that_are_not_ours_are_left_alone() {
         holder("b", "4", &["192.0.2.7"]),
         holder("c", "4", &["192.0.2.7"]),
     ]);
-    snapshot.services.get_mut(&crate::testing::name("c")).unwrap().ports[0].port = 81;
+    let changed = snapshot.services.get_mut(&crate::testing::name("c")).unwrap();
+    Arc::make_mut(changed).ports[0].port = 81;
     snapshot = snapshot.with_services([holder("d", "4", &["192.0.2.7"])]);
     let mut gone = holder("e", "4", &["192.0.2.8"]);
     gone.wants_address = false;

@@ -10,6 +10,7 @@ use crate::{
 };
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 const VIP: &str = "192.0.2.1";
 
@@ -20,7 +21,7 @@ fn base() -> Snapshot {
 }
 
 fn web(snapshot: &mut Snapshot) -> &mut Service {
-    snapshot.services.get_mut(&name("web")).unwrap()
+    Arc::make_mut(snapshot.services.get_mut(&name("web")).unwrap())
 }
 
 fn advertisement(snapshot: &mut Snapshot) -> &mut L2Advertisement {
@@ -108,7 +109,7 @@ fn policy_local_wants_an_endpoint_on_the_node() {
     let mut snapshot = base();
     web(&mut snapshot).external_traffic_policy = ExternalTrafficPolicy::Local;
     assert_eq!(owner(&plan_all_alive(&snapshot, "n3")), lowest(&["n1", "n2"], VIP));
-    let slices = snapshot.endpoint_slices.values_mut();
+    let slices = snapshot.endpoint_slices.values_mut().map(Arc::make_mut);
     slices.for_each(|s| {
         s.endpoints[0] = crate::snapshot::Endpoint {
             ready: false,
@@ -117,7 +118,8 @@ fn policy_local_wants_an_endpoint_on_the_node() {
         }
     });
     assert_eq!(owner(&plan_all_alive(&snapshot, "n3")), lowest(&["n1", "n2"], VIP), "it drains");
-    snapshot.endpoint_slices.values_mut().for_each(|s| s.endpoints[0].serving = false);
+    let slices = snapshot.endpoint_slices.values_mut().map(Arc::make_mut);
+    slices.for_each(|s| s.endpoints[0].serving = false);
     assert_eq!(owner(&plan_all_alive(&snapshot, "n3")), Some("n2"));
 }
 
@@ -196,7 +198,7 @@ fn an_advertisement_must_select_pool_and_service() {
 #[test]
 fn services_that_share_an_address_have_one_owner() {
     let mut snapshot = base().with_services([holder("dns", "4", &[VIP])]);
-    let dns = snapshot.services.get_mut(&name("dns")).unwrap();
+    let dns = Arc::make_mut(snapshot.services.get_mut(&name("dns")).unwrap());
     dns.ports[0].port = 53;
     dns.external_traffic_policy = ExternalTrafficPolicy::Local;
     // No endpoint for dns: web alone decides, dns is told.

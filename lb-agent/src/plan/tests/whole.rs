@@ -64,7 +64,7 @@ impl World {
                     s.external_traffic_policy = ExternalTrafficPolicy::Local;
                 }
                 s.wants_address = there;
-                self.snapshot.services.insert(s.name.clone(), s);
+                self.snapshot.services.insert(s.name.clone(), Arc::new(s));
             }
             Event::Endpoint { service, pod, node, state } => {
                 match state {
@@ -84,7 +84,7 @@ impl World {
                 let by = usize::from(pod) % list.len().max(1);
                 list.rotate_left(by);
                 let slice = slice(&format!("s{service}"), list);
-                self.snapshot.endpoint_slices.insert(slice.name.clone(), slice);
+                self.snapshot.endpoint_slices.insert(slice.name.clone(), Arc::new(slice));
             }
             Event::Node { node, there } => {
                 let name = format!("n{node}");
@@ -206,7 +206,7 @@ fn unchanged_services_cost_nothing() {
     let before = plan_with(&snapshot, "n1", &alive, &options, &mut cache);
     let first = start.elapsed();
     let slice = snapshot.endpoint_slices.values_mut().next().unwrap();
-    slice.endpoints[0].ready = false;
+    Arc::make_mut(slice).endpoints[0].ready = false;
     let start = Instant::now();
     let after = plan_with(&snapshot, "n1", &alive, &options, &mut cache);
     println!("300 Services of 3: first plan {first:?}, next {:?}", start.elapsed());

@@ -4,8 +4,8 @@ fn name(name: &str) -> ObjectName {
     ObjectName::new("d", name)
 }
 
-fn service(service: &str, wants_address: bool, ip: Option<&str>) -> snapshot::Service {
-    snapshot::Service {
+fn service(service: &str, wants_address: bool, ip: Option<&str>) -> Arc<snapshot::Service> {
+    Arc::new(snapshot::Service {
         name: name(service),
         wants_address,
         ingress: ip
@@ -13,15 +13,18 @@ fn service(service: &str, wants_address: bool, ip: Option<&str>) -> snapshot::Se
             .into_iter()
             .collect(),
         ..Default::default()
-    }
+    })
 }
 
-fn pool(addresses: &[&str]) -> Identified<snapshot::IpAddressPool> {
+fn pool(addresses: &[&str]) -> Entry<IPAddressPoolSpec> {
     let addresses = addresses.iter().map(ToString::to_string).collect();
-    Identified {
-        uid: String::new(),
-        object: snapshot::IpAddressPool { addresses, ..Default::default() },
-    }
+    let spec = IPAddressPoolSpec {
+        addresses,
+        auto_assign: true,
+        avoid_buggy_ips: false,
+        service_allocation: None,
+    };
+    Entry::new(Default::default(), spec, Vec::new())
 }
 
 #[test]
@@ -37,7 +40,7 @@ fn a_service_that_wants_none_stays_while_it_holds_an_address_of_ours() {
     }
     for (n, pool) in [("trace", "p"), ("trace-foreign", "q")] {
         let mut service = service(n, false, None);
-        service.annotations.insert(ALLOCATED_FROM.to_owned(), pool.to_owned());
+        Arc::make_mut(&mut service).annotations.insert(ALLOCATED_FROM.to_owned(), pool.to_owned());
         index.set::<Service>(name(n), Some(service));
     }
     let names = |index: &Index| Vec::from_iter(index.snapshot().services.into_keys());
@@ -50,10 +53,12 @@ fn a_service_that_wants_none_stays_while_it_holds_an_address_of_ours() {
 #[test]
 fn slices_come_with_their_service() {
     let mut index = Index::default();
-    let slice = |n: &str, service: &str| snapshot::EndpointSlice {
-        name: name(n),
-        service: service.to_owned(),
-        ..Default::default()
+    let slice = |n: &str, service: &str| {
+        Arc::new(snapshot::EndpointSlice {
+            name: name(n),
+            service: service.to_owned(),
+            ..Default::default()
+        })
     };
     index.set::<EndpointSlice>(name("a-1"), Some(slice("a-1", "a")));
     index.set::<EndpointSlice>(name("b-1"), Some(slice("b-1", "b")));
@@ -94,15 +99,19 @@ fn only_our_namespace_s_pools_and_advertisements() {
 }
 
 #[test]
-fn weights_are_checked() {
-    let scope = Scope::default();
-    for (weight, good) in [(0, false), (1, true), (100, true), (101, false)] {
+fn an_advertisement_that_is_not_valid_is_ignored_and_its_neighbours_stand() {
+    let mut index = Index::default();
+    for (n, weight) in [("bad", 0), ("good", 1)] {
         let l2: L2Advertisement = serde_yaml_ng::from_str(&format!(
-            "metadata: {{name: a}}\nspec: {{preferredNodeSelectors: [{{weight: {weight}, preference: {{}}}}]}}"
+            "metadata: {{name: {n}}}\nspec: {{preferredNodeSelectors: [{{weight: {weight}, preference: {{}}}}]}}"
         ))
         .unwrap();
-        assert_eq!(l2.reduce(&scope).is_ok(), good, "{weight}");
+        let entry = l2.reduce(&Scope::default()).unwrap();
+        index.set::<L2Advertisement>(name(n), entry);
     }
+    assert_eq!(Vec::from_iter(index.snapshot().l2_advertisements.into_keys()), ["good"]);
+    index.set::<L2Advertisement>(name("good"), None);
+    assert!(index.snapshot().l2_advertisements.is_empty(), "judged anew at each change");
 }
 
 #[test]

@@ -165,6 +165,7 @@ fn event(notice: &Notice, uid: Option<String>, node: &str, now: Timestamp) -> Ev
         "Service" | "Node" | "Namespace" => "v1",
         "DaemonSet" | "Deployment" => "apps/v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
+        "BGPPeer" => "metallb.io/v1beta2",
         _ => "metallb.io/v1beta1",
     };
     // The name is made as Kubernetes' own components make it.

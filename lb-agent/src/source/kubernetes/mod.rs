@@ -1,6 +1,6 @@
 //! The Kubernetes API as a source.
 //!
-//! Six watches fill one [`view`]; a publisher makes snapshots of it. Losing the API
+//! Ten watches fill one [`view`]; a publisher makes snapshots of it. Losing the API
 //! changes nothing but that nothing changes any more. Reading happens under the rights of
 //! `deploy/rbac.yaml` and no others: a kind that may not be read, or is not defined yet,
 //! is tried again with a growing pause, and until each has been read once there is no
@@ -14,6 +14,7 @@ mod health;
 mod l2_status;
 mod lease;
 mod pace;
+mod report;
 mod rivals;
 mod usage;
 mod view;
@@ -22,14 +23,15 @@ pub use client::ClientError;
 
 use self::{
     election::Timing, events::Events, follow::Follow, health::Health, l2_status::Announced,
-    lease::Holder, usage::Usage, view::View,
+    lease::Holder, report::Report, usage::Usage, view::View,
 };
 use super::{Announcing, AssignError, Assignment, Source, convert::SERVICE_NAME, index::Scope};
 use crate::{
-    api::{IPAddressPool, L2Advertisement},
+    api::{BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement},
     ipam::PoolUsage,
     plan::Notice,
     snapshot::{ObjectName, Snapshot},
+    webhook,
 };
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
@@ -70,6 +72,8 @@ pub struct Options {
     pub scope: Scope,
     /// `--node-name`: holder of Leases, origin of Events.
     pub node: String,
+    /// The port that configuration is checked at before it is stored; `None` for not at all.
+    pub webhook: Option<u16>,
 }
 
 /// The Kubernetes API as a source.
@@ -91,7 +95,7 @@ impl Kubernetes {
     /// # Errors
     /// Where nothing tells how to reach an API.
     pub async fn start(options: Options, stop: CancellationToken) -> Result<Self, ClientError> {
-        let Options { kubeconfig, scope, node } = options;
+        let Options { kubeconfig, scope, node, webhook } = options;
         let (client, server) = client::connect(kubeconfig.as_deref()).await?;
         tracing::info!("following the Kubernetes API at {server}");
         let (events, writer) = Events::new(&scope.namespace);
@@ -110,6 +114,23 @@ impl Kubernetes {
         source.tell_announced(&scope.namespace, &node, &stop);
         let publishing = Arc::clone(&source.view);
         source.spawn(&stop, async move { publishing.publish().await });
+        let report = Report {
+            client: source.client.clone(),
+            namespace: scope.namespace.clone(),
+            node: node.clone(),
+            view: Arc::clone(&source.view),
+            health: Arc::clone(&source.health),
+        };
+        source.spawn(&stop, report.run());
+        if let Some(port) = webhook {
+            let parts = webhook::Parts {
+                port,
+                namespace: scope.namespace.clone(),
+                configuration: source.view.configuration(),
+                leads: source.view.may_allocate(),
+            };
+            source.aside(&stop, webhook::run(source.client.clone(), parts));
+        }
         source.spawn(&stop, writer.run(source.client.clone(), node));
         source.tasks.close();
         Ok(source)
@@ -126,6 +147,14 @@ impl Kubernetes {
             // Should it end by a panic, nothing would follow the API any more: a new agent
             // adopts what stands in the kernel, so it is better to stop.
             let _stop = stop.clone().drop_guard();
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Without this the agent goes on, should it end by a panic.
+    fn aside(&self, stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = stop.clone();
+        self.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;
         });
     }
@@ -150,6 +179,10 @@ impl Kubernetes {
         follow!(Namespace, Api::all(client.clone()), None);
         follow!(IPAddressPool, Api::namespaced(client.clone(), &scope.namespace), None);
         follow!(L2Advertisement, Api::namespaced(client.clone(), &scope.namespace), None);
+        follow!(BGPAdvertisement, Api::namespaced(client.clone(), &scope.namespace), None);
+        follow!(BGPPeer, Api::namespaced(client.clone(), &scope.namespace), None);
+        follow!(BFDProfile, Api::namespaced(client.clone(), &scope.namespace), None);
+        follow!(Community, Api::namespaced(client.clone(), &scope.namespace), None);
     }
 
     fn look_for_rivals(&self, namespace: &str, stop: &CancellationToken) {

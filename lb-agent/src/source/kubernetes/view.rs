@@ -3,7 +3,7 @@ use super::{events::Events, pace::Pace};
 use crate::{
     plan::Notice,
     snapshot::{self, ObjectName, Snapshot},
-    source::index::{Index, Kind, Store},
+    source::index::{Configuration, Index, Kind, Store},
 };
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,19 @@ use tokio::{
 use tracing::info;
 
 /// The kinds that must have been listed for a view to be complete.
-pub(super) const KINDS: usize = 6;
+pub(super) const KINDS: [&str; 6] =
+    ["Service", "EndpointSlice", "Node", "Namespace", "IPAddressPool", "L2Advertisement"];
+
+/// The kinds that must have been listed before the configuration is judged by them all.
+const CONFIGURATION: [&str; 7] = [
+    "IPAddressPool",
+    "L2Advertisement",
+    "BGPAdvertisement",
+    "BGPPeer",
+    "BFDProfile",
+    "Community",
+    "Node",
+];
 
 /// The kinds that a new allocator lists anew before it decides anything.
 pub(super) const OF_ALLOCATOR: [&str; 3] = ["Service", "Namespace", "IPAddressPool"];
@@ -28,6 +40,7 @@ pub(super) struct View {
     inner: Mutex<Inner>,
     wake: Notify,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    configuration: watch::Sender<Option<Arc<Configuration>>>,
     may_allocate: watch::Sender<bool>,
     /// Counts the terms as allocator: each calls for a new list.
     term: watch::Sender<u64>,
@@ -52,6 +65,7 @@ impl View {
             inner: Mutex::default(),
             wake: Notify::new(),
             snapshots: watch::Sender::new(None),
+            configuration: watch::Sender::new(None),
             may_allocate: watch::Sender::new(false),
             term: watch::Sender::new(0),
             events,
@@ -60,6 +74,11 @@ impl View {
 
     pub(super) fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
         self.snapshots.subscribe()
+    }
+
+    /// The configuration, judged, once every kind of it is known.
+    pub(super) fn configuration(&self) -> watch::Receiver<Option<Arc<Configuration>>> {
+        self.configuration.subscribe()
     }
 
     pub(super) fn may_allocate(&self) -> watch::Receiver<bool> {
@@ -132,19 +151,22 @@ impl View {
     }
 
     /// A Service as last seen.
-    pub(super) fn service(&self, name: &ObjectName) -> Option<snapshot::Service> {
+    pub(super) fn service(&self, name: &ObjectName) -> Option<Arc<snapshot::Service>> {
         self.lock().index.services.get(name).cloned()
     }
 
     /// Passes a notice on, with the identity of the object that it is about.
     pub(super) fn notify(&self, notice: Notice) {
         let inner = self.lock();
+        let (name, index) = (&notice.object, &inner.index);
         let uid = match notice.kind {
-            "Service" => inner.index.services.get(&notice.object).map(|s| s.uid.clone()),
-            "IPAddressPool" => inner.index.pools.get(&notice.object).map(|p| p.uid.clone()),
-            "L2Advertisement" => {
-                inner.index.l2_advertisements.get(&notice.object).map(|a| a.uid.clone())
-            }
+            "Service" => index.services.get(name).map(|s| s.uid.clone()),
+            "IPAddressPool" => index.pools.get(name).map(|e| e.uid.clone()),
+            "L2Advertisement" => index.l2_advertisements.get(name).map(|e| e.uid.clone()),
+            "BGPAdvertisement" => index.bgp_advertisements.get(name).map(|e| e.uid.clone()),
+            "BGPPeer" => index.peers.get(name).map(|e| e.uid.clone()),
+            "BFDProfile" => index.bfd_profiles.get(name).map(|e| e.uid.clone()),
+            "Community" => index.communities.get(name).map(|e| e.uid.clone()),
             _ => None,
         };
         drop(inner);
@@ -197,7 +219,17 @@ impl View {
 
     fn publish_now(&self, start: Instant) {
         let mut inner = self.lock();
-        if inner.listed.len() == KINDS {
+        if CONFIGURATION.iter().all(|kind| inner.listed.contains_key(kind)) {
+            let configuration = inner.index.configuration();
+            self.configuration.send_if_modified(|last| {
+                let same = last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &configuration));
+                if !same {
+                    *last = Some(configuration);
+                }
+                !same
+            });
+        }
+        if KINDS.iter().all(|kind| inner.listed.contains_key(kind)) {
             let snapshot = inner.index.snapshot();
             self.snapshots.send_if_modified(|last| {
                 let changed = last.as_deref() != Some(&snapshot);

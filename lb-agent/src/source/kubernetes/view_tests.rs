@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
-    api::{IPAddressPool, L2Advertisement},
-    source::index::Identified,
+    api::{IPAddressPool, IPAddressPoolSpec, L2Advertisement},
+    validate::Entry,
 };
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
@@ -17,8 +17,9 @@ fn name(name: &str) -> ObjectName {
     ObjectName::new("d", name)
 }
 
-fn service(service: &str) -> snapshot::Service {
-    snapshot::Service { name: name(service), wants_address: true, ..Default::default() }
+fn service(service: &str) -> Arc<snapshot::Service> {
+    let name = name(service);
+    Arc::new(snapshot::Service { name, wants_address: true, ..Default::default() })
 }
 
 fn list_all(view: &View, term: u64) {
@@ -94,12 +95,14 @@ fn a_new_allocator_reads_again_before_it_may_allocate() {
 #[test]
 fn a_bad_object_keeps_its_last_good_version_and_stalls_nothing() {
     let view = view();
-    let pool = |addresses: &str| Identified {
-        uid: "u".to_owned(),
-        object: snapshot::IpAddressPool {
+    let pool = |addresses: &str| {
+        let spec = IPAddressPoolSpec {
             addresses: vec![addresses.to_owned()],
-            ..Default::default()
-        },
+            auto_assign: true,
+            avoid_buggy_ips: false,
+            service_allocation: None,
+        };
+        Entry::new(Default::default(), spec, Vec::new())
     };
     let name = |n: &str| ObjectName::new("metallb-system", n);
     list_all(&view, 0);

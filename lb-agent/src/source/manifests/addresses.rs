@@ -15,6 +15,7 @@ use std::{
     io::{self, Write},
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// The folder in the folder, for what Herald itself writes.
@@ -97,7 +98,7 @@ impl Addresses {
     /// Writes the addresses into the Services, in place of what their manifests say.
     pub fn apply(&self, index: &mut Index) {
         for (name, given) in &self.services {
-            let Some(service) = index.services.get_mut(name) else { continue };
+            let Some(service) = index.services.get_mut(name).map(Arc::make_mut) else { continue };
             service.ingress.retain(|i| i.ip.is_none());
             let ingress = given
                 .addresses
@@ -216,7 +217,7 @@ mod tests {
         for n in ["given", "untouched", "taken"] {
             let service =
                 Service { name: name(n), ingress: manifest.to_vec(), ..Default::default() };
-            index.services.insert(name(n), service);
+            index.services.insert(name(n), Arc::new(service));
         }
         let mut addresses = Addresses::default();
         addresses.set(name("given"), given(&["192.0.2.1"], Some("a")));

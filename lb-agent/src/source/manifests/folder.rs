@@ -4,7 +4,10 @@
 //! never had any gives what is good in it.
 use super::parse::{Fault, Object, Parsed};
 use crate::{snapshot::ObjectName, source::index::Index};
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 /// The label that every Namespace of a cluster carries, with its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -98,7 +101,7 @@ impl Folder {
         let only_ipv6 = only_ipv6(&index);
         for (name, families) in wanted {
             if let Some(service) = index.services.get_mut(&name) {
-                families.fill(service, only_ipv6);
+                families.fill(Arc::make_mut(service), only_ipv6);
             }
         }
         add_namespaces(&mut index);
@@ -107,7 +110,7 @@ impl Folder {
 }
 
 fn only_ipv6(index: &Index) -> bool {
-    let mut entries = index.pools.values().flat_map(|p| &p.object.addresses).peekable();
+    let mut entries = index.pools.values().flat_map(|p| &p.spec.addresses).peekable();
     entries.peek().is_some() && entries.all(|entry| entry.contains(':'))
 }
 

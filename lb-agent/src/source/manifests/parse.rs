@@ -4,12 +4,13 @@
 //! line, and the others are read all the same.
 use super::families::Wanted;
 use crate::{
-    api::{IPAddressPool, L2Advertisement},
+    api::{IPAddressPool, IPAddressPoolSpec, L2Advertisement, L2AdvertisementSpec},
     snapshot::{self, Labels, ObjectName},
     source::{
         convert::object_name,
-        index::{Identified, Kind, Scope},
+        index::{Kind, Scope},
     },
+    validate::Entry,
 };
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
@@ -18,7 +19,7 @@ use k8s_openapi::api::{
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::Value;
-use std::fmt::Display;
+use std::{fmt::Display, sync::Arc};
 
 /// What a file holds.
 #[derive(Debug, Default, PartialEq)]
@@ -46,17 +47,17 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     /// A Service, and which families it asks for if its manifest gives no `clusterIP`.
-    Service(snapshot::Service, Option<Wanted>),
+    Service(Arc<snapshot::Service>, Option<Wanted>),
     /// An EndpointSlice.
-    EndpointSlice(snapshot::EndpointSlice),
+    EndpointSlice(Arc<snapshot::EndpointSlice>),
     /// A Node.
     Node(ObjectName, snapshot::Node),
     /// A Namespace's labels.
     Namespace(ObjectName, Labels),
     /// A pool.
-    Pool(ObjectName, Identified<snapshot::IpAddressPool>),
+    Pool(ObjectName, Entry<IPAddressPoolSpec>),
     /// An advertisement.
-    L2Advertisement(ObjectName, Identified<snapshot::L2Advertisement>),
+    L2Advertisement(ObjectName, Entry<L2AdvertisementSpec>),
 }
 
 impl Object {

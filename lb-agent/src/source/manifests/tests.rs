@@ -49,7 +49,7 @@ async fn until(
 }
 
 fn addresses(snapshot: &Snapshot, service: &str) -> Vec<IpAddr> {
-    snapshot.services.get(&name(service)).map(Service::addresses).unwrap_or_default()
+    snapshot.services.get(&name(service)).map(|s| s.addresses()).unwrap_or_default()
 }
 
 #[tokio::test]
