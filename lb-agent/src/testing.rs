@@ -82,6 +82,7 @@ pub(crate) fn uplink(ifindex: u32, name: &str) -> Uplink {
         addresses: Vec::new(),
         mtu: 1500,
         without_driver: false,
+        announces: true,
     }
 }
 

@@ -296,8 +296,8 @@ fn write_announced(
     for (vip, planned) in &inputs.plan.vips {
         let Some(interfaces) = &planned.announce else { continue };
         let matches = |uplink: &&Uplink| match interfaces {
-            Interfaces::All => true,
-            Interfaces::Named(names) => names.contains(&uplink.name),
+            Interfaces::All => uplink.announces,
+            Interfaces::Named(names) => uplink.announces && names.contains(&uplink.name),
         };
         for uplink in inputs.uplinks.iter().take(MAX_UPLINKS).filter(matches) {
             if wanted.len() >= MAX_ANNOUNCED as usize {

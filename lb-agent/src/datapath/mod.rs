@@ -6,7 +6,7 @@
 //! * [`preflight`]: whether this machine can run it at all
 //! * [`conflicts`]: which network plugin it runs beside
 //! * [`pins`], [`object`], [`attach`]: the programs and maps, their pins, attaching to interfaces
-//! * [`uplinks`], [`neighbours`], [`multicast`]: what netlink tells and keeps for us
+//! * [`uplinks`], [`excluded`], [`neighbours`], [`multicast`]: what netlink tells and keeps for us
 //! * [`reach`], [`tunnels`]: by which way packets are sent on, and what that asks of TCP
 //! * [`diff`] (pure), [`state`], [`maps`], [`apply`]: the plan written into the maps
 //! * [`replies`]: whether replies leave where they are seen
@@ -20,6 +20,7 @@ pub mod conflicts;
 pub mod diff;
 mod error;
 pub mod events;
+pub mod excluded;
 pub mod features;
 pub mod flows;
 #[cfg(feature = "debug-object")]

@@ -1,7 +1,9 @@
 //! Which interfaces VIP traffic arrives on, and by which replies leave, as netlink tells: never
 //! from /sys/class/net, which may show another network namespace.
 use super::{
-    Error, netlink,
+    Error,
+    excluded::Excluded,
+    netlink,
     routes::{devices, is_default, leaves},
 };
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
@@ -41,6 +43,8 @@ pub struct Uplink {
     pub lower: String,
     /// The ports of `lower` where that is a bond or a team: frames arrive on them first.
     pub ports: Vec<String>,
+    /// Whether VIPs are announced on it; its traffic is steered in any case.
+    pub announces: bool,
     /// Its link-layer address.
     pub mac: [u8; 6],
     /// Its addresses, with their prefix lengths, in order.
@@ -81,6 +85,8 @@ pub struct Selection {
     pub only: Vec<String>,
     /// Names that are uplinks in any case: those that L2Advertisements mention.
     pub also: BTreeSet<String>,
+    /// Those on which no VIP is announced.
+    pub excluded: Excluded,
 }
 
 /// Whether a name matches a pattern: `*` is any run of characters, `?` any one.
@@ -221,7 +227,7 @@ impl Interfaces {
 
     /// The uplinks, in order of their index. Interfaces that are down or are no Ethernet are none.
     pub fn uplinks(&self, selection: &Selection) -> Vec<Uplink> {
-        let Selection { internal_ips, only, also } = selection;
+        let Selection { internal_ips, only, also, excluded } = selection;
         let named = |index: &u32| {
             let name = self.links[index].name.as_str();
             also.contains(name) || only.iter().any(|pattern| matches(pattern, name))
@@ -237,10 +243,10 @@ impl Interfaces {
                     .map(|(index, _)| self.top(*index)),
             );
         }
-        chosen.into_iter().filter_map(|device| self.uplink(device)).collect()
+        chosen.into_iter().filter_map(|device| self.uplink(device, excluded)).collect()
     }
 
-    fn uplink(&self, device: u32) -> Option<Uplink> {
+    fn uplink(&self, device: u32, excluded: &Excluded) -> Option<Uplink> {
         let usable =
             |index: u32| self.links.get(&index).filter(|l| l.up && l.layer == Layer::Ethernet);
         let link = usable(device)?;
@@ -274,6 +280,7 @@ impl Interfaces {
             name: link.name.clone(),
             lower: lower.name.clone(),
             ports,
+            announces: !excluded.contains(&link.name),
             mac: link.mac?,
             addresses,
             mtu: link.mtu,

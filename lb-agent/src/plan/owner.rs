@@ -10,6 +10,7 @@ use super::{
     endpoints::{SlicesByService, can_serve, warning},
 };
 use crate::{
+    datapath::excluded::NO_INTERFACE,
     ipam::pools::Pool,
     membership::{Alive, AliveNode},
     snapshot::{ExternalTrafficPolicy, L2Advertisement, Service, Snapshot, any_matches},
@@ -242,6 +243,14 @@ impl<'a> Election<'a> {
         if own.iter().all(|a| a.interface_missing) {
             let interfaces: BTreeSet<_> = own.iter().flat_map(|a| &a.spec.interfaces).collect();
             let interfaces = interfaces.into_iter().cloned().collect::<Vec<_>>().join(", ");
+            if interfaces.is_empty() {
+                let message = format!(
+                    "nobody announces {vip}: every uplink of the nodes that L2Advertisement \
+                     {names} selects is excluded. Correct the agents' --excluded-interfaces \
+                     (MetalLB's ConfigMap metallb-excludel2)."
+                );
+                return warning(service, "announceFailed", message);
+            }
             let message = format!(
                 "nobody announces {vip}: no node that L2Advertisement {names} selects has an \
                  uplink named {interfaces}. Correct spec.interfaces, or add it to the agents' \
@@ -262,9 +271,10 @@ impl<'a> Election<'a> {
 }
 
 fn has_interface(alive: &AliveNode, wanted: &[String]) -> bool {
-    wanted.is_empty()
-        || alive.interfaces.is_empty()
-        || wanted.iter().any(|name| alive.interfaces.contains(name))
+    if wanted.is_empty() {
+        return !alive.interfaces.contains(NO_INTERFACE);
+    }
+    alive.interfaces.is_empty() || wanted.iter().any(|name| alive.interfaces.contains(name))
 }
 
 /// The node with the lowest SHA-256 of `node#ip`.

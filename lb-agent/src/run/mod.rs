@@ -114,6 +114,7 @@ async fn serve<S: Source>(
     let datapath = Arc::new(Mutex::new(Datapath::open(&options.load_options())?));
     let netlink = netlink::connect()?;
     check_interfaces(&netlink, &options.interfaces).await?;
+    let excluded = options.excluded()?;
     let view = Arc::new(view(node.clone(), &datapath));
     listen(options, &view, &stop).await?;
 
@@ -171,7 +172,7 @@ async fn serve<S: Source>(
 
     let network = Network::new(
         node.clone(),
-        options.interfaces.clone(),
+        (options.interfaces.clone(), excluded),
         selection,
         wanted,
         Box::new(liveness),

@@ -1,7 +1,10 @@
 //! What the snapshot means for the node's links: which interfaces are uplinks, which
 //! nodes' link-layer addresses are needed, and who is to be listened to.
 use crate::{
-    datapath::uplinks::{Selection, Uplink},
+    datapath::{
+        excluded::{Excluded, NO_INTERFACE},
+        uplinks::{Selection, Uplink},
+    },
     membership::{KnownNodes, Liveness},
     snapshot::Snapshot,
 };
@@ -12,6 +15,7 @@ use tokio::sync::watch;
 pub(super) struct Network {
     node: String,
     only: Vec<String>,
+    excluded: Excluded,
     selection: watch::Sender<Option<Selection>>,
     wanted: watch::Sender<Option<BTreeSet<IpAddr>>>,
     liveness: Box<dyn Liveness>,
@@ -25,16 +29,17 @@ pub(super) fn known_nodes(snapshot: &Snapshot) -> KnownNodes {
 }
 
 impl Network {
-    /// `only` is `--interfaces`.
+    /// `only` is `--interfaces`, `excluded` what `--excluded-interfaces` lists.
     pub(super) fn new(
         node: String,
-        only: Vec<String>,
+        (only, excluded): (Vec<String>, Excluded),
         selection: watch::Sender<Option<Selection>>,
         wanted: watch::Sender<Option<BTreeSet<IpAddr>>>,
         liveness: Box<dyn Liveness>,
         nodes: KnownNodes,
     ) -> Self {
-        Self { node, only, selection, wanted, liveness, nodes, interfaces: BTreeSet::new() }
+        let interfaces = BTreeSet::new();
+        Self { node, only, excluded, selection, wanted, liveness, nodes, interfaces }
     }
 
     /// Takes a snapshot.
@@ -48,7 +53,12 @@ impl Network {
             .copied()
             .collect();
         let also = snapshot.l2_advertisements.values().flat_map(|a| a.interfaces.clone()).collect();
-        let selection = Selection { internal_ips: own, only: self.only.clone(), also };
+        let selection = Selection {
+            internal_ips: own,
+            only: self.only.clone(),
+            also,
+            excluded: self.excluded.clone(),
+        };
         replace(&self.selection, selection);
         replace(&self.wanted, others);
         if nodes != self.nodes {
@@ -57,9 +67,14 @@ impl Network {
         }
     }
 
-    /// Lets the other agents know which uplinks this node has.
+    /// Lets the other agents know on which uplinks this node announces.
     pub(super) fn tell_interfaces(&mut self, uplinks: &[Uplink]) {
-        let interfaces: BTreeSet<_> = uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+        let announcing = uplinks.iter().filter(|uplink| uplink.announces);
+        let mut interfaces: BTreeSet<_> = announcing.map(|uplink| uplink.name.clone()).collect();
+        // None at all would read as not known yet.
+        if interfaces.is_empty() && !uplinks.is_empty() {
+            interfaces.insert(NO_INTERFACE.to_owned());
+        }
         if interfaces != self.interfaces {
             self.liveness.set_interfaces(interfaces.clone());
             self.interfaces = interfaces;

@@ -1,15 +1,22 @@
 //! The command line of `lb-agent run`.
 use crate::{
     cli::LoadOptions,
-    datapath::{self, DEFAULT_TUNNEL_PORT, reach::Forward},
+    datapath::{self, DEFAULT_TUNNEL_PORT, excluded::Excluded, reach::Forward},
     exit::{Exit, ExitContext as _},
     plan::{Delivery, PlanOptions},
 };
-use anyhow::anyhow;
-use std::{net::SocketAddr, path::PathBuf};
+use anyhow::{Context as _, anyhow};
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 /// The namespace that Herald's own resources are read from, unless told otherwise.
 const DEFAULT_NAMESPACE: &str = "metallb-system";
+
+/// Where MetalLB's chart and manifests mount the ConfigMap.
+const METALLB_EXCLUDED: &str = "/etc/metallb/excludel2.yaml";
 
 /// Announce VIPs and carry their traffic, until told to stop
 ///
@@ -34,6 +41,10 @@ pub struct Run {
     /// the node's InternalIPs or a default route, and those that L2Advertisements name
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub interfaces: Vec<String>,
+    /// File with regular expressions for interfaces on which no VIP is announced on layer 2, as in
+    /// MetalLB's ConfigMap metallb-excludel2 [default: /etc/metallb/excludel2.yaml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub excluded_interfaces: Option<PathBuf>,
     /// Who does the last step to the pod: Herald, or kube-proxy
     #[arg(long, value_enum, default_value_t = DeliveryArgument::Direct)]
     pub delivery: DeliveryArgument,
@@ -138,6 +149,26 @@ impl Run {
         (self.namespace.clone())
             .or_else(|| environment(&["POD_NAMESPACE", "METALLB_NAMESPACE"]))
             .unwrap_or_else(|| DEFAULT_NAMESPACE.into())
+    }
+
+    /// The interfaces on which no VIP is announced.
+    ///
+    /// # Errors
+    ///
+    /// A file that is named is not there, or one that is there cannot be followed.
+    pub fn excluded(&self) -> anyhow::Result<Excluded> {
+        let named = self.excluded_interfaces.as_deref();
+        let file = named.unwrap_or(Path::new(METALLB_EXCLUDED));
+        let text = match std::fs::read_to_string(file) {
+            Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => {
+                return Ok(Excluded::default());
+            }
+            read => read.with_context(|| format!("{} cannot be read", file.display())),
+        };
+        text.and_then(|text| {
+            Excluded::parse(&text).with_context(|| format!("{} is wrong", file.display()))
+        })
+        .exit_with(Exit::Configuration)
     }
 
     /// The port of the webhook, if it is to be served.

@@ -16,9 +16,9 @@ use crate::{
     l2::{Announcement, Announcer},
     membership::{Alive, Departure},
     metrics::View,
-    plan::{NODE_WITHOUT_AGENT, Notice, Plan, PlanCache, PlanOptions, plan_with},
-    snapshot::Snapshot,
-    source::{Source, notices::Standing},
+    plan::{Interfaces, NODE_WITHOUT_AGENT, Notice, Plan, PlanCache, PlanOptions, plan_with},
+    snapshot::{ObjectName, Snapshot},
+    source::{Announcing, Source, notices::Standing},
     system::{self, FrameSocket},
 };
 use rtnetlink::Handle;
@@ -298,6 +298,7 @@ impl<S: Source> Steering<S> {
         self.announce();
         log_owners(&self.plan, &plan);
         self.plan = Arc::clone(&plan);
+        self.source.report_announced(&announcing(&plan));
         self.parts.view.applied(plan, alive);
         self.tell().await;
     }
@@ -428,6 +429,33 @@ fn log_owners(before: &Plan, now: &Plan) {
     for vip in before.vips.keys().filter(|vip| !now.vips.contains_key(vip)) {
         info!(%vip, "no VIP any more");
     }
+}
+
+/// Of which Services this node announces an address.
+fn announcing(plan: &Plan) -> BTreeMap<ObjectName, Announcing> {
+    let mut all = BTreeMap::<_, (Announcing, bool)>::new();
+    for planned in plan.vips.values() {
+        let Some(interfaces) = &planned.announce else { continue };
+        for service in &planned.services {
+            let (announcing, everywhere) = all.entry(service.clone()).or_default();
+            match interfaces {
+                Interfaces::All => *everywhere = true,
+                Interfaces::Named(names) => announcing.interfaces.extend(names.iter().cloned()),
+            }
+        }
+    }
+    for planned in plan.vips.values() {
+        for service in &planned.services {
+            if let Some((announcing, _)) = all.get_mut(service) {
+                announcing.owners.extend(planned.owner.clone());
+            }
+        }
+    }
+    let whole = |(service, (announcing, everywhere)): (_, (Announcing, bool))| {
+        let interfaces = if everywhere { BTreeSet::new() } else { announcing.interfaces };
+        (service, Announcing { interfaces, ..announcing })
+    };
+    all.into_iter().map(whole).collect()
 }
 
 /// What the owner of VIPs tells about their Services, once for each change of owner.

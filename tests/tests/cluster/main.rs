@@ -3,8 +3,10 @@ mod allocation;
 mod cni;
 mod configuration;
 mod control_plane;
+mod migration;
 mod objects;
 mod service;
+mod status;
 
 use herald_tests::{
     lab::{cni as network, control_plane::check_programs, scenario::Cluster},
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         }),
         case("allocation::survives_restarts", || cluster.with(allocation::survives_restarts)),
         case("allocation::leader_killed", || cluster.with(allocation::leader_killed)),
+        case("migration::there_and_back", || cluster.with(migration::there_and_back)),
+        case("status::l2_status", || cluster.with(status::l2_status)),
         case("configuration::schema", || cluster.with(|c| configuration::schema(c))),
         case("configuration::bgp_peer_versions", || {
             cluster.with(|c| configuration::bgp_peer_versions(c))

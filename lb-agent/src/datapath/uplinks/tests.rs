@@ -230,3 +230,12 @@ fn replies_leave_by_all_interfaces_with_routes_to_other_hosts() {
     assert!(interfaces.observe(&RouteNetlinkMessage::NewLink(tunnel)), "it may have lost routes");
     assert_eq!(egress(&interfaces), named(&[("eth0", false), ("eth1", false)]));
 }
+
+#[test]
+fn what_is_excluded_is_an_uplink_that_announces_nothing() {
+    let excluded = Excluded::parse("announcedInterfacesToExclude: [^eth0$]").unwrap();
+    let selection = Selection { excluded, ..internal("10.0.0.1") };
+    let uplinks = node().uplinks(&selection);
+    let announcing: Vec<_> = uplinks.iter().map(|u| (u.name.as_str(), u.announces)).collect();
+    assert_eq!(announcing, [("eth0", false), ("eth1", true)]);
+}

@@ -1,5 +1,6 @@
 use super::{all_alive, plan_all_alive, reasons};
 use crate::{
+    datapath::excluded::NO_INTERFACE,
     membership::{Alive, AliveNode},
     plan::{Interfaces, Plan, PlanOptions, owner::EXCLUDE_LABEL, plan},
     snapshot::{
@@ -8,6 +9,7 @@ use crate::{
     testing::{cluster, endpoint, holder, ip, labels, name, slice},
 };
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const VIP: &str = "192.0.2.1";
@@ -207,4 +209,20 @@ fn services_that_share_an_address_have_one_owner() {
     let plan = plan_all_alive(&snapshot, "n1");
     assert_eq!(owner(&plan), Some("n3"));
     assert_eq!(plan.vips[&ip(VIP)].services, [name("dns"), name("web")].into());
+}
+
+#[test]
+fn a_node_with_every_uplink_excluded_announces_nothing() {
+    let snapshot = base();
+    let mut alive = all_alive(&snapshot);
+    let first = lowest(&["n1", "n2", "n3"], VIP).unwrap();
+    let none: BTreeSet<_> = [NO_INTERFACE.to_owned()].into();
+    alive.get_mut(first).unwrap().interfaces = none.clone();
+    let left: Vec<_> = ["n1", "n2", "n3"].into_iter().filter(|n| *n != first).collect();
+    let now = plan(&snapshot, "n1", &alive, &PlanOptions::default());
+    assert_eq!(owner(&now), lowest(&left, VIP));
+    alive.values_mut().for_each(|node| node.interfaces = none.clone());
+    let now = plan(&snapshot, "n1", &alive, &PlanOptions::default());
+    assert_eq!((owner(&now), reasons(&now)), (None, vec!["announceFailed"]));
+    assert!(now.notices[0].message.contains("--excluded-interfaces"), "{:?}", now.notices);
 }

@@ -187,6 +187,7 @@ fn event(notice: &Notice, uid: Option<String>, node: &str, now: Timestamp) -> Ev
     let Notice { kind, object, warning, reason, message } = notice;
     let api_version = match *kind {
         "Service" | "Node" | "Namespace" => "v1",
+        "DaemonSet" | "Deployment" => "apps/v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
         "BGPPeer" => "metallb.io/v1beta2",
         _ => "metallb.io/v1beta1",

@@ -11,24 +11,26 @@ pub mod election;
 mod events;
 mod follow;
 mod health;
+mod l2_status;
 mod lease;
 mod pace;
 mod report;
+mod rivals;
 mod usage;
 mod view;
 
 pub use client::ClientError;
 
 use self::{
-    election::Timing, events::Events, follow::Follow, health::Health, lease::Holder,
-    report::Report, usage::Usage, view::View,
+    election::Timing, events::Events, follow::Follow, health::Health, l2_status::Announced,
+    lease::Holder, report::Report, usage::Usage, view::View,
 };
-use super::{AssignError, Assignment, Source, convert::SERVICE_NAME, index::Scope};
+use super::{Announcing, AssignError, Assignment, Source, convert::SERVICE_NAME, index::Scope};
 use crate::{
     api::{BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement},
     ipam::PoolUsage,
     plan::Notice,
-    snapshot::Snapshot,
+    snapshot::{ObjectName, Snapshot},
     webhook,
 };
 use k8s_openapi::api::{
@@ -77,6 +79,7 @@ pub struct Kubernetes {
     view: Arc<View>,
     health: Arc<Health>,
     usage: watch::Sender<Usage>,
+    announced: watch::Sender<Announced>,
     tasks: TaskTracker,
 }
 
@@ -95,14 +98,17 @@ impl Kubernetes {
         let (events, writer) = Events::new(&scope.namespace);
         let health = Arc::new(Health::new(server));
         let view = Arc::new(View::new(events));
-        let usage = watch::Sender::default();
-        let source = Self { client, view, health, usage, tasks: TaskTracker::new() };
+        let (usage, announced) = (watch::Sender::default(), watch::Sender::default());
+        let tasks = TaskTracker::new();
+        let source = Self { client, view, health, usage, announced, tasks };
         source.follow(&scope, &stop);
         source.hold_leases(&scope.namespace, &node, &stop);
         let pools = Api::namespaced(source.client.clone(), &scope.namespace);
         let (counters, may) = (source.usage.subscribe(), source.view.may_allocate());
         let health = Arc::clone(&source.health);
         source.spawn(&stop, async move { usage::write(pools, counters, may, &health).await });
+        source.look_for_rivals(&scope.namespace, &stop);
+        source.tell_announced(&scope.namespace, &node, &stop);
         let publishing = Arc::clone(&source.view);
         source.spawn(&stop, async move { publishing.publish().await });
         let report = Report {
@@ -174,6 +180,25 @@ impl Kubernetes {
         follow!(BGPPeer, Api::namespaced(client.clone(), &scope.namespace), None);
         follow!(BFDProfile, Api::namespaced(client.clone(), &scope.namespace), None);
         follow!(Community, Api::namespaced(client.clone(), &scope.namespace), None);
+    }
+
+    fn look_for_rivals(&self, namespace: &str, stop: &CancellationToken) {
+        let (client, namespace) = (self.client.clone(), namespace.to_owned());
+        let (view, health) = (Arc::clone(&self.view), Arc::clone(&self.health));
+        self.spawn(stop, async move {
+            rivals::look(client, &namespace, view.may_allocate(), &view, &health).await;
+        });
+    }
+
+    fn tell_announced(&self, namespace: &str, node: &str, stop: &CancellationToken) {
+        let api = Api::namespaced(self.client.clone(), namespace);
+        let nodes = Api::<Node>::all(self.client.clone());
+        let (node, announced) = (node.to_owned(), self.announced.subscribe());
+        let health = Arc::clone(&self.health);
+        self.spawn(stop, async move {
+            let owner = lease::owner(&nodes, &node).await;
+            l2_status::Writer { api, node, owner, health: &health }.run(announced).await;
+        });
     }
 
     fn hold_leases(&self, namespace: &str, node: &str, stop: &CancellationToken) {
@@ -254,6 +279,16 @@ impl Source for Kubernetes {
             let changed = *last != *usage;
             if changed {
                 last.clone_from(usage);
+            }
+            changed
+        });
+    }
+
+    fn report_announced(&self, announced: &BTreeMap<ObjectName, Announcing>) {
+        self.announced.send_if_modified(|last| {
+            let changed = *last != *announced;
+            if changed {
+                last.clone_from(announced);
             }
             changed
         });

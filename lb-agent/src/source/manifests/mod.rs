@@ -26,7 +26,8 @@ use super::{
 use crate::{
     ipam::PoolUsage,
     plan::Notice,
-    snapshot::{Service, Snapshot},
+    snapshot::{ObjectName, Service, Snapshot},
+    source::Announcing,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -335,6 +336,9 @@ impl Source for Manifests {
 
     /// A manifest has no status to show it in; the metrics do.
     fn report_usage(&self, _: &BTreeMap<String, PoolUsage>) {}
+
+    /// Neither.
+    fn report_announced(&self, _: &BTreeMap<ObjectName, Announcing>) {}
 
     async fn notify(&self, notice: &Notice) {
         let telling = lock(&self.told).judge(Instant::now(), notice);
