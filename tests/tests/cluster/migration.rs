@@ -11,42 +11,65 @@ use herald_tests::{
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Services as MetalLB leaves them: name, annotations, families, sharing port, addresses. None has
-/// what would be chosen for it today, and by name all that have none come first.
-const HELD: [(&str, &[(&str, &str)], &str, u16, &[&str]); 6] = [
-    ("held-first", &[("metallb.io/ip-allocated-from-pool", "lan")], "IPv4", 80, &["10.77.0.239"]),
-    (
-        "held-old-annotation",
-        &[
+/// A Service as MetalLB leaves it.
+struct Held {
+    name: &'static str,
+    annotations: &'static [(&'static str, &'static str)],
+    families: &'static str,
+    port: u16,
+    addresses: &'static [&'static str],
+}
+
+const POOL: (&str, &str) = ("metallb.io/ip-allocated-from-pool", "lan");
+const SHARING: (&str, &str) = ("metallb.io/allow-shared-ip", "key");
+
+/// None has what would be chosen for it today, and by name all that have none come first.
+const HELD: [Held; 6] = [
+    Held {
+        name: "held-first",
+        annotations: &[POOL],
+        families: "IPv4",
+        port: 80,
+        addresses: &["10.77.0.239"],
+    },
+    Held {
+        name: "held-old-annotation",
+        annotations: &[
             ("metallb.universe.tf/ip-allocated-from-pool", "lan"),
             ("metallb.universe.tf/loadBalancerIPs", "10.77.0.222"),
         ],
-        "IPv4",
-        80,
-        &["10.77.0.222"],
-    ),
-    ("held-six", &[("metallb.io/ip-allocated-from-pool", "lan")], "IPv6", 80, &["fd77::2aa"]),
-    (
-        "held-dual",
-        &[("metallb.io/ip-allocated-from-pool", "lan")],
-        "both",
-        80,
-        &["10.77.0.221", "fd77::2bb"],
-    ),
-    (
-        "held-shared-a",
-        &[("metallb.io/ip-allocated-from-pool", "lan"), ("metallb.io/allow-shared-ip", "key")],
-        "IPv4",
-        80,
-        &["10.77.0.220"],
-    ),
-    (
-        "held-shared-b",
-        &[("metallb.io/ip-allocated-from-pool", "lan"), ("metallb.io/allow-shared-ip", "key")],
-        "IPv4",
-        81,
-        &["10.77.0.220"],
-    ),
+        families: "IPv4",
+        port: 80,
+        addresses: &["10.77.0.222"],
+    },
+    Held {
+        name: "held-six",
+        annotations: &[POOL],
+        families: "IPv6",
+        port: 80,
+        addresses: &["fd77::2aa"],
+    },
+    Held {
+        name: "held-dual",
+        annotations: &[POOL],
+        families: "both",
+        port: 80,
+        addresses: &["10.77.0.221", "fd77::2bb"],
+    },
+    Held {
+        name: "held-shared-a",
+        annotations: &[POOL, SHARING],
+        families: "IPv4",
+        port: 80,
+        addresses: &["10.77.0.220"],
+    },
+    Held {
+        name: "held-shared-b",
+        annotations: &[POOL, SHARING],
+        families: "IPv4",
+        port: 81,
+        addresses: &["10.77.0.220"],
+    },
 ];
 /// Services that were pending when MetalLB went.
 const PENDING: [&str; 3] = ["a-pending", "b-pending", "c-pending"];
@@ -61,8 +84,8 @@ spec:
     spec: {containers: [{name: speaker, image: example.invalid/speaker}]}
 ";
 
-/// No address changes when Herald takes over, nor is a Service written without need; those that
-/// were pending get others. What Herald leaves is what MetalLB reads.
+/// No address changes when Herald takes over, nor is a Service written that already names its pool
+/// as MetalLB does today; those that were pending get others. What Herald leaves is what MetalLB reads.
 pub(crate) fn there_and_back(cluster: &mut Cluster) -> Result<()> {
     for agent in std::mem::take(&mut cluster.agents) {
         agent.kill()?;
@@ -71,7 +94,7 @@ pub(crate) fn there_and_back(cluster: &mut Cluster) -> Result<()> {
     for name in PENDING {
         control.apply_text(&service(name, &[], "IPv4", 80))?;
     }
-    for (name, annotations, families, port, addresses) in HELD {
+    for Held { name, annotations, families, port, addresses } in HELD {
         control.apply_text(&service(name, annotations, families, port))?;
         let addresses: Result<Vec<_>, _> = addresses.iter().map(|text| text.parse()).collect();
         control.set_ingress(name, &addresses?)?;
@@ -106,7 +129,7 @@ pub(crate) fn there_and_back(cluster: &mut Cluster) -> Result<()> {
     ensure!(given.len() == PENDING.len(), "an address was given twice: {given:?}");
     let after = held(control)?;
     ensure!(after == before, "before: {before:?}, after: {after:?}");
-    let kept: BTreeSet<_> = HELD.iter().flat_map(|held| held.4).collect();
+    let kept: BTreeSet<_> = HELD.iter().flat_map(|held| held.addresses).collect();
     ensure!(!given.iter().any(|ip| kept.contains(&ip.to_string().as_str())), "{given:?} were held");
     let message = await_event(control, "speaker", "MetalLBRunning")?;
     ensure!(message.contains("docs/migrate-from-metallb.md"), "{message}");
@@ -118,7 +141,7 @@ pub(crate) fn there_and_back(cluster: &mut Cluster) -> Result<()> {
         left_as_metallb_does(control, name)?;
         control.kubectl(&["delete", "service", name])?;
     }
-    for (name, ..) in HELD {
+    for Held { name, .. } in HELD {
         control.kubectl(&["delete", "service", name])?;
     }
     Ok(())
@@ -144,9 +167,13 @@ fn service(name: &str, annotations: &[(&str, &str)], families: &str, port: u16) 
 
 /// Version and addresses of what MetalLB had given.
 fn held(control: &ControlPlane) -> Result<BTreeMap<&'static str, (String, Value)>> {
-    let entry = |(name, ..): (&'static str, _, _, _, _)| {
+    let entry = |Held { name, .. }| {
         let object = get(control, name)?;
-        let version = object["metadata"]["resourceVersion"].as_str().context("a version")?;
+        let metadata = &object["metadata"];
+        let version = metadata["resourceVersion"].as_str().context("a version")?;
+        // Where only the old annotation names the pool, the new one is added once.
+        let old = metadata["annotations"].get("metallb.universe.tf/ip-allocated-from-pool");
+        let version = if old.is_some() { "" } else { version };
         Ok((name, (version.to_owned(), object["status"]["loadBalancer"].clone())))
     };
     HELD.into_iter().map(entry).collect()

@@ -1,5 +1,5 @@
 //! `lb-agent load` and `unload`, and what becomes of pins in all kinds of circumstances.
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use herald_tests::lab::{
     Host, Lab, Shape, command,
     probe::Connection,

@@ -13,8 +13,11 @@ use crate::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{
-    Api,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    Api, Client,
+    api::{
+        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+        TypeMeta,
+    },
 };
 use sha2::{Digest as _, Sha256};
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
@@ -56,14 +59,29 @@ enum Action {
 type Trouble = String;
 
 pub(super) struct Writer<'a> {
-    pub(super) api: Api<ServiceL2Status>,
-    pub(super) node: String,
+    api: Api<ServiceL2Status>,
+    /// The same, for objects that have yet to say of which kind they are.
+    new: Api<DynamicObject>,
+    node: String,
     /// With what the objects vanish.
-    pub(super) owner: Option<OwnerReference>,
-    pub(super) health: &'a Health,
+    owner: Option<OwnerReference>,
+    health: &'a Health,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    /// Writes objects into a namespace, as the agent on `node`.
+    pub(super) fn new(
+        client: Client,
+        namespace: &str,
+        node: String,
+        owner: Option<OwnerReference>,
+        health: &'a Health,
+    ) -> Self {
+        let kind = ApiResource::erase::<ServiceL2Status>(&());
+        let new = Api::namespaced_with(client.clone(), namespace, &kind);
+        Self { api: Api::namespaced(client, namespace), new, node, owner, health }
+    }
+
     /// Keeps the objects at what is announced, for ever.
     pub(super) async fn run(self, mut announced: watch::Receiver<Announced>) {
         let mut said = None;
@@ -114,7 +132,7 @@ impl Writer<'_> {
             Action::Create(service, interfaces) => {
                 let object = self.object(&service);
                 let params_of_new = PostParams::default();
-                let created = self.api.create(&params_of_new, &object);
+                let created = self.new.create(&params_of_new, &object);
                 let created = self.ask("create", created).await?;
                 let name = created.metadata.name.unwrap_or_default();
                 let patch = Patch::Merge(self.status(&service, &interfaces));
@@ -154,20 +172,21 @@ impl Writer<'_> {
         self.health.explain(&format!("{what} ServiceL2Status objects"), error)
     }
 
-    fn object(&self, service: &ObjectName) -> ServiceL2Status {
+    fn object(&self, service: &ObjectName) -> DynamicObject {
         let labels = [
             (NODE, label(&self.node)),
             (SERVICE_NAME, label(&service.name)),
             (SERVICE_NAMESPACE, label(&service.namespace)),
         ];
-        ServiceL2Status {
+        DynamicObject {
+            types: Some(TypeMeta::resource::<ServiceL2Status>()),
             metadata: ObjectMeta {
                 generate_name: Some("l2-".to_owned()),
                 labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
                 owner_references: self.owner.clone().map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },
-            ..ServiceL2Status::default()
+            data: serde_json::json!({}),
         }
     }
 
@@ -182,8 +201,8 @@ impl Writer<'_> {
     }
 }
 
-fn interface(name: &String) -> InterfaceInfo {
-    InterfaceInfo { name: Some(name.clone()) }
+fn interface(name: impl Into<String>) -> InterfaceInfo {
+    InterfaceInfo { name: Some(name.into()) }
 }
 
 fn no_answer() -> Trouble {
@@ -275,7 +294,7 @@ mod tests {
                 node: Some(node.to_owned()),
                 service_name: Some(service.to_owned()),
                 service_namespace: Some("shop".to_owned()),
-                interfaces: interfaces.iter().map(|name| interface(&(*name).to_owned())).collect(),
+                interfaces: interfaces.iter().map(|name| interface(*name)).collect(),
             }),
             ..ServiceL2Status::default()
         }

@@ -191,13 +191,13 @@ impl Kubernetes {
     }
 
     fn tell_announced(&self, namespace: &str, node: &str, stop: &CancellationToken) {
-        let api = Api::namespaced(self.client.clone(), namespace);
+        let (client, namespace) = (self.client.clone(), namespace.to_owned());
         let nodes = Api::<Node>::all(self.client.clone());
         let (node, announced) = (node.to_owned(), self.announced.subscribe());
         let health = Arc::clone(&self.health);
         self.spawn(stop, async move {
             let owner = lease::owner(&nodes, &node).await;
-            l2_status::Writer { api, node, owner, health: &health }.run(announced).await;
+            l2_status::Writer::new(client, &namespace, node, owner, &health).run(announced).await;
         });
     }
 
