@@ -83,14 +83,15 @@ impl Common {
 /// What else the plan of a Service depends on, and that plan.
 #[derive(Debug)]
 struct KnownService {
-    service: Service,
-    slices: Vec<EndpointSlice>,
+    service: Arc<Service>,
+    slices: Vec<Arc<EndpointSlice>>,
     plan: Arc<ServicePlan>,
     round: u64,
 }
 
 impl KnownService {
-    fn is(&self, service: &Service, slices: &[&EndpointSlice]) -> bool {
+    fn is(&self, service: &Arc<Service>, slices: &[&Arc<EndpointSlice>]) -> bool {
+        // What has not changed is the same allocation in the next snapshot, which `Arc` looks at first.
         self.service == *service && self.slices.iter().eq(slices.iter().copied())
     }
 }
@@ -132,11 +133,12 @@ pub fn plan_with(
     let mut local_notices = BTreeSet::new();
     let mut ports = Vec::new();
     let mut vips = Vec::new();
-    for service in snapshot.services.values().map(|s| &**s).filter(|s| s.wants_address) {
-        let (planned, changed) = cache.service(service, slices.of(&service.name), |rows| {
-            let planner = Planner { placement, options, rows };
-            planner.plan(service, slices.of(&service.name), &pools)
+    for service in snapshot.services.values().filter(|service| service.wants_address) {
+        let slices = slices.of(&service.name);
+        let (planned, changed) = cache.service(service, slices, |rows| {
+            Planner { placement, options, rows }.plan(service, slices, &pools)
         });
+        let service: &Service = service;
         plan.local_endpoints.extend(&planned.local);
         notices.extend(planned.notices.iter().cloned());
         local_notices.extend(planned.local_notices.iter().cloned());
@@ -219,8 +221,8 @@ impl PlanCache {
     /// The plan of a Service, and whether it is a new one.
     fn service(
         &mut self,
-        service: &Service,
-        slices: &[&EndpointSlice],
+        service: &Arc<Service>,
+        slices: &[&Arc<EndpointSlice>],
         plan: impl FnOnce(&mut RowCache) -> ServicePlan,
     ) -> (Arc<ServicePlan>, bool) {
         let round = self.round;
@@ -232,8 +234,8 @@ impl PlanCache {
         }
         let plan = Arc::new(plan(&mut self.rows));
         let known = KnownService {
-            service: service.clone(),
-            slices: slices.iter().map(|slice| (*slice).clone()).collect(),
+            service: Arc::clone(service),
+            slices: slices.iter().map(|slice| Arc::clone(slice)).collect(),
             plan: Arc::clone(&plan),
             round,
         };

@@ -8,22 +8,23 @@ use crate::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// The EndpointSlices of each Service: sorted by namespace, Service and own name.
 #[derive(Clone, Debug, Default)]
-pub struct SlicesByService<'a>(Vec<&'a EndpointSlice>);
+pub struct SlicesByService<'a>(Vec<&'a Arc<EndpointSlice>>);
 
 impl<'a> SlicesByService<'a> {
     /// Sorts the slices of a snapshot by Service.
     pub fn new(snapshot: &'a Snapshot) -> Self {
-        let mut slices: Vec<_> = snapshot.endpoint_slices.values().map(|slice| &**slice).collect();
+        let mut slices: Vec<_> = snapshot.endpoint_slices.values().collect();
         slices.sort_by(|a, b| owner(a).cmp(&owner(b)));
         Self(slices)
     }
 
     /// Those of one Service.
-    pub fn of(&self, service: &ObjectName) -> &[&'a EndpointSlice] {
+    pub fn of(&self, service: &ObjectName) -> &[&'a Arc<EndpointSlice>] {
         let service = (service.namespace.as_str(), service.name.as_str());
         let start = self.0.partition_point(|slice| owner(slice) < service);
         let rest = &self.0[start..];
@@ -80,7 +81,7 @@ impl Placement<'_> {
     pub fn of_port(
         &self,
         service: &Service,
-        slices: &[&EndpointSlice],
+        slices: &[&Arc<EndpointSlice>],
         port: &ServicePort,
         family: Family,
     ) -> PortEndpoints {

@@ -109,7 +109,7 @@ pub struct PlannedService {
     /// An endpoint of it is listed on this node, whatever its conditions: flows may be here.
     pub here: bool,
     /// Which these are.
-    pub local: Vec<EndpointAddress>,
+    pub local: BTreeSet<EndpointAddress>,
     /// `sessionAffinity: ClientIP`: for how many seconds a client keeps its endpoint after
     /// its last packet.
     pub affinity_s: Option<u32>,

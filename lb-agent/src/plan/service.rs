@@ -39,7 +39,7 @@ impl Planner<'_> {
     pub(super) fn plan(
         self,
         service: &Service,
-        slices: &[&EndpointSlice],
+        slices: &[&Arc<EndpointSlice>],
         pools: &Pools,
     ) -> ServicePlan {
         let vips: BTreeSet<_> = service.addresses().into_iter().collect();
@@ -63,7 +63,7 @@ impl Planner<'_> {
                     service: service.name.clone(),
                     kernel: self.options.delivery == Delivery::Kernel || sctp || unseen,
                     here: !found.local.is_empty(),
-                    local: found.local.clone(),
+                    local: found.local.iter().copied().collect(),
                     affinity_s: service.client_ip_affinity,
                     source_ranges: ranges.as_ref().map(|all| {
                         let own = |net: &&IpNet| Family::of(net.addr()) == family;

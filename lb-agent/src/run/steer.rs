@@ -36,6 +36,9 @@ use tracing::{debug, info, warn};
 const RENEW: Duration = Duration::from_secs(5);
 /// What changes together is planned together.
 const SETTLE: Duration = Duration::from_millis(2);
+/// Planning and applying may take a third of the time, so that the allocator's writes, which bring
+/// a snapshot each some milliseconds, do not wait for it; but no change waits longer than this.
+const LONGEST_REST: Duration = Duration::from_millis(60);
 /// When what failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a leaving node goes on answering, so that others have taken over by then: they
@@ -61,17 +64,19 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Waits for a change; false once nothing can change any more.
-    async fn changed(&mut self) -> bool {
-        let changed = tokio::select! {
-            changed = self.snapshots.changed() => changed,
-            changed = self.alive.changed() => changed,
-            changed = self.links.changed() => changed,
-            changed = self.next_hops.changed() => changed,
-            changed = self.peers.changed() => changed,
-            changed = self.unseen.changed() => changed,
+    /// Waits for a change; `None` once nothing can change any more, else whether it may wait for
+    /// others.
+    async fn changed(&mut self) -> Option<bool> {
+        let (changed, may_wait) = tokio::select! {
+            changed = self.snapshots.changed() => (changed, true),
+            // A node that is gone takes packets until the tables say so.
+            changed = self.alive.changed() => (changed, false),
+            changed = self.links.changed() => (changed, false),
+            changed = self.next_hops.changed() => (changed, false),
+            changed = self.peers.changed() => (changed, false),
+            changed = self.unseen.changed() => (changed, false),
         };
-        changed.is_ok()
+        changed.is_ok().then_some(may_wait)
     }
 
     /// Waits until the ways to all other nodes that live are known: what is to be sent to one
@@ -85,7 +90,7 @@ impl Inputs {
                 node.is_none_or(|node| node.internal_ips.iter().any(|ip| hops.contains_key(ip)))
             });
             let attachable = self.links.borrow().is_some();
-            if all && attachable || !self.changed().await {
+            if all && attachable || self.changed().await.is_none() {
                 return;
             }
         }
@@ -113,6 +118,8 @@ pub(super) struct Steering<S> {
     refuses: bool,
     /// Until when nodes may not have been heard for no other reason than that it is early.
     early_until: Option<Instant>,
+    /// When a change is planned at the earliest.
+    rest_until: Instant,
 }
 
 const NO_UPLINK: &str = "no interface has one of this node's InternalIPs or a default route, so no \
@@ -150,6 +157,7 @@ impl<S: Source> Steering<S> {
             started: false,
             refuses: false,
             early_until: Some(Instant::now() + FIRST_HEARD),
+            rest_until: Instant::now(),
         }
     }
 
@@ -187,10 +195,10 @@ impl<S: Source> Steering<S> {
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 changed = inputs.changed() => {
-                    if !changed {
-                        return Ok(());
-                    }
-                    time::sleep(SETTLE).await;
+                    let Some(may_wait) = changed else { return Ok(()) };
+                    let settled = Instant::now() + SETTLE;
+                    let rested = if may_wait { settled.max(self.rest_until) } else { settled };
+                    time::sleep_until(rested.into()).await;
                     retry_at = self.update(&mut inputs).await?;
                 }
                 () = until(retry_at) => retry_at = self.update(&mut inputs).await?,
@@ -251,6 +259,7 @@ impl<S: Source> Steering<S> {
             handover.after(changes, datapath.contents());
             (plan, applied)
         });
+        self.rest_until = Instant::now() + (2 * started.elapsed()).min(LONGEST_REST);
         let mut troubles = BTreeSet::new();
         let mut retry_at;
         match applied {

@@ -362,7 +362,7 @@ impl Spec {
                     service: ObjectName::new("default", format!("s{n}")),
                     kernel: has(6),
                     here: !local.is_empty(),
-                    local: vec![],
+                    local: BTreeSet::new(),
                     affinity_s: (n % 4 == 1).then_some(n.into()),
                     source_ranges: has(3).then(|| ranges.map(|r| r.parse().unwrap()).collect()),
                     rows,
