@@ -12,17 +12,18 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// The node that answers for an address says so in a ServiceL2Status; whoever takes the address
-/// over says it instead, and what a node that is gone has said goes with its ownership.
+/// over says it instead, and removes what the node that is gone has said.
 pub(crate) fn l2_status(cluster: &mut Cluster) -> Result<()> {
     told_as_it_is(cluster)?;
     let vip = cluster.vips[0];
     let owner = scenario::settled_owner(&cluster.lab, vip)?.name.clone();
     let position = cluster.position(&owner)?;
-    cluster.agents.remove(position).kill()?;
+    // Told to stop, not killed: it hands over before it ends, and its kernel answers no more.
+    cluster.agents.remove(position).terminate(LIMIT)?;
     let lab = &cluster.lab;
     let others = scenario::others(lab, &lab.nodes[position]);
     scenario::await_owner_among(lab, &others, vip, 2 * scenario::TAKEOVER_LIMIT)?;
-    told_as_it_is(cluster).context("the owner's agent was killed")?;
+    told_as_it_is(cluster).context("the owner's agent has left")?;
     let agent = cluster.lab.start_agent(&cluster.lab.nodes[position], &cluster.options)?;
     cluster.agents.insert(position, agent);
     cluster.await_all_serve()?;
