@@ -63,7 +63,8 @@ pub(crate) fn is_sought(packet: &Packet) -> u32 {
 pub(crate) fn note_sought(packet: &Packet) -> u32 {
     let window = SETTINGS.get(0).map_or(0, |settings| settings.udp_window_s);
     let until_s = now_s().wrapping_add(window);
-    if let Some(elsewhere) = ELSEWHERE.get_ptr_mut(&packet.flow) {
+    let key = &packet.flow;
+    if let Some(elsewhere) = ELSEWHERE.get_ptr_mut(key) {
         // SAFETY: as above; and a store of another value than the one that stands there does no
         // more harm to another flow than that.
         unsafe {
@@ -74,7 +75,7 @@ pub(crate) fn note_sought(packet: &Packet) -> u32 {
         return 0;
     }
     let sought = Elsewhere { node: NO_NODE, verdict: ELSEWHERE_ASKED, until_s };
-    let _ = ELSEWHERE.insert(&packet.flow, sought, ANY);
+    let _ = ELSEWHERE.insert(key, sought, ANY);
     0
 }
 
