@@ -133,6 +133,12 @@ impl Collector for FromView {
         )?;
         gauge(
             &mut encoder,
+            "metallb_k8s_client_config_loaded_bool",
+            "1 once a configuration is in force",
+            i64::from(view.is_ready()),
+        )?;
+        gauge(
+            &mut encoder,
             "herald_allocator",
             "1 while this agent gives Services their addresses",
             i64::from(view.allocator.load(Ordering::Relaxed)),
@@ -302,6 +308,10 @@ mod tests {
         view.applied(Arc::new(plan), 3);
         view.own.asked.add(2);
         view.own.links_disproved.set(1);
+        let announced = "10.0.0.1".parse().unwrap();
+        view.own.announced(announced);
+        view.own.announced("10.0.0.2".parse().unwrap());
+        view.own.retain_vips(|vip| *vip == announced);
         let text = scrape(&view).unwrap();
         for line in [
             "herald_ready 1",
@@ -312,10 +322,27 @@ mod tests {
             r#"metallb_speaker_announced{service="default/web",protocol="layer2",node="node-1",ip="10.0.0.1"} 1"#,
             r#"herald_flow_questions_total{outcome="asked"} 2"#,
             "herald_conntrack_deleted_total 0",
+            r#"metallb_layer2_gratuitous_sent{ip="10.0.0.1"} 1"#,
+            "metallb_k8s_client_updates_total 0",
+            "metallb_k8s_client_config_loaded_bool 1",
+            "metallb_k8s_client_config_stale_bool 0",
             r#"herald_link_proofs{state="disproved"} 1"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        assert!(!text.contains("10.0.0.2"), "{text}");
+    }
+
+    #[test]
+    fn the_documentation_knows_every_metric() {
+        let documented = include_str!("../../docs/observe.md");
+        let read: ReadStats = Box::new(|| Some(KernelStats::default()));
+        let view = Arc::new(View::new("node-1".into(), read));
+        let text = scrape(&view).unwrap();
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        for name in names.filter_map(|line| line.split(' ').next()) {
+            assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/observe.md");
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Announcement {
 /// A frame to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
+    /// Which VIP it announces.
+    pub vip: IpAddr,
     /// By which interface.
     pub ifindex: u32,
     /// The frame with its Ethernet header.
@@ -90,7 +92,7 @@ impl Announcer {
             && let Some(due) = self.take_due(now)
         {
             for frame in announcement(due.vip, due.mac) {
-                out.push(Outgoing { ifindex: due.ifindex, frame });
+                out.push(Outgoing { vip: due.vip, ifindex: due.ifindex, frame });
                 let from = self.next_free.map_or(now, |at| at.max(now));
                 self.next_free = Some(from + self.interval);
             }

@@ -5,8 +5,13 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 use std::{
+    collections::BTreeMap,
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    net::IpAddr,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// A number that only grows, or, of a gauge, is set.
@@ -56,6 +61,14 @@ pub struct Own {
     pub links_proven: Number,
     /// Links that do not.
     pub links_disproved: Number,
+    /// Plans that were to be brought into the kernel, those that failed among them.
+    pub updates: Number,
+    /// Those that failed.
+    pub update_errors: Number,
+    /// 1 while what is in force may not be what the API says now.
+    pub stale: Number,
+    /// Gratuitous frames, by VIP.
+    gratuitous: Mutex<BTreeMap<IpAddr, u64>>,
     /// Frames by which hosts that are no agents' nodes claimed a VIP, as far as the kernel told.
     pub claims: Number,
 }
@@ -67,7 +80,60 @@ impl Own {
         (if known { &self.known } else { &self.not_known }).add(1);
     }
 
+    /// Counts a gratuitous frame.
+    pub fn announced(&self, vip: IpAddr) {
+        *self.gratuitous().entry(vip).or_default() += 1;
+    }
+
+    /// Forgets what was counted for addresses that are no VIPs any more: their series would stay
+    /// for ever.
+    pub fn retain_vips(&self, is_vip: impl Fn(&IpAddr) -> bool) {
+        self.gratuitous().retain(|vip, _| is_vip(vip));
+    }
+
+    fn gratuitous(&self) -> MutexGuard<'_, BTreeMap<IpAddr, u64>> {
+        // A count is never half done.
+        self.gratuitous.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What MetalLB's client of the API tells, and its layer 2 speaker.
+    fn encode_metallb(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        counter(
+            encoder,
+            "metallb_k8s_client_updates",
+            "Plans made of what the API says and brought into the kernel, failures included",
+            &self.updates,
+        )?;
+        counter(
+            encoder,
+            "metallb_k8s_client_update_errors",
+            "Plans that could not be brought into the kernel",
+            &self.update_errors,
+        )?;
+        let stale = ConstGauge::new(self.stale.get());
+        stale.encode(encoder.encode_descriptor(
+            "metallb_k8s_client_config_stale_bool",
+            "1 while the configuration in force may not be what the API says now",
+            None,
+            stale.metric_type(),
+        )?)?;
+        // A gauge by its type, since OpenMetrics would have MetalLB's name end in _total.
+        let kind = ConstGauge::new(0u64).metric_type();
+        let mut family = encoder.encode_descriptor(
+            "metallb_layer2_gratuitous_sent",
+            "Gratuitous ARP frames and unsolicited neighbour advertisements sent for a VIP",
+            None,
+            kind,
+        )?;
+        for (vip, sent) in &*self.gratuitous() {
+            let vip = vip.to_string();
+            ConstGauge::new(*sent).encode(family.encode_family(&[("ip", vip.as_str())])?)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_metallb(encoder)?;
         counters(
             encoder,
             "herald_flow_questions",

@@ -260,6 +260,7 @@ impl<S: Source> Steering<S> {
             (plan, applied)
         });
         self.rest_until = Instant::now() + (2 * started.elapsed()).min(LONGEST_REST);
+        self.parts.view.own.updates.add(1);
         let mut troubles = BTreeSet::new();
         let mut retry_at;
         match applied {
@@ -281,6 +282,7 @@ impl<S: Source> Steering<S> {
                 self.in_force(plan, uplinks, alive.len()).await;
             }
             Err(error) => {
+                self.parts.view.own.update_errors.add(1);
                 troubles.insert(error.to_string());
                 retry_at = Some(Instant::now() + RETRY_AFTER);
             }
@@ -308,6 +310,7 @@ impl<S: Source> Steering<S> {
         log_owners(&self.plan, &plan);
         self.plan = Arc::clone(&plan);
         self.source.report_announced(&announcing(&plan));
+        self.parts.view.own.retain_vips(|vip| plan.vips.contains_key(vip));
         self.parts.view.applied(plan, alive);
         self.tell().await;
     }
@@ -356,6 +359,7 @@ impl<S: Source> Steering<S> {
     fn announce(&mut self) {
         for outgoing in self.announcer.poll(Instant::now()) {
             let ifindex = outgoing.ifindex;
+            self.parts.view.own.announced(outgoing.vip);
             let socket = match self.sockets.entry(ifindex) {
                 Entry::Occupied(socket) => Ok(socket.into_mut()),
                 Entry::Vacant(vacant) => FrameSocket::open(ifindex).map(|s| vacant.insert(s)),
@@ -380,6 +384,7 @@ impl<S: Source> Steering<S> {
 
     fn renew(&mut self) {
         let fresh = self.fresh();
+        self.parts.view.own.stale.set(usize::from(!fresh));
         let mut datapath = lock(&self.parts.datapath);
         match datapath.renew(fresh) {
             Ok(refuses) => self.refuses = refuses,
