@@ -25,6 +25,8 @@ pub(crate) struct Options {
 }
 
 const UNIT: &str = "unit";
+/// What property tests begin with: proptest's own variable.
+const PROPERTY_SEED: &str = "PROPTEST_RNG_SEED";
 const LINT: &str = "lint";
 const CLUSTER: &str = "cluster";
 const INTEROP: &str = "interop";
@@ -167,6 +169,9 @@ fn run_suite(suite: &str, names: &[String], full: bool) -> Result<Counts> {
         command.args(names);
         if full {
             command.env("HERALD_FULL", "1");
+        } else if suite == UNIT && std::env::var_os(PROPERTY_SEED).is_none() {
+            // What a change did is not mixed up with luck; full runs try something else each time.
+            command.env(PROPERTY_SEED, "1");
         }
         reader.begin();
         match step.watch(&mut command, |text| reader.read(text))? {
