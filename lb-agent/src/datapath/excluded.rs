@@ -5,10 +5,6 @@
 use regex::RegexSet;
 use serde::Deserialize;
 
-/// What a node that has uplinks, but none that it may announce on, tells the others instead of
-/// their names. Linux gives no interface this name (`dev_valid_name`).
-pub const NO_INTERFACE: &str = ".";
-
 /// Which interfaces these are.
 #[derive(Clone, Debug, Default)]
 pub struct Excluded(RegexSet);

@@ -32,7 +32,8 @@ pub type Alive = BTreeMap<String, AliveNode>;
 /// VIP on layer 2, since somebody has to notice when it no longer should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AliveNode {
-    /// Its uplinks. Empty means that it has not said yet, and counts as having any.
+    /// The uplinks that it may announce on, or [`NO_INTERFACE`]. Empty means that it has not said
+    /// yet, and counts as having any.
     pub interfaces: BTreeSet<String>,
     /// Its agent lives.
     pub agent: bool,
@@ -54,6 +55,10 @@ impl Default for AliveNode {
         Self { interfaces: BTreeSet::new(), agent: true }
     }
 }
+
+/// What a node that has uplinks, but none that it may announce on, tells instead of their names.
+/// Linux gives no interface this name (`dev_valid_name`).
+pub const NO_INTERFACE: &str = ".";
 
 /// The UDP port that agents listen on for each other, unless told otherwise. MetalLB's
 /// speakers use 7946; both may run while one replaces the other.

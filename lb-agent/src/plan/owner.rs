@@ -10,9 +10,8 @@ use super::{
     endpoints::{SlicesByService, can_serve, warning},
 };
 use crate::{
-    datapath::excluded::NO_INTERFACE,
     ipam::pools::Pool,
-    membership::{Alive, AliveNode},
+    membership::{Alive, AliveNode, NO_INTERFACE},
     snapshot::{ExternalTrafficPolicy, L2Advertisement, Service, Snapshot, any_matches},
 };
 use sha2::{Digest, Sha256};

@@ -114,7 +114,11 @@ async fn serve<S: Source>(
     let datapath = Arc::new(Mutex::new(Datapath::open(&options.load_options())?));
     let netlink = netlink::connect()?;
     check_interfaces(&netlink, &options.interfaces).await?;
-    let excluded = options.excluded()?;
+    let chosen = uplinks::Selection {
+        only: options.interfaces.clone(),
+        excluded: options.excluded()?,
+        ..uplinks::Selection::default()
+    };
     let view = Arc::new(view(node.clone(), &datapath));
     listen(options, &view, &stop).await?;
 
@@ -170,14 +174,7 @@ async fn serve<S: Source>(
     };
     with_others(&mut helpers, parts, flows, datagrams, alive.clone())?;
 
-    let network = Network::new(
-        node.clone(),
-        (options.interfaces.clone(), excluded),
-        selection,
-        wanted,
-        Box::new(liveness),
-        nodes,
-    );
+    let network = Network::new(node.clone(), chosen, selection, wanted, Box::new(liveness), nodes);
     let parts = Parts {
         node,
         options: options.plan_options(),

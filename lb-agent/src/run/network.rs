@@ -1,11 +1,8 @@
 //! What the snapshot means for the node's links: which interfaces are uplinks, which
 //! nodes' link-layer addresses are needed, and who is to be listened to.
 use crate::{
-    datapath::{
-        excluded::{Excluded, NO_INTERFACE},
-        uplinks::{Selection, Uplink},
-    },
-    membership::{KnownNodes, Liveness},
+    datapath::uplinks::{Selection, Uplink},
+    membership::{KnownNodes, Liveness, NO_INTERFACE},
     snapshot::Snapshot,
 };
 use std::{collections::BTreeSet, net::IpAddr};
@@ -14,8 +11,7 @@ use tokio::sync::watch;
 /// Passes on what the snapshot says, where it changes something.
 pub(super) struct Network {
     node: String,
-    only: Vec<String>,
-    excluded: Excluded,
+    chosen: Selection,
     selection: watch::Sender<Option<Selection>>,
     wanted: watch::Sender<Option<BTreeSet<IpAddr>>>,
     liveness: Box<dyn Liveness>,
@@ -29,17 +25,17 @@ pub(super) fn known_nodes(snapshot: &Snapshot) -> KnownNodes {
 }
 
 impl Network {
-    /// `only` is `--interfaces`, `excluded` what `--excluded-interfaces` lists.
+    /// `chosen` is what the command line says of interfaces; the snapshot says the rest.
     pub(super) fn new(
         node: String,
-        (only, excluded): (Vec<String>, Excluded),
+        chosen: Selection,
         selection: watch::Sender<Option<Selection>>,
         wanted: watch::Sender<Option<BTreeSet<IpAddr>>>,
         liveness: Box<dyn Liveness>,
         nodes: KnownNodes,
     ) -> Self {
         let interfaces = BTreeSet::new();
-        Self { node, only, excluded, selection, wanted, liveness, nodes, interfaces }
+        Self { node, chosen, selection, wanted, liveness, nodes, interfaces }
     }
 
     /// Takes a snapshot.
@@ -53,12 +49,7 @@ impl Network {
             .copied()
             .collect();
         let also = snapshot.l2_advertisements.values().flat_map(|a| a.interfaces.clone()).collect();
-        let selection = Selection {
-            internal_ips: own,
-            only: self.only.clone(),
-            also,
-            excluded: self.excluded.clone(),
-        };
+        let selection = Selection { internal_ips: own, also, ..self.chosen.clone() };
         replace(&self.selection, selection);
         replace(&self.wanted, others);
         if nodes != self.nodes {

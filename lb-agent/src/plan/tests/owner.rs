@@ -1,7 +1,6 @@
 use super::{all_alive, plan_all_alive, reasons};
 use crate::{
-    datapath::excluded::NO_INTERFACE,
-    membership::{Alive, AliveNode},
+    membership::{Alive, AliveNode, NO_INTERFACE},
     plan::{Interfaces, Plan, PlanOptions, owner::EXCLUDE_LABEL, plan},
     snapshot::{
         ExternalTrafficPolicy, L2Advertisement, LabelSelector, NodePreference, Service, Snapshot,

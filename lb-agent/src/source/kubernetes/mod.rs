@@ -238,6 +238,17 @@ impl Kubernetes {
     }
 }
 
+/// Shows a value to those who follow it, if it is another one.
+fn replace<T: Clone + PartialEq>(shown: &watch::Sender<T>, now: &T) {
+    shown.send_if_modified(|last| {
+        let changed = last != now;
+        if changed {
+            last.clone_from(now);
+        }
+        changed
+    });
+}
+
 impl Source for Kubernetes {
     fn snapshots(&self) -> Receiver<Option<Arc<Snapshot>>> {
         self.view.snapshots()
@@ -275,23 +286,11 @@ impl Source for Kubernetes {
     }
 
     fn report_usage(&self, usage: &BTreeMap<String, PoolUsage>) {
-        self.usage.send_if_modified(|last| {
-            let changed = *last != *usage;
-            if changed {
-                last.clone_from(usage);
-            }
-            changed
-        });
+        replace(&self.usage, usage);
     }
 
     fn report_announced(&self, announced: &BTreeMap<ObjectName, Announcing>) {
-        self.announced.send_if_modified(|last| {
-            let changed = *last != *announced;
-            if changed {
-                last.clone_from(announced);
-            }
-            changed
-        });
+        replace(&self.announced, announced);
     }
 
     async fn notify(&self, notice: &Notice) {
