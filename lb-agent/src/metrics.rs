@@ -303,8 +303,10 @@ mod tests {
             announce: Some(Interfaces::All),
             services: [ObjectName::new("default", "web")].into(),
         };
-        let plan =
-            Plan { vips: [("10.0.0.1".parse().unwrap(), Arc::new(vip))].into(), ..Plan::default() };
+        let plan = Plan {
+            vips: imbl::OrdMap::unit("10.0.0.1".parse().unwrap(), Arc::new(vip)),
+            ..Plan::default()
+        };
         view.applied(Arc::new(plan), 3);
         view.own.asked.add(2);
         view.own.links_disproved.set(1);

@@ -4,11 +4,13 @@
 //! planner are functions of it. Maps are ordered, so that iterating one gives the
 //! same order on every node. Values a user wrote and that may be malformed (address
 //! ranges, requested addresses) stay text here: who uses them reports what is wrong.
+use imbl::OrdMap;
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    ops::Deref,
     sync::Arc,
 };
 
@@ -43,23 +45,65 @@ pub type Labels = BTreeMap<String, String>;
 
 /// Everything, as last seen.
 ///
-/// What there is many of is shared with the snapshots before it as long as it does not change, so
-/// that a snapshot costs little, and what has changed is told by comparing pointers.
+/// The maps are persistent: one that follows another shares with it all that has not changed. So
+/// a snapshot costs what has changed since the last one, and so does finding that out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// All Services of `type: LoadBalancer` of our class, and those that still carry
     /// an address of ours (see [`Service::wants_address`]).
-    pub services: BTreeMap<ObjectName, Arc<Service>>,
-    /// EndpointSlices by their own name.
-    pub endpoint_slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
+    pub services: OrdMap<ObjectName, Arc<Service>>,
+    /// EndpointSlices by Service; none is empty.
+    pub slices: OrdMap<ObjectName, Slices>,
     /// Nodes by name.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: OrdMap<String, Node>,
     /// Labels of each namespace.
-    pub namespaces: BTreeMap<String, Labels>,
+    pub namespaces: OrdMap<String, Labels>,
     /// `IPAddressPool`s by name (all from Herald's own namespace).
-    pub pools: BTreeMap<String, IpAddressPool>,
+    pub pools: OrdMap<String, IpAddressPool>,
     /// `L2Advertisement`s by name (all from Herald's own namespace).
-    pub l2_advertisements: BTreeMap<String, L2Advertisement>,
+    pub l2_advertisements: OrdMap<String, L2Advertisement>,
+}
+
+impl Snapshot {
+    /// The EndpointSlices of a Service.
+    pub fn slices_of(&self, service: &ObjectName) -> &[Arc<EndpointSlice>] {
+        self.slices.get(service).map_or(&[], |slices| slices)
+    }
+
+    /// Adds an EndpointSlice to those of its Service, or replaces the one of its name there.
+    pub fn add_slice(&mut self, slice: Arc<EndpointSlice>) {
+        self.slices.entry(slice.owner()).or_default().set(slice);
+    }
+}
+
+/// The EndpointSlices of a Service, sorted by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slices(Arc<Vec<Arc<EndpointSlice>>>);
+
+impl Slices {
+    /// Adds a slice, or replaces the one of its name.
+    pub fn set(&mut self, slice: Arc<EndpointSlice>) {
+        let slices = Arc::make_mut(&mut self.0);
+        match slices.binary_search_by(|known| known.name.cmp(&slice.name)) {
+            Ok(at) => slices[at] = slice,
+            Err(at) => slices.insert(at, slice),
+        }
+    }
+
+    /// Removes a slice by its name.
+    pub fn remove(&mut self, name: &ObjectName) {
+        if let Ok(at) = self.0.binary_search_by(|known| known.name.cmp(name)) {
+            Arc::make_mut(&mut self.0).remove(at);
+        }
+    }
+}
+
+impl Deref for Slices {
+    type Target = [Arc<EndpointSlice>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 /// TCP, UDP or SCTP.
@@ -229,6 +273,13 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// `endpoints`, those without a parsable address left out.
     pub endpoints: Vec<Endpoint>,
+}
+
+impl EndpointSlice {
+    /// The Service it belongs to.
+    pub fn owner(&self) -> ObjectName {
+        ObjectName::new(self.name.namespace.as_str(), self.service.as_str())
+    }
 }
 
 /// A Node.

@@ -6,6 +6,7 @@ use crate::{
         Node, ObjectName, Service, ServicePort, Snapshot,
     },
 };
+use imbl::OrdMap;
 use std::{net::IpAddr, sync::Arc};
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -107,8 +108,8 @@ pub(crate) fn cluster(count: u8) -> Snapshot {
     let pools = [("pool".to_owned(), pool(&["192.0.2.0/24", "2001:db8::/64"]))];
     Snapshot {
         nodes: (1..=count).map(|i| (format!("n{i}"), node(i))).collect(),
-        pools: pools.into(),
-        l2_advertisements: [("all".to_owned(), L2Advertisement::default())].into(),
+        pools: pools.into_iter().collect(),
+        l2_advertisements: OrdMap::unit("all".to_owned(), L2Advertisement::default()),
         ..Default::default()
     }
 }
@@ -120,7 +121,21 @@ impl Snapshot {
     }
 
     pub(crate) fn with_slices(mut self, slices: impl IntoIterator<Item = EndpointSlice>) -> Self {
-        self.endpoint_slices.extend(slices.into_iter().map(|s| (s.name.clone(), Arc::new(s))));
+        slices.into_iter().for_each(|slice| self.add_slice(Arc::new(slice)));
         self
+    }
+
+    pub(crate) fn edit_services(&mut self, mut edit: impl FnMut(&mut Service)) {
+        for mut service in Vec::from_iter(self.services.values().cloned()) {
+            edit(Arc::make_mut(&mut service));
+            self.services.insert(service.name.clone(), service);
+        }
+    }
+
+    pub(crate) fn edit_slices(&mut self, mut edit: impl FnMut(&mut EndpointSlice)) {
+        for mut slice in Vec::from_iter(self.slices.values().flat_map(|s| s.iter()).cloned()) {
+            edit(Arc::make_mut(&mut slice));
+            self.add_slice(slice);
+        }
     }
 }

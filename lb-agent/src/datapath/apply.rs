@@ -11,13 +11,18 @@ use super::{
     tunnels::{Mss, largest_segments},
     uplinks::{Links, Uplink},
 };
-use crate::{plan::Plan, system};
+use crate::{
+    plan::{Plan, PlannedService, ServiceAddress},
+    system,
+};
+use imbl::OrdMap;
 use lb_common::maps::{
     MAX_UPLINKS, NO_NODE, SERVICE_HERE, SERVICE_TAKEN_OVER, ServiceKey, THIS_NODE,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
 };
 
 /// How long, in nanoseconds, VIPs are announced after the agent last said that it is
@@ -56,6 +61,7 @@ pub struct Datapath {
     tunnel_port: u16,
     /// What SYN-ACKs were last told.
     mss: Option<Mss>,
+    announcements: u64,
     /// Whether what is announced is what a plan of this agent says.
     applied: bool,
 }
@@ -121,6 +127,7 @@ impl Datapath {
             devices: BTreeMap::new(),
             tunnel_port: options.tunnel_port,
             mss: None,
+            announcements: 1,
             applied: false,
         })
     }
@@ -146,6 +153,11 @@ impl Datapath {
         self.state.contents()
     }
 
+    /// The plan of each Service that stands in the maps as it was planned.
+    pub fn standing(&self) -> &OrdMap<ServiceAddress, Arc<PlannedService>> {
+        &self.state.standing
+    }
+
     /// Brings the kernel to what the plan says: programs onto all uplinks and off all other
     /// interfaces, then the maps, differences only.
     ///
@@ -165,14 +177,20 @@ impl Datapath {
     ) -> Result<Applied, Error> {
         let (usable, not_attached) = self.attach(&links.uplinks);
         let no_egress = self.attach_egress(links);
-        self.devices = usable.iter().map(|u| ((u.ifindex, u.vlan), u.device)).collect();
+        let devices = usable.iter().map(|u| ((u.ifindex, u.vlan), u.device)).collect();
+        if self.devices != devices {
+            self.devices = devices;
+            self.announcements += 1;
+        }
         self.set_mss(largest_segments(plan, me, &usable, reach))?;
         let inputs = Inputs { plan, me, uplinks: &usable, reach };
         let now = system::monotonic_ns();
         let Changes { writes, newly_announced, problems, retry_at } =
             diff::changes(&mut self.state, inputs, self.maps.rows(), now);
+        self.announcements += u64::from(writes.iter().any(|w| matches!(w, Write::Announced(..))));
         for write in &writes {
             if let Err(error) = self.maps.write(write) {
+                self.announcements += 1;
                 let proxied = std::mem::take(&mut self.state.proxied);
                 self.state = State { proxied, ..State::adopt(self.maps.read()?) };
                 return Err(error);
@@ -446,6 +464,11 @@ impl Datapath {
             let device = self.devices.get(&(key.ifindex, key.vlan)).copied();
             (super::address_from_bytes(key.vip), device.unwrap_or(key.ifindex), value.mac)
         })
+    }
+
+    /// A number that is another whenever [`announced`](Self::announced) may be.
+    pub fn announcements(&self) -> u64 {
+        self.announcements
     }
 
     /// The IPv6 VIPs that are announced, by interface: their solicited-node groups have to

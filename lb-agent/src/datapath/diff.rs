@@ -8,33 +8,26 @@
 mod nodes;
 mod services;
 mod source_ranges;
+mod vips;
 
 use super::{
     address_bytes,
     reach::Reach,
-    state::{
-        EndpointKey, Filter, ReadRows, State, Write, empty_filter, prune, upsert, write_filter,
-    },
+    state::{EndpointKey, Filter, ReadRows, State, Write, empty_filter, upsert, write_filter},
     uplinks::Uplink,
 };
 use crate::{
-    plan::{EndpointAddress, Interfaces, Plan},
+    plan::{EndpointAddress, Plan},
     snapshot::ObjectName,
 };
 use lb_common::{
     filter::{mac_bit, reply_bit, vip_bit},
-    maps::{
-        Announced, AnnouncedKey, ENDPOINT_PRESENT, Endpoint, MAX_ANNOUNCED, MAX_ENDPOINTS,
-        MAX_UPLINKS, MAX_VIPS, Vip, VipKey,
-    },
+    maps::{ENDPOINT_PRESENT, Endpoint, MAX_ENDPOINTS, MAX_UPLINKS},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use nodes::{remove_nodes, write_node_macs, write_nodes};
+use vips::Touched;
 
 /// All that decides what shall stand in the maps.
 #[derive(Clone, Copy, Debug)]
@@ -145,7 +138,7 @@ impl Changes {
 pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now: u64) -> Changes {
     let mut changes = Changes::default();
     write_uplinks(state, inputs.uplinks, &mut changes);
-    let wanted_endpoints = write_endpoints(state, inputs.plan, &mut changes, now);
+    let endpoints = write_endpoints(state, inputs.plan, &mut changes, now);
     let mut positions = write_nodes(state, inputs, &mut changes, now);
     write_node_macs(state, inputs, &positions, &mut changes);
     // Their bits at once, so that frames of new nodes are known before rows name them.
@@ -167,29 +160,23 @@ pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now:
     }
     let fragments =
         services::write_fragment_rows(state, inputs.plan, &positions, rows, &mut changes, now);
-    let kept = services::write(state, inputs.plan, &positions, rows, &mut changes, now);
-    let vips = write_vips(state, inputs.plan, &mut changes);
-    let announced = write_announced(state, inputs, &mut changes);
+    let services::Written { kept, vips } =
+        services::write(state, inputs.plan, &positions, rows, &mut changes, now);
+    let touched = Touched::new(state, inputs, vips);
+    let gone = vips::write(state, inputs, &touched, &mut changes);
 
-    let mut ingress_filter = others;
-    for (key, _) in &vips {
-        set_bit(&mut ingress_filter, vip_bit(&key.vip));
-    }
     let writes = &mut changes.writes;
+    let ingress_filter = union(&others, &state.vip_filter);
     write_filter(&mut state.contents.ingress_filter, &ingress_filter, writes, Write::IngressFilter);
 
-    prune(&mut state.contents.announced, &announced, writes, |k| Write::Announced(k, None));
-    if state.contents.vips.len() != vips.len() {
-        let vips: BTreeMap<_, _> = vips.into_iter().collect();
-        prune(&mut state.contents.vips, &vips, writes, |k| Write::Vip(k, None));
-    }
+    vips::remove(state, gone, &mut changes);
     services::prune(state, inputs.plan, &mut changes, now);
     source_ranges::prune(state, inputs.plan, &mut changes, now);
 
     // Rows that are in force against the plan, or were before, still point to these.
     let retained = services::Retained::of(state, &kept, fragments, &positions, rows);
     positions.slots.extend(retained.nodes);
-    remove_endpoints(state, &wanted_endpoints, &retained.endpoints, &mut changes, now);
+    remove_endpoints(state, endpoints, &retained.endpoints, &mut changes, now);
     remove_nodes(state, &positions, &mut changes, now);
     changes
 }
@@ -222,20 +209,29 @@ fn endpoint_key(endpoint: &EndpointAddress) -> EndpointKey {
     (address_bytes(endpoint.address), endpoint.port.to_be_bytes())
 }
 
-/// Writes new endpoints and the reply filter's new bits. Returns the filter that is
-/// wanted in the end, and the endpoints.
+/// Which endpoints are wanted in the end, and the filter for them.
+struct WantedEndpoints {
+    filter: Filter,
+    keys: BTreeSet<EndpointKey>,
+}
+
+/// Writes new endpoints and the reply filter's new bits. Returns what is wanted in the end;
+/// `None` if that is what is there.
 fn write_endpoints(
     state: &mut State,
     plan: &Plan,
     changes: &mut Changes,
     now: u64,
-) -> (Filter, BTreeSet<EndpointKey>) {
-    let mut wanted = empty_filter();
+) -> Option<WantedEndpoints> {
+    if state.local_endpoints.as_ref() == Some(&plan.local_endpoints) {
+        return None;
+    }
+    let mut filter = empty_filter();
     let mut keys = BTreeSet::new();
     let mut left_out = 0;
     for endpoint in &plan.local_endpoints {
         let key @ (address, port) = endpoint_key(endpoint);
-        set_bit(&mut wanted, reply_bit(&address, port, endpoint.protocol.number()));
+        set_bit(&mut filter, reply_bit(&address, port, endpoint.protocol.number()));
         if !keys.insert(key) {
             // The same port for another protocol.
             continue;
@@ -249,89 +245,32 @@ fn write_endpoints(
         upsert(map, index, value, &mut changes.writes, Write::Endpoint);
     }
     changes.full("ENDPOINTS", MAX_ENDPOINTS, left_out);
+    state.local_endpoints = (left_out == 0).then(|| plan.local_endpoints.clone());
     if left_out > 0 {
         // Rows that lack it now may have it next time.
         state.placed.forget();
         state.standing.clear();
     }
-    let both = union(&wanted, &state.contents.egress_filter);
-    let filter = &mut state.contents.egress_filter;
-    write_filter(filter, &both, &mut changes.writes, Write::EgressFilter);
-    (wanted, keys)
-}
-
-fn write_vips(state: &mut State, plan: &Plan, changes: &mut Changes) -> Vec<(VipKey, Vip)> {
-    let mut ports: HashMap<IpAddr, u32> = HashMap::with_capacity(plan.vips.len());
-    for address in plan.services.keys() {
-        *ports.entry(address.vip).or_default() += 1;
-    }
-    let mut wanted: Vec<_> = plan
-        .vips
-        .keys()
-        .take(MAX_VIPS as usize)
-        .map(|vip| {
-            let ports = ports.get(vip).copied().unwrap_or(0);
-            (VipKey { vip: address_bytes(*vip) }, Vip { flags: 0, ports })
-        })
-        .collect();
-    changes.full("VIPS", MAX_VIPS, plan.vips.len().saturating_sub(MAX_VIPS as usize));
-    wanted.sort_unstable_by_key(|(key, _)| *key);
-    let stands = state.contents.vips.iter().map(|(key, value)| (*key, *value));
-    if !stands.eq(wanted.iter().copied()) {
-        for (key, value) in &wanted {
-            let map = &mut state.contents.vips;
-            upsert(map, *key, *value, &mut changes.writes, |k, v| Write::Vip(k, Some(v)));
-        }
-    }
-    wanted
-}
-
-fn write_announced(
-    state: &mut State,
-    inputs: Inputs<'_>,
-    changes: &mut Changes,
-) -> BTreeMap<AnnouncedKey, ()> {
-    let mut wanted = BTreeMap::new();
-    let mut left_out = 0;
-    for (vip, planned) in &inputs.plan.vips {
-        let Some(interfaces) = &planned.announce else { continue };
-        let matches = |uplink: &&Uplink| match interfaces {
-            Interfaces::All => uplink.announces,
-            Interfaces::Named(names) => uplink.announces && names.contains(&uplink.name),
-        };
-        for uplink in inputs.uplinks.iter().take(MAX_UPLINKS).filter(matches) {
-            if wanted.len() >= MAX_ANNOUNCED as usize {
-                left_out += 1;
-                continue;
-            }
-            let Uplink { ifindex, vlan, .. } = *uplink;
-            let key = AnnouncedKey { vip: address_bytes(*vip), ifindex, vlan, pad: 0 };
-            let value = Announced { mac: uplink.mac, pad: [0; 2] };
-            let map = &mut state.contents.announced;
-            if upsert(map, key, value, &mut changes.writes, |k, v| Write::Announced(k, Some(v))) {
-                changes.newly_announced.push(NewlyAnnounced {
-                    vip: *vip,
-                    ifindex: uplink.device,
-                    interface: uplink.name.clone(),
-                    mac: uplink.mac,
-                });
-            }
-            wanted.insert(key, ());
-        }
-    }
-    changes.full("ANNOUNCED", MAX_ANNOUNCED, left_out);
-    wanted
+    let both = union(&filter, &state.contents.egress_filter);
+    let stands = &mut state.contents.egress_filter;
+    write_filter(stands, &both, &mut changes.writes, Write::EgressFilter);
+    Some(WantedEndpoints { filter, keys })
 }
 
 fn remove_endpoints(
     state: &mut State,
-    (filter, keys): &(Filter, BTreeSet<EndpointKey>),
+    wanted: Option<WantedEndpoints>,
     retained: &BTreeSet<u32>,
     changes: &mut Changes,
     now: u64,
 ) {
+    let Some(WantedEndpoints { filter, keys }) = wanted else { return };
+    if !retained.is_empty() {
+        // They are not wanted, and to be removed as soon as nothing points to them any more.
+        state.local_endpoints = None;
+    }
     let State { contents, endpoint_slots, .. } = state;
-    write_filter(&mut contents.egress_filter, filter, &mut changes.writes, Write::EgressFilter);
+    write_filter(&mut contents.egress_filter, &filter, &mut changes.writes, Write::EgressFilter);
     // An endpoint that is gone takes nothing, whoever points to it; but its element must
     // not become another's.
     // A table that stands and names it does so against the plan, which knows it no more.

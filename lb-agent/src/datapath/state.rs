@@ -1,10 +1,14 @@
 //! What stands in the maps, as the agent knows it: read once when it starts, and from
 //! then on changed in step with what it writes.
 use super::{
-    ranges::{Range, Ranges},
+    ranges::{Exhausted, Range, Ranges},
     slots::Slots,
+    uplinks,
 };
-use crate::plan::{PerRow, PlannedRow, PlannedService, ServiceAddress};
+use crate::plan::{
+    EndpointAddress, PerRow, PlannedRow, PlannedService, PlannedVip, ServiceAddress,
+};
+use imbl::{OrdMap, OrdSet};
 use lb_common::{
     filter,
     maps::{
@@ -16,6 +20,7 @@ use lb_common::{
 use std::{
     borrow::Borrow,
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -153,7 +158,16 @@ pub struct State {
     pub(crate) placed: Placed,
     /// The plan of each Service whose entry says what it says: they need not be looked at
     /// until it is another.
-    pub(crate) standing: BTreeMap<ServiceAddress, Arc<PlannedService>>,
+    pub(crate) standing: OrdMap<ServiceAddress, Arc<PlannedService>>,
+    /// What the entries of VIPs, and of what is announced, were made of; none if some found no
+    /// room, or are an earlier agent's.
+    pub(crate) wanted: Option<Wanted>,
+    /// The bits of the VIPs that are wanted.
+    pub(crate) vip_filter: Filter,
+    /// The endpoints that `ENDPOINTS` holds; none if it holds fewer, or others besides.
+    pub(crate) local_endpoints: Option<OrdSet<EndpointAddress>>,
+    /// Some sets of source ranges may not be named by any Service any more.
+    pub(crate) source_ranges_left: bool,
     /// Services whose previous rows are named, and when (`CLOCK_MONOTONIC`, s) that ends.
     pub(crate) windows: BTreeMap<ServiceKey, u32>,
     /// Services whose connections with kube-proxy are still being looked up.
@@ -163,41 +177,80 @@ pub struct State {
     pub(crate) proxied: BTreeSet<ServiceKey>,
 }
 
+/// What the maps should say of VIPs.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) vips: OrdMap<IpAddr, Arc<PlannedVip>>,
+    pub(crate) uplinks: Vec<uplinks::Uplink>,
+}
+
 /// Ranges of an array map, and how many refer to each.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
-    pub(crate) ranges: Ranges,
-    users: BTreeMap<Range, u32>,
+    ranges: Ranges,
+    used: BTreeMap<Range, Used>,
+    /// How many were ever allocated.
+    count: u64,
+    /// How many were set free since what stands in them was [swept](Placed::sweep).
+    freed: usize,
+}
+
+/// A range in use: how many refer to it, and the how many-th allocation it is. Another that is
+/// made at the same place later is another one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    users: u32,
+    allocation: u64,
 }
 
 impl Shared {
     fn new(capacity: u32) -> Self {
-        Self { ranges: Ranges::new(capacity), users: BTreeMap::new() }
+        Self { ranges: Ranges::new(capacity), used: BTreeMap::new(), count: 0, freed: 0 }
+    }
+
+    /// A new range, which is to be [used](Self::use_of).
+    pub(crate) fn allocate(&mut self, len: u32, now: u64) -> Result<Range, Exhausted> {
+        let range = self.ranges.allocate(len, now)?;
+        self.take(range);
+        Ok(range)
+    }
+
+    fn take(&mut self, range: Range) {
+        self.count += 1;
+        self.used.insert(range, Used { users: 0, allocation: self.count });
     }
 
     /// Somebody refers to a range that was allocated, or that others refer to already.
     pub(crate) fn use_of(&mut self, range: Range) {
-        *self.users.entry(range).or_default() += 1;
+        self.used.entry(range).or_default().users += 1;
     }
 
     /// A range that was found in a map: false if it makes no sense.
     #[must_use]
     fn adopt(&mut self, range: Range) -> bool {
-        let sound = self.users.contains_key(&range) || self.ranges.reserve(range);
-        if sound {
-            self.use_of(range);
+        if !self.used.contains_key(&range) {
+            if !self.ranges.reserve(range) {
+                return false;
+            }
+            self.take(range);
         }
-        sound
+        self.use_of(range);
+        true
     }
 
     /// Somebody does not refer to it any more; who was the last sets it free.
     pub(crate) fn end_of_use(&mut self, range: Range, now: u64) {
-        let Some(users) = self.users.get_mut(&range) else { return };
-        *users -= 1;
-        if *users == 0 {
-            self.users.remove(&range);
+        let Some(used) = self.used.get_mut(&range) else { return };
+        used.users -= 1;
+        if used.users == 0 {
+            self.used.remove(&range);
             self.ranges.release(range, now);
+            self.freed += 1;
         }
+    }
+
+    fn allocation(&self, range: Range) -> Option<u64> {
+        self.used.get(&range).map(|used| used.allocation)
     }
 }
 
@@ -206,10 +259,28 @@ impl Shared {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Placed {
     /// By address in memory. Holds each allocation, so that no other can have its address.
-    rows: HashMap<usize, (Range, Arc<Vec<PlannedRow>>)>,
-    endpoints: HashMap<usize, (Range, Arc<PerRow>)>,
+    rows: HashMap<usize, (Place, Arc<Vec<PlannedRow>>)>,
+    endpoints: HashMap<usize, (Place, Arc<PerRow>)>,
     /// The indices of nodes that they were translated with.
     nodes: Vec<u16>,
+}
+
+/// A range, and the allocation of it that is meant.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    range: Range,
+    allocation: u64,
+}
+
+impl Place {
+    fn new(range: Range, shared: &Shared) -> Self {
+        Self { range, allocation: shared.allocation(range).unwrap_or_default() }
+    }
+
+    /// Whether it has been in use ever since.
+    fn stands(self, shared: &Shared) -> bool {
+        shared.allocation(self.range) == Some(self.allocation)
+    }
 }
 
 impl Placed {
@@ -229,28 +300,41 @@ impl Placed {
         self.endpoints.clear();
     }
 
-    pub(crate) fn rows(&self, rows: &Arc<Vec<PlannedRow>>) -> Option<Range> {
-        self.rows.get(&Arc::as_ptr(rows).addr()).map(|(range, _)| *range)
+    pub(crate) fn rows(&self, rows: &Arc<Vec<PlannedRow>>, shared: &Shared) -> Option<Range> {
+        let (place, _) = self.rows.get(&Arc::as_ptr(rows).addr())?;
+        place.stands(shared).then_some(place.range)
     }
 
-    pub(crate) fn note_rows(&mut self, range: Range, rows: &Arc<Vec<PlannedRow>>) {
-        self.rows.insert(Arc::as_ptr(rows).addr(), (range, Arc::clone(rows)));
+    pub(crate) fn note_rows(&mut self, range: Range, rows: &Arc<Vec<PlannedRow>>, shared: &Shared) {
+        let place = Place::new(range, shared);
+        self.rows.insert(Arc::as_ptr(rows).addr(), (place, Arc::clone(rows)));
     }
 
-    pub(crate) fn endpoints(&self, table: &Arc<PerRow>) -> Option<Range> {
-        self.endpoints.get(&Arc::as_ptr(table).addr()).map(|(range, _)| *range)
+    pub(crate) fn endpoints(&self, table: &Arc<PerRow>, shared: &Shared) -> Option<Range> {
+        let (place, _) = self.endpoints.get(&Arc::as_ptr(table).addr())?;
+        place.stands(shared).then_some(place.range)
     }
 
-    pub(crate) fn note_endpoints(&mut self, range: Range, table: &Arc<PerRow>) {
-        self.endpoints.insert(Arc::as_ptr(table).addr(), (range, Arc::clone(table)));
+    pub(crate) fn note_endpoints(&mut self, range: Range, table: &Arc<PerRow>, shared: &Shared) {
+        let place = Place::new(range, shared);
+        self.endpoints.insert(Arc::as_ptr(table).addr(), (place, Arc::clone(table)));
     }
 
-    /// Forgets what stands in ranges that nobody uses any more.
-    pub(crate) fn sweep(&mut self, rows: &Shared, endpoints: &Shared) {
-        self.rows.retain(|_, (range, _)| rows.users.contains_key(range));
-        self.endpoints.retain(|_, (range, _)| endpoints.users.contains_key(range));
+    /// Forgets what stood in ranges that were set free, once they are a part of all.
+    pub(crate) fn sweep(&mut self, rows: &mut Shared, endpoints: &mut Shared) {
+        if rows.freed * SWEPT_PART > self.rows.len() {
+            self.rows.retain(|_, (place, _)| place.stands(rows));
+            rows.freed = 0;
+        }
+        if endpoints.freed * SWEPT_PART > self.endpoints.len() {
+            self.endpoints.retain(|_, (place, _)| place.stands(endpoints));
+            endpoints.freed = 0;
+        }
     }
 }
+
+/// What nobody uses any more is this part of all at most.
+const SWEPT_PART: usize = 8;
 
 impl State {
     /// Takes over what an earlier agent left, and works out who owns what. What makes no
@@ -314,7 +398,11 @@ impl State {
             stats_slots,
             source_range_slots,
             placed: Placed::default(),
-            standing: BTreeMap::new(),
+            standing: OrdMap::new(),
+            wanted: None,
+            vip_filter: empty_filter(),
+            local_endpoints: None,
+            source_ranges_left: true,
             windows,
             taken_over,
             proxied: BTreeSet::new(),

@@ -46,6 +46,7 @@ mod tests {
         plan::PlannedNode,
         testing::{ip, next_hop, uplink},
     };
+    use std::sync::Arc;
 
     fn node(name: &str, address: &str) -> PlannedNode {
         PlannedNode { name: name.into(), addresses: vec![ip(address)] }
@@ -53,23 +54,22 @@ mod tests {
 
     #[test]
     fn the_narrowest_way_decides() {
-        let mut plan = Plan { nodes: vec![node("n1", "10.0.0.1")], ..Plan::default() };
+        let all = [node("n1", "10.0.0.1"), node("n2", "10.0.0.2"), node("n3", "fd00::3")];
+        let plan = |count: usize| Plan { nodes: Arc::new(all[..count].into()), ..Plan::default() };
         let mut reach = Reach::default();
-        let of = |plan: &Plan, reach: &Reach, mtu| {
+        let of = |count, reach: &Reach, mtu| {
             let uplink = Uplink { mtu, ..uplink(2, "eth0") };
-            let Mss { v4, v6 } = largest_segments(plan, "n1", &[uplink], reach);
+            let Mss { v4, v6 } = largest_segments(&plan(count), "n1", &[uplink], reach);
             (v4, v6)
         };
-        assert_eq!(of(&plan, &reach, 1500), (0, 0), "alone");
-        plan.nodes.push(node("n2", "10.0.0.2"));
-        assert_eq!(of(&plan, &reach, 1500), (1416, 1396));
-        assert_eq!(of(&plan, &reach, 9000), (8916, 8896));
-        assert_eq!(of(&plan, &reach, 65536), (65451, 65431));
+        assert_eq!(of(1, &reach, 1500), (0, 0), "alone");
+        assert_eq!(of(2, &reach, 1500), (1416, 1396));
+        assert_eq!(of(2, &reach, 9000), (8916, 8896));
+        assert_eq!(of(2, &reach, 65536), (65451, 65431));
         reach.next_hops.insert(ip("10.0.0.2"), NextHop { mtu: 1400, ..next_hop(2, 2) });
-        assert_eq!(of(&plan, &reach, 9000), (1316, 1296));
+        assert_eq!(of(2, &reach, 9000), (1316, 1296));
         // Over IPv6 the outer header is larger, and any node may be the one.
-        plan.nodes.push(node("n3", "fd00::3"));
-        assert_eq!(of(&plan, &reach, 9000), (1296, 1276));
-        assert_eq!(largest_segments(&plan, "n1", &[], &Reach::default()), Mss::default());
+        assert_eq!(of(3, &reach, 9000), (1296, 1276));
+        assert_eq!(largest_segments(&plan(3), "n1", &[], &Reach::default()), Mss::default());
     }
 }

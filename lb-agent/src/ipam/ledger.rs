@@ -15,6 +15,7 @@ use crate::{
     plan::Notice,
     snapshot::{ObjectName, Service, Snapshot},
 };
+use imbl::ordmap::DiffItem;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -108,7 +109,11 @@ impl Ledger {
             return Touched::All;
         }
         if !Arc::ptr_eq(&before, snapshot) {
-            self.deferred.append(&mut differences(&before.services, &snapshot.services));
+            let changes = before.services.diff(&snapshot.services);
+            self.deferred.extend(changes.map(|change| match change {
+                DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name.clone(),
+                DiffItem::Update { new: (name, _), .. } => name.clone(),
+            }));
         }
         let changed = std::mem::take(&mut self.deferred);
         let (later, now) = changed.into_iter().partition(|n| in_flight.sent.contains_key(n));
@@ -419,33 +424,5 @@ fn add_second_family(ledger: &mut Ledger, case: &Case, held: &[IpAddr], entry: &
             entry.standing.push(notice(service, false, "AdditionalAssignFailed", message));
             entry.waits = true;
         }
-    }
-}
-
-/// The names under which two maps of shared values differ.
-fn differences(
-    before: &BTreeMap<ObjectName, Arc<Service>>,
-    after: &BTreeMap<ObjectName, Arc<Service>>,
-) -> BTreeSet<ObjectName> {
-    let mut changed = BTreeSet::new();
-    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
-    loop {
-        let order = match (before.peek(), after.peek()) {
-            (None, None) => return changed,
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
-        };
-        let (old, new) = match order {
-            std::cmp::Ordering::Less => (before.next(), None),
-            std::cmp::Ordering::Greater => (None, after.next()),
-            std::cmp::Ordering::Equal => (before.next(), after.next()),
-        };
-        if let (Some((_, old)), Some((_, new))) = (old, new)
-            && old == new
-        {
-            continue;
-        }
-        changed.extend(old.or(new).map(|(name, _)| name.clone()));
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     plan::Notice,
     snapshot::{IpAddressPool, Labels, ObjectName, Service, Snapshot, any_matches},
 };
+use imbl::OrdMap;
 use ipnet::IpNet;
 use std::{
     collections::BTreeMap,
@@ -177,7 +178,7 @@ impl Pool {
     }
 
     /// Whether `spec.serviceAllocation` lets a Service use it.
-    pub fn admits(&self, service: &Service, namespaces: &BTreeMap<String, Labels>) -> bool {
+    pub fn admits(&self, service: &Service, namespaces: &OrdMap<String, Labels>) -> bool {
         let Some(rule) = &self.spec.service_allocation else { return true };
         let own = &service.name.namespace;
         let namespace = (rule.namespaces.is_empty() && rule.namespace_selectors.is_empty())

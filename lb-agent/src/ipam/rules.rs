@@ -6,11 +6,8 @@ use super::{
     request::Want,
 };
 use crate::snapshot::{Labels, Service};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use imbl::OrdMap;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// Why a Service may not keep what it holds.
 pub(super) enum Loss {
@@ -26,7 +23,7 @@ pub(super) type Found = (Vec<IpAddr>, Arc<Pool>);
 /// What is judged by.
 pub(super) struct Rules<'a> {
     pub(super) pools: &'a Pools,
-    pub(super) namespaces: &'a BTreeMap<String, Labels>,
+    pub(super) namespaces: &'a OrdMap<String, Labels>,
     pub(super) book: &'a mut Book,
 }
 

@@ -3,39 +3,14 @@ use super::{EndpointAddress, Notice, rows::RowEndpoint};
 use crate::{
     ipam::pools::Family,
     membership::Alive,
-    snapshot::{Endpoint, EndpointPort, EndpointSlice, ObjectName, Service, ServicePort, Snapshot},
+    snapshot::{Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort},
 };
+use imbl::OrdMap;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
-
-/// The EndpointSlices of each Service: sorted by namespace, Service and own name.
-#[derive(Clone, Debug, Default)]
-pub struct SlicesByService<'a>(Vec<&'a Arc<EndpointSlice>>);
-
-impl<'a> SlicesByService<'a> {
-    /// Sorts the slices of a snapshot by Service.
-    pub fn new(snapshot: &'a Snapshot) -> Self {
-        let mut slices: Vec<_> = snapshot.endpoint_slices.values().collect();
-        slices.sort_by(|a, b| owner(a).cmp(&owner(b)));
-        Self(slices)
-    }
-
-    /// Those of one Service.
-    pub fn of(&self, service: &ObjectName) -> &[&'a Arc<EndpointSlice>] {
-        let service = (service.namespace.as_str(), service.name.as_str());
-        let start = self.0.partition_point(|slice| owner(slice) < service);
-        let rest = &self.0[start..];
-        let count = rest.iter().take_while(|slice| owner(slice) == service).count();
-        &rest[..count]
-    }
-}
-
-fn owner(slice: &EndpointSlice) -> (&str, &str) {
-    (&slice.name.namespace, &slice.service)
-}
 
 /// Whether an endpoint can carry a flow at all: it is ready, or still serves while it ends.
 pub fn can_serve(service: &Service, endpoint: &Endpoint) -> bool {
@@ -60,12 +35,12 @@ pub struct PortEndpoints {
 /// What endpoints are placed by.
 #[derive(Clone, Copy, Debug)]
 pub struct Placement<'a> {
-    /// What the API says.
-    pub snapshot: &'a Snapshot,
+    /// All nodes.
+    pub nodes: &'a OrdMap<String, Node>,
     /// Who is alive.
     pub alive: &'a Alive,
     /// The positions of nodes in [`Plan::nodes`](super::Plan::nodes).
-    pub positions: &'a BTreeMap<&'a str, u16>,
+    pub positions: &'a BTreeMap<String, u16>,
     /// The node that is planned for.
     pub me: &'a str,
 }
@@ -81,7 +56,7 @@ impl Placement<'_> {
     pub fn of_port(
         &self,
         service: &Service,
-        slices: &[&Arc<EndpointSlice>],
+        slices: &[Arc<EndpointSlice>],
         port: &ServicePort,
         family: Family,
     ) -> PortEndpoints {
@@ -170,7 +145,7 @@ impl Placement<'_> {
                      nodeName: set it to the node that can reach the endpoint."
                 ),
             )),
-            Some(node) if !self.snapshot.nodes.contains_key(node) => Err((
+            Some(node) if !self.nodes.contains_key(node) => Err((
                 "EndpointOnUnknownNode",
                 format!(
                     "endpoint {address} in EndpointSlice {slice} is left out because its node \

@@ -3,24 +3,28 @@
 //! [`plan()`] is a pure function: no I/O, no clock, no randomness, no history. Two
 //! nodes with the same snapshot and the same view of who is alive make the same
 //! rows, whatever either saw before.
+//!
+//! [`plan_with`] comes to the same by what has changed since the plan before. Its maps are
+//! persistent, and what stays is the same allocation, so that those who follow plans find out
+//! cheaply what has changed.
 pub mod build;
+mod cache;
 pub mod endpoints;
 pub mod owner;
 pub mod rows;
 mod service;
+mod tally;
 
-pub use build::{Delivery, PlanCache, PlanOptions, plan, plan_with};
+pub use build::{Delivery, PlanOptions, plan, plan_with};
+pub use cache::PlanCache;
 pub use endpoints::NODE_WITHOUT_AGENT;
 pub use rows::RowCache;
 
 use crate::snapshot::{ObjectName, Protocol};
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use lb_common::maps::NO_NODE;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// The version of everything that nodes must decide alike: the flow hash, the order of
 /// a row, the number of rows and the owner of a VIP. Agents tell it each other.
@@ -31,21 +35,32 @@ pub const PLAN_VERSION: u32 = 3;
 pub struct Plan {
     /// Every node of the cluster, sorted by name. [`PlannedRow::nodes`] are positions
     /// here; they do not move with who is alive or who has an endpoint.
-    pub nodes: Vec<PlannedNode>,
+    pub nodes: Arc<Vec<PlannedNode>>,
     /// All VIPs of the cluster.
-    pub vips: BTreeMap<IpAddr, Arc<PlannedVip>>,
+    pub vips: OrdMap<IpAddr, Arc<PlannedVip>>,
     /// All VIP:port:protocol triples of the cluster.
-    pub services: BTreeMap<ServiceAddress, Arc<PlannedService>>,
+    pub services: OrdMap<ServiceAddress, Arc<PlannedService>>,
     /// By which node fragments are put together: 256 rows over all nodes that are alive, the
     /// same on all of them; none if there is no such node.
     pub fragment_rows: Arc<Vec<PlannedRow>>,
     /// Every endpoint of this node that a Service lists, whatever its conditions: its
     /// flows live on while it is listed.
-    pub local_endpoints: BTreeSet<EndpointAddress>,
+    pub local_endpoints: OrdSet<EndpointAddress>,
+    /// The Services that this node announces an address of.
+    pub announcing: OrdMap<ObjectName, Arc<Announcing>>,
     /// What users should be told. All nodes see the same, so one of them tells it.
-    pub notices: Vec<Notice>,
+    pub notices: OrdSet<Arc<Notice>>,
     /// What users should be told of this node: nobody else knows.
-    pub local_notices: Vec<Notice>,
+    pub local_notices: OrdSet<Arc<Notice>>,
+}
+
+/// What a node announces of a Service on layer 2.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announcing {
+    /// On which interfaces; empty: on all.
+    pub interfaces: BTreeSet<String>,
+    /// All nodes that announce one of the Service's addresses, this one among them.
+    pub owners: BTreeSet<String>,
 }
 
 /// A node that traffic can be sent on to.
@@ -100,7 +115,7 @@ pub struct EndpointAddress {
 }
 
 /// How a VIP's port is served.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedService {
     /// The Service.
     pub service: ObjectName,
@@ -123,7 +138,7 @@ pub struct PlannedService {
 }
 
 /// A node's endpoints for new flows of a VIP's port.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LocalEndpoints {
     /// It has none.
     #[default]

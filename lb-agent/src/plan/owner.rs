@@ -7,7 +7,7 @@
 //! those that have an endpoint and an advertisement at all).
 use super::{
     Interfaces, Notice, PlanOptions,
-    endpoints::{SlicesByService, can_serve, warning},
+    endpoints::{can_serve, warning},
 };
 use crate::{
     ipam::pools::Pool,
@@ -46,19 +46,14 @@ struct Serving<'a> {
 /// Elects the owners of a snapshot's VIPs.
 pub struct Election<'a> {
     advertisements: Vec<Advertisement<'a>>,
-    slices: &'a SlicesByService<'a>,
+    snapshot: &'a Snapshot,
     /// Candidates by the advertisements (positions) that are looked at together.
     candidates: HashMap<Vec<usize>, Rc<Candidates<'a>>>,
 }
 
 impl<'a> Election<'a> {
     /// Looks up which nodes each advertisement covers.
-    pub fn new(
-        snapshot: &'a Snapshot,
-        alive: &Alive,
-        options: &PlanOptions,
-        slices: &'a SlicesByService<'a>,
-    ) -> Self {
+    pub fn new(snapshot: &'a Snapshot, alive: &Alive, options: &PlanOptions) -> Self {
         let fit: Vec<_> = snapshot
             .nodes
             .iter()
@@ -89,7 +84,7 @@ impl<'a> Election<'a> {
             }
         };
         let advertisements = snapshot.l2_advertisements.iter().map(cover).collect();
-        Self { advertisements, slices, candidates: HashMap::new() }
+        Self { advertisements, snapshot, candidates: HashMap::new() }
     }
 
     /// The owner of a VIP and the interfaces it announces it on, if anybody may.
@@ -224,7 +219,7 @@ impl<'a> Election<'a> {
     }
 
     fn serving(&self, service: &Service) -> Serving<'a> {
-        let slices = self.slices.of(&service.name);
+        let slices = self.snapshot.slices_of(&service.name);
         let mut serving = Serving { anywhere: false, nodes: BTreeSet::new() };
         for endpoint in slices.iter().flat_map(|s| &s.endpoints) {
             if can_serve(service, endpoint) {

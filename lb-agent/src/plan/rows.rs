@@ -299,6 +299,9 @@ const fn bytes(address: IpAddr) -> [u8; 16] {
     }
 }
 
+/// Unused tables are this part of all at most.
+const SWEPT_PART: usize = 8;
+
 /// Something computed, and the round in which it was used last.
 type Kept<T> = (u64, Arc<T>);
 
@@ -312,6 +315,8 @@ pub struct RowCache {
     local: HashMap<(usize, Vec<EndpointAddress>), Kept<PerRow>>,
     fragments: HashMap<Vec<(String, u16)>, Kept<Vec<PlannedRow>>>,
     round: u64,
+    /// How many Services have changed since it was last looked what is used.
+    changed: usize,
 }
 
 impl RowCache {
@@ -349,9 +354,16 @@ impl RowCache {
         Arc::clone(&kept.1)
     }
 
-    /// Ends a plan: what nobody uses any more is forgotten.
-    pub fn sweep(&mut self) {
+    /// Ends a plan in which so many Services have changed: what nobody uses any more is forgotten.
+    /// So that one change does not look at everything, that waits until there are enough of them.
+    pub fn sweep(&mut self, changed: usize) {
         let round = self.round;
+        self.round += 1;
+        self.changed += changed;
+        if self.changed * SWEPT_PART < self.rows.len() {
+            return;
+        }
+        self.changed = 0;
         // What was not asked for may still be held by a Service that has not changed.
         fn used<T>(round: u64) -> impl Fn(&Kept<T>) -> bool {
             move |(last, held)| *last == round || Arc::strong_count(held) > 1
@@ -359,7 +371,6 @@ impl RowCache {
         self.rows.retain(|_, kept| used(round)(kept));
         self.local.retain(|_, kept| used(round)(kept));
         self.fragments.retain(|_, kept| used(round)(kept));
-        self.round += 1;
     }
 
     /// How many different tables of rows are kept.

@@ -39,7 +39,7 @@ impl Planner<'_> {
     pub(super) fn plan(
         self,
         service: &Service,
-        slices: &[&Arc<EndpointSlice>],
+        slices: &[Arc<EndpointSlice>],
         pools: &Pools,
     ) -> ServicePlan {
         let vips: BTreeSet<_> = service.addresses().into_iter().collect();
@@ -79,6 +79,14 @@ impl Planner<'_> {
                 plan.notices.extend(found.notices);
                 plan.local.extend(found.local);
                 let address = ServiceAddress { vip, port: port.port, protocol: port.protocol };
+                if plan.ports.iter().any(|(at, _)| *at == address) {
+                    let message = format!(
+                        "spec.ports lists {}/{} twice: remove one.",
+                        port.port, port.protocol
+                    );
+                    plan.notices.insert(warning(service, "PortConflict", message));
+                    continue;
+                }
                 plan.ports.push((address, Arc::new(planned)));
             }
         }

@@ -9,10 +9,11 @@ use crate::{
         Error, address_bytes, address_from_bytes, apply::Datapath, flows::FlowMaps, state::Contents,
     },
     metrics::View,
-    plan::{Plan, ServiceAddress},
+    plan::{Plan, PlannedVip, ServiceAddress},
     resort::{FlowId, know::going_on},
     system,
 };
+use imbl::ordmap::DiffItem;
 use lb_common::maps::{SERVICE_KERNEL, ServiceKey};
 use std::{
     collections::BTreeSet,
@@ -50,9 +51,16 @@ pub(super) struct Changes {
 
 /// Which VIP:ports a plan serves in another way than what stands in the maps, or for the
 /// first time.
-pub(super) fn changes(plan: &Plan, contents: &Contents) -> Changes {
+pub(super) fn changes(plan: &Plan, datapath: &Datapath) -> Changes {
     let mut changes = Changes::default();
-    for (address, service) in &plan.services {
+    let contents = datapath.contents();
+    // What stands as it is planned is served as it was.
+    for item in datapath.standing().diff(&plan.services) {
+        let (address, service) = match item {
+            DiffItem::Add(address, service) => (address, service),
+            DiffItem::Update { new, .. } => new,
+            DiffItem::Remove(..) => continue,
+        };
         let protocol = address.protocol.number();
         let key = service_key(address.vip, address.port, protocol);
         let kernel = service.kernel;
@@ -77,8 +85,12 @@ pub(super) fn changes(plan: &Plan, contents: &Contents) -> Changes {
 pub(super) fn before_announcing(plan: &Plan, datapath: &Datapath) -> Plan {
     let announced: BTreeSet<IpAddr> = datapath.announced().map(|(vip, ..)| vip).collect();
     let mut plan = plan.clone();
-    for (vip, planned) in &mut plan.vips {
-        if planned.announce.is_some() && !announced.contains(vip) {
+    let early = |(vip, planned): &(&IpAddr, &Arc<PlannedVip>)| {
+        planned.announce.is_some() && !announced.contains(*vip)
+    };
+    let early: Vec<_> = plan.vips.iter().filter(early).map(|(vip, _)| *vip).collect();
+    for vip in early {
+        if let Some(planned) = plan.vips.get_mut(&vip) {
             Arc::make_mut(planned).announce = None;
         }
     }

@@ -3,8 +3,9 @@
 use crate::{
     datapath::uplinks::{Selection, Uplink},
     membership::{KnownNodes, Liveness, NO_INTERFACE},
-    snapshot::Snapshot,
+    snapshot::{L2Advertisement, Node, Snapshot},
 };
+use imbl::OrdMap;
 use std::{collections::BTreeSet, net::IpAddr};
 use tokio::sync::watch;
 
@@ -17,6 +18,8 @@ pub(super) struct Network {
     liveness: Box<dyn Liveness>,
     nodes: KnownNodes,
     interfaces: BTreeSet<String>,
+    /// What was passed on last.
+    seen: Option<(OrdMap<String, Node>, OrdMap<String, L2Advertisement>)>,
 }
 
 /// The nodes that a snapshot knows.
@@ -35,11 +38,16 @@ impl Network {
         nodes: KnownNodes,
     ) -> Self {
         let interfaces = BTreeSet::new();
-        Self { node, chosen, selection, wanted, liveness, nodes, interfaces }
+        Self { node, chosen, selection, wanted, liveness, nodes, interfaces, seen: None }
     }
 
     /// Takes a snapshot.
     pub(super) fn update(&mut self, snapshot: &Snapshot) {
+        let seen = (snapshot.nodes.clone(), snapshot.l2_advertisements.clone());
+        if self.seen.as_ref() == Some(&seen) {
+            return;
+        }
+        self.seen = Some(seen);
         let nodes = known_nodes(snapshot);
         let own = nodes.get(&self.node).cloned().unwrap_or_default();
         let others: BTreeSet<IpAddr> = nodes

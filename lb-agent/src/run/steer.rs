@@ -16,11 +16,12 @@ use crate::{
     l2::{Announcement, Announcer},
     membership::{Alive, Departure},
     metrics::View,
-    plan::{Interfaces, NODE_WITHOUT_AGENT, Notice, Plan, PlanCache, PlanOptions, plan_with},
-    snapshot::{ObjectName, Snapshot},
-    source::{Announcing, Source, notices::Standing},
+    plan::{NODE_WITHOUT_AGENT, Plan, PlanCache, PlanOptions, plan_with},
+    snapshot::Snapshot,
+    source::{Source, notices::Standing},
     system::{self, FrameSocket},
 };
+use imbl::{OrdSet, ordmap::DiffItem};
 use rtnetlink::Handle;
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -104,12 +105,17 @@ pub(super) struct Steering<S> {
     reporter: watch::Receiver<bool>,
     parts: Parts,
     cache: PlanCache,
+    /// What was told that all nodes see alike, and what only this one.
     standing: Standing,
+    standing_here: Standing,
     announcer: Announcer,
     sockets: BTreeMap<u32, FrameSocket>,
     silence: Silence,
     /// The plan that is in force.
     plan: Arc<Plan>,
+    /// [`Datapath::announcements`] when the announcer was told, and when groups were joined.
+    announced: u64,
+    joined: Option<u64>,
     /// What failed last time, so that it is said once.
     troubles: BTreeSet<String>,
     /// An uplink has carried the programs.
@@ -149,10 +155,13 @@ impl<S: Source> Steering<S> {
             parts,
             cache: PlanCache::default(),
             standing: Standing::default(),
+            standing_here: Standing::default(),
             announcer: Announcer::new(ANNOUNCEMENTS),
             sockets: BTreeMap::new(),
             silence: Silence::default(),
             plan: Arc::default(),
+            announced: 0,
+            joined: None,
             troubles: BTreeSet::new(),
             started: false,
             refuses: false,
@@ -207,7 +216,14 @@ impl<S: Source> Steering<S> {
                     self.early_until = None;
                     self.tell().await;
                 }
-                _ = renew.tick() => self.renew(),
+                _ = renew.tick() => {
+                    self.renew();
+                    // An interface that was down has lost its groups.
+                    self.joined = None;
+                    if let Err(error) = self.join_groups().await {
+                        debug!("{error}");
+                    }
+                }
             }
         }
     }
@@ -246,7 +262,7 @@ impl<S: Source> Steering<S> {
         let (plan, applied) = block_in_place(|| {
             let plan = plan_with(&snapshot, node, &alive, options, cache);
             let mut datapath = lock(datapath);
-            let mut changes = handover::changes(&plan, datapath.contents());
+            let mut changes = handover::changes(&plan, &datapath);
             datapath.take_over(std::mem::take(&mut changes.first));
             let applied = (|| {
                 if datapath.taking_over() {
@@ -307,26 +323,29 @@ impl<S: Source> Steering<S> {
         let plan = Arc::new(plan);
         self.follow_announced(uplinks);
         self.announce();
-        log_owners(&self.plan, &plan);
+        if log_owners(&self.plan, &plan) {
+            self.parts.view.own.retain_vips(|vip| plan.vips.contains_key(vip));
+        }
         self.plan = Arc::clone(&plan);
-        self.source.report_announced(&announcing(&plan));
-        self.parts.view.own.retain_vips(|vip| plan.vips.contains_key(vip));
+        self.source.report_announced(&plan.announcing);
         self.parts.view.applied(plan, alive);
         self.tell().await;
     }
 
     /// Tells people what the plan in force has to say that was not said before.
     async fn tell(&mut self) {
-        let plan = Arc::clone(&self.plan);
-        let mut notices = assigned(&plan, &self.parts.node);
-        notices.extend(plan.local_notices.iter().cloned());
+        let Plan { notices, local_notices, .. } = &*self.plan;
         // All agents see the same; one of them tells it.
-        if *self.reporter.borrow() {
-            let early = self.early_until.is_some();
-            let told = plan.notices.iter().filter(|n| !early || n.reason != NODE_WITHOUT_AGENT);
-            notices.extend(told.cloned());
-        }
-        for notice in self.standing.update(notices) {
+        let notices = if !*self.reporter.borrow() {
+            OrdSet::new()
+        } else if self.early_until.is_some() {
+            notices.iter().filter(|n| n.reason != NODE_WITHOUT_AGENT).cloned().collect()
+        } else {
+            notices.clone()
+        };
+        let new = self.standing.update(notices);
+        let here = self.standing_here.update(local_notices.clone());
+        for notice in new.into_iter().chain(here) {
             self.source.notify(&notice).await;
         }
     }
@@ -347,11 +366,16 @@ impl<S: Source> Steering<S> {
 
     /// What the kernel now answers for on the link.
     fn follow_announced(&mut self, uplinks: &[Uplink]) {
-        let announced = lock(&self.parts.datapath)
+        self.sockets.retain(|ifindex, _| uplinks.iter().any(|u| u.device == *ifindex));
+        let datapath = lock(&self.parts.datapath);
+        if self.announced == datapath.announcements() {
+            return;
+        }
+        self.announced = datapath.announcements();
+        let announced = datapath
             .announced()
             .map(|(vip, ifindex, mac)| Announcement { vip, ifindex, mac })
             .collect();
-        self.sockets.retain(|ifindex, _| uplinks.iter().any(|u| u.device == *ifindex));
         self.announcer.update(Instant::now(), announced);
     }
 
@@ -372,9 +396,17 @@ impl<S: Source> Steering<S> {
         }
     }
 
-    async fn join_groups(&self) -> Result<(), Error> {
-        let announced = lock(&self.parts.datapath).announced_v6();
-        multicast::sync(&self.parts.netlink, &announced).await
+    async fn join_groups(&mut self) -> Result<(), Error> {
+        let (announcements, announced) = {
+            let datapath = lock(&self.parts.datapath);
+            if self.joined == Some(datapath.announcements()) {
+                return Ok(());
+            }
+            (datapath.announcements(), datapath.announced_v6())
+        };
+        multicast::sync(&self.parts.netlink, &announced).await?;
+        self.joined = Some(announcements);
+        Ok(())
     }
 
     /// Whether the tables are what the cluster is now, as far as this agent can know.
@@ -432,57 +464,25 @@ fn retry_of(applied: &Applied, troubles: &mut BTreeSet<String>) -> Option<Instan
     Some(Instant::now() + Duration::from_nanos(pause))
 }
 
-/// Logs who announces what from now on.
-fn log_owners(before: &Plan, now: &Plan) {
-    for (vip, planned) in &now.vips {
-        let known = before.vips.get(vip);
-        if known.is_none_or(|known| known.owner != planned.owner) {
-            info!(%vip, node = planned.owner.as_deref().unwrap_or("none"), "announced by");
-        }
-    }
-    for vip in before.vips.keys().filter(|vip| !now.vips.contains_key(vip)) {
-        info!(%vip, "no VIP any more");
-    }
-}
-
-/// Of which Services this node announces an address.
-fn announcing(plan: &Plan) -> BTreeMap<ObjectName, Announcing> {
-    let mut all = BTreeMap::<_, (Announcing, bool)>::new();
-    for planned in plan.vips.values() {
-        let Some(interfaces) = &planned.announce else { continue };
-        for service in &planned.services {
-            let (announcing, everywhere) = all.entry(service.clone()).or_default();
-            match interfaces {
-                Interfaces::All => *everywhere = true,
-                Interfaces::Named(names) => announcing.interfaces.extend(names.iter().cloned()),
+/// Logs who announces what from now on. Returns whether there are VIPs no more.
+fn log_owners(before: &Plan, now: &Plan) -> bool {
+    let mut gone = false;
+    for item in before.vips.diff(&now.vips) {
+        let (vip, planned) = match item {
+            DiffItem::Add(vip, planned) => (vip, planned),
+            DiffItem::Update { old: (_, old), new: (vip, planned) } => {
+                if old.owner == planned.owner {
+                    continue;
+                }
+                (vip, planned)
             }
-        }
-    }
-    for planned in plan.vips.values() {
-        for service in &planned.services {
-            if let Some((announcing, _)) = all.get_mut(service) {
-                announcing.owners.extend(planned.owner.clone());
+            DiffItem::Remove(vip, _) => {
+                gone = true;
+                info!(%vip, "no VIP any more");
+                continue;
             }
-        }
+        };
+        info!(%vip, node = planned.owner.as_deref().unwrap_or("none"), "announced by");
     }
-    let whole = |(service, (announcing, everywhere)): (_, (Announcing, bool))| {
-        let interfaces = if everywhere { BTreeSet::new() } else { announcing.interfaces };
-        (service, Announcing { interfaces, ..announcing })
-    };
-    all.into_iter().map(whole).collect()
-}
-
-/// What the owner of VIPs tells about their Services, once for each change of owner.
-fn assigned(plan: &Plan, node: &str) -> Vec<Notice> {
-    let mut notices = Vec::new();
-    for (vip, planned) in plan.vips.iter().filter(|(_, planned)| planned.announce.is_some()) {
-        notices.extend(planned.services.iter().map(|service| Notice {
-            kind: "Service",
-            object: service.clone(),
-            warning: false,
-            reason: "nodeAssigned",
-            message: format!("announcing {vip} from node \"{node}\" with protocol \"layer2\""),
-        }));
-    }
-    notices
+    gone
 }

@@ -2,6 +2,9 @@
 //!
 //! Both sources fill an [`Index`]; which objects count and which do not is decided here
 //! once for both.
+mod current;
+
+use self::current::Current;
 use super::{
     ALLOCATED_FROM,
     convert::{self, Invalid, object_name},
@@ -12,10 +15,10 @@ use crate::{
         Community, CommunitySpec, IPAddressPool, IPAddressPoolSpec, L2Advertisement,
         L2AdvertisementSpec,
     },
-    ipam::pools::Range,
     snapshot::{self, Labels, ObjectName, Snapshot},
     validate::{self, Entries, Entry, Objects, Verdict},
 };
+use imbl::OrdMap;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
@@ -41,7 +44,7 @@ pub struct Scope {
 /// A kind of object that the snapshot is made of.
 pub trait Kind: Sized {
     /// What is kept of it.
-    type Reduced: PartialEq + Send;
+    type Reduced: Clone + PartialEq + Send;
 
     /// Its name in messages.
     const KIND: &'static str;
@@ -57,12 +60,22 @@ pub trait Kind: Sized {
 
     /// Where it is kept.
     fn store(index: &mut Index) -> &mut Store<Self::Reduced>;
+
+    /// Takes note that one was this and is that now.
+    fn changed(
+        _current: &mut Current,
+        _name: &ObjectName,
+        _was: Option<&Self::Reduced>,
+        _is: Option<&Self::Reduced>,
+    ) {
+    }
 }
 
 /// The objects of one kind.
 pub type Store<T> = BTreeMap<ObjectName, T>;
 
-/// All objects.
+/// All objects. Once a snapshot was made of them, they are changed by [`Index::set`] and
+/// [`Index::replace`] only, which note what the next one will differ in.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     /// Services of type LoadBalancer of our class, and others that may have an address.
@@ -87,6 +100,7 @@ pub struct Index {
     pub communities: Store<Entry<CommunitySpec>>,
     /// The configuration as it was judged last, until it changes.
     judged: OnceLock<Arc<Configuration>>,
+    current: Current,
 }
 
 /// The configuration, and what of it can be used.
@@ -102,26 +116,39 @@ impl Index {
     /// Sets or removes an object. Returns whether that changes anything.
     pub fn set<K: Kind>(&mut self, name: ObjectName, object: Option<K::Reduced>) -> bool {
         let store = K::store(self);
-        let changed = match object {
-            None => store.remove(&name).is_some(),
-            Some(object) if store.get(&name) == Some(&object) => false,
-            Some(object) => {
-                store.insert(name, object);
-                true
-            }
+        let was = match &object {
+            None => store.remove(&name),
+            Some(object) if store.get(&name) == Some(object) => return false,
+            Some(object) => store.insert(name.clone(), object.clone()),
         };
+        let changed = was.is_some() || object.is_some();
+        if changed {
+            K::changed(&mut self.current, &name, was.as_ref(), object.as_ref());
+        }
         self.judge_again_if(changed && K::CONFIGURES);
         changed
     }
 
     /// Replaces all objects of a kind. Returns whether that changes anything.
-    pub fn replace<K: Kind>(&mut self, objects: Store<K::Reduced>) -> bool {
+    pub fn replace<K: Kind>(&mut self, mut objects: Store<K::Reduced>) -> bool {
         let store = K::store(self);
-        let changed = *store != objects;
+        let mut changes = Vec::new();
+        for (name, object) in &mut objects {
+            match store.remove(name) {
+                // The same allocation as before tells others quickly that it has not changed.
+                Some(was) if was == *object => *object = was,
+                was => changes.push((name.clone(), was, Some(object.clone()))),
+            }
+        }
+        changes
+            .extend(std::mem::take(store).into_iter().map(|(name, was)| (name, Some(was), None)));
         *store = objects;
+        for (name, was, is) in &changes {
+            K::changed(&mut self.current, name, was.as_ref(), is.as_ref());
+        }
         // Some may have been taken out before.
         self.judge_again_if(K::CONFIGURES);
-        changed
+        !changes.is_empty()
     }
 
     fn judge_again_if(&mut self, changed: bool) {
@@ -152,64 +179,30 @@ impl Index {
     ///
     /// Services that want no address (any more) are there as long as they have something of
     /// a pool of ours; EndpointSlices, if their Service is.
-    pub fn snapshot(&self) -> Snapshot {
-        let services: BTreeMap<_, _> = self
-            .services
-            .iter()
-            .filter(|(_, service)| service.wants_address || self.has_of_ours(service))
-            .map(|(name, service)| (name.clone(), service.clone()))
-            .collect();
-        let mut owner = ObjectName::default();
-        let endpoint_slices = self
-            .endpoint_slices
-            .iter()
-            .filter(|(name, slice)| {
-                owner.namespace.clone_from(&name.namespace);
-                owner.name.clone_from(&slice.service);
-                services.contains_key(&owner)
-            })
-            .map(|(name, slice)| (name.clone(), slice.clone()))
-            .collect();
-        let configuration = self.configuration();
-        Snapshot {
-            endpoint_slices,
-            services,
-            nodes: by_name(&self.nodes, Clone::clone),
-            namespaces: by_name(&self.namespaces, Clone::clone),
-            pools: configuration.pools(),
-            l2_advertisements: configuration.l2_advertisements(),
-        }
-    }
-
-    /// Whether a Service has something to be taken back: an address of a pool of ours, or
-    /// the annotation that says so. (The API server itself takes the address away when
-    /// the type changes, and leaves the annotation.)
-    fn has_of_ours(&self, service: &snapshot::Service) -> bool {
-        let annotation = service.annotations.get(ALLOCATED_FROM);
-        let addresses = service.addresses();
-        self.pools.iter().any(|(name, pool)| {
-            let ranges = pool.spec.addresses.iter().flat_map(|entry| Range::parse(entry));
-            annotation == Some(&name.name)
-                || (!addresses.is_empty()
-                    && ranges.into_iter().any(|r| addresses.iter().any(|ip| r.contains(*ip))))
-        })
+    pub fn snapshot(&mut self) -> Snapshot {
+        let mut current = std::mem::take(&mut self.current);
+        current.catch_up(self);
+        self.current = current;
+        self.current.snapshot()
     }
 }
 
 impl Configuration {
     /// All pools: what a pool that cannot be used has given stays its Services', and the
     /// allocator must know of it.
-    fn pools(&self) -> BTreeMap<String, snapshot::IpAddressPool> {
+    fn pools(&self) -> OrdMap<String, snapshot::IpAddressPool> {
         let refused = |name: &str| !self.verdict.is_valid(validate::Kind::Pool, name);
         let pools = self.objects.pools.iter();
         pools.map(|(name, pool)| (name.clone(), pool.to_snapshot(refused(name)))).collect()
     }
 
     /// The advertisements that can be used.
-    fn l2_advertisements(&self) -> BTreeMap<String, snapshot::L2Advertisement> {
+    fn l2_advertisements(&self) -> OrdMap<String, snapshot::L2Advertisement> {
         let all = self.objects.l2_advertisements.iter();
         all.filter(|(name, _)| self.verdict.is_valid(validate::Kind::L2Advertisement, name))
-            .map(|(name, entry)| (name.clone(), entry.spec.clone().into()))
+            .map(|(name, entry)| {
+                (name.clone(), snapshot::L2Advertisement::from(entry.spec.clone()))
+            })
             .collect()
     }
 }
@@ -240,6 +233,15 @@ impl Kind for Service {
     fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
         &mut index.services
     }
+
+    fn changed(
+        current: &mut Current,
+        name: &ObjectName,
+        _: Option<&Self::Reduced>,
+        _: Option<&Self::Reduced>,
+    ) {
+        current.service_changed(name);
+    }
 }
 
 impl Kind for EndpointSlice {
@@ -252,6 +254,15 @@ impl Kind for EndpointSlice {
 
     fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
         &mut index.endpoint_slices
+    }
+
+    fn changed(
+        current: &mut Current,
+        _: &ObjectName,
+        was: Option<&Self::Reduced>,
+        is: Option<&Self::Reduced>,
+    ) {
+        current.slice_changed(was, is);
     }
 }
 
@@ -267,6 +278,15 @@ impl Kind for Node {
     fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
         &mut index.nodes
     }
+
+    fn changed(
+        current: &mut Current,
+        name: &ObjectName,
+        _: Option<&Self::Reduced>,
+        is: Option<&Self::Reduced>,
+    ) {
+        current.node_changed(&name.name, is);
+    }
 }
 
 impl Kind for Namespace {
@@ -279,6 +299,15 @@ impl Kind for Namespace {
 
     fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
         &mut index.namespaces
+    }
+
+    fn changed(
+        current: &mut Current,
+        name: &ObjectName,
+        _: Option<&Self::Reduced>,
+        is: Option<&Self::Reduced>,
+    ) {
+        current.namespace_changed(&name.name, is);
     }
 }
 

@@ -12,13 +12,11 @@ pub use crate::ipam::{Assignment, pools::ALLOCATED_FROM};
 
 use crate::{
     ipam::PoolUsage,
-    plan::Notice,
+    plan::{Announcing, Notice},
     snapshot::{ObjectName, Snapshot},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use imbl::OrdMap;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
 /// The component that Events name as their origin, and the manager of what it writes.
@@ -42,15 +40,6 @@ pub enum AssignError {
         /// What is the matter and what to do about it.
         reason: String,
     },
-}
-
-/// What a node announces of a Service on layer 2.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Announcing {
-    /// On which interfaces; empty: on all.
-    pub interfaces: BTreeSet<String>,
-    /// All nodes that announce one of the Service's addresses, this one among them.
-    pub owners: BTreeSet<String>,
 }
 
 /// A source of snapshots, and the place where decisions are written down.
@@ -82,7 +71,7 @@ pub trait Source: Send + Sync + 'static {
     fn report_usage(&self, usage: &BTreeMap<String, PoolUsage>);
 
     /// Shows of which Services this node announces an address. Never waits for the API.
-    fn report_announced(&self, announced: &BTreeMap<ObjectName, Announcing>);
+    fn report_announced(&self, announced: &OrdMap<ObjectName, Arc<Announcing>>);
 
     /// Tells users something. Notices are meant for when something has changed: see
     /// [`notices::Standing`] for what is computed anew each time. The same notice again

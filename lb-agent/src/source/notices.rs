@@ -1,21 +1,26 @@
 //! Telling users things once, not once per reconcile.
 use crate::plan::Notice;
+use imbl::{OrdSet, ordset::DiffItem};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-/// Of notices that are computed anew each time, those that were not there last time.
+/// Of notices that stand for as long as they are true, those that did not stand last time.
 #[derive(Debug, Default)]
 pub struct Standing {
-    notices: BTreeSet<Notice>,
+    notices: OrdSet<Arc<Notice>>,
 }
 
 impl Standing {
     /// Takes the notices as they stand now, and returns those that are new.
-    pub fn update(&mut self, notices: impl IntoIterator<Item = Notice>) -> Vec<Notice> {
-        let notices = BTreeSet::from_iter(notices);
-        let new = notices.difference(&self.notices).cloned().collect();
+    pub fn update(&mut self, notices: OrdSet<Arc<Notice>>) -> Vec<Arc<Notice>> {
+        let new = self.notices.diff(&notices).filter_map(|item| match item {
+            DiffItem::Add(notice) => Some(Arc::clone(notice)),
+            DiffItem::Remove(_) => None,
+        });
+        let new = new.collect();
         self.notices = notices;
         new
     }
@@ -119,11 +124,15 @@ mod tests {
     #[test]
     fn standing_notices_are_new_once() {
         let mut standing = Standing::default();
-        let (a, b) = (notice("A", "1"), notice("B", "1"));
-        assert_eq!(standing.update([a.clone(), b.clone()]), [a.clone(), b.clone()]);
-        assert_eq!(standing.update([a.clone(), b.clone()]), []);
-        assert_eq!(standing.update([b.clone()]), []);
-        assert_eq!(standing.update([a.clone(), b]), [a], "it had gone in between");
+        let mut update = |reasons: &[&'static str]| {
+            let notices = reasons.iter().map(|reason| Arc::new(notice(reason, "1")));
+            let new = standing.update(notices.collect());
+            Vec::from_iter(new.iter().map(|notice| notice.reason))
+        };
+        assert_eq!(update(&["A", "B"]), ["A", "B"]);
+        assert!(update(&["A", "B"]).is_empty());
+        assert!(update(&["B"]).is_empty());
+        assert_eq!(update(&["A", "B"]), ["A"], "it had gone in between");
     }
 
     #[test]

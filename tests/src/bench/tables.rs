@@ -71,9 +71,10 @@ pub fn measure() -> Result<Tables> {
     let mut random = Random::new(7);
     for _ in 0..CHANGES {
         let number = random.below(PORTS as usize);
-        let slice = snapshot.endpoint_slices.values_mut().nth(number).context("a slice")?;
-        let slice = Arc::make_mut(slice);
+        let slices = snapshot.slices.values().nth(number).context("a Service's slices")?;
+        let mut slice = EndpointSlice::clone(&slices[0]);
         slice.endpoints[0].ready = !slice.endpoints[0].ready;
+        snapshot.add_slice(Arc::new(slice));
         let (_, writes, took) = round(&snapshot)?;
         ensure!((1..20).contains(&writes), "one endpoint's change took {writes} writes");
         changes.push(took);
@@ -150,14 +151,14 @@ fn snapshot() -> Snapshot {
     };
     let mut snapshot = Snapshot {
         nodes: (1..=NODES).map(node).collect(),
-        pools: [("wide".to_owned(), pool)].into(),
-        l2_advertisements: [("all".to_owned(), L2Advertisement::default())].into(),
+        pools: [("wide".to_owned(), pool)].into_iter().collect(),
+        l2_advertisements: [("all".to_owned(), L2Advertisement::default())].into_iter().collect(),
         ..Snapshot::default()
     };
     for number in 0..PORTS {
         let (service, slice) = (service(number), slice(number, &mut random));
         snapshot.services.insert(service.name.clone(), Arc::new(service));
-        snapshot.endpoint_slices.insert(slice.name.clone(), Arc::new(slice));
+        snapshot.add_slice(Arc::new(slice));
     }
     snapshot
 }

@@ -40,7 +40,7 @@ pub(super) fn write_nodes(
         .collect();
     let mut positions = Positions { indices: Vec::new(), slots: BTreeSet::new() };
     let mut left_out = 0;
-    for node in &inputs.plan.nodes {
+    for node in inputs.plan.nodes.iter() {
         if node.name == inputs.me {
             positions.indices.push(THIS_NODE);
             continue;

@@ -19,6 +19,7 @@ use crate::{
     plan::{LocalEndpoints, PerRow, Plan, PlannedRow, PlannedService, ServiceAddress},
     snapshot::{ObjectName, Protocol},
 };
+use imbl::ordmap::DiffItem;
 use lb_common::{
     hash::{row_index, row_mask},
     maps::{
@@ -28,6 +29,7 @@ use lb_common::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -45,8 +47,15 @@ fn seconds(ns: u64) -> u32 {
     u32::try_from(ns / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
-/// Writes the Services whose plan is new. Returns those that keep rows, or endpoints by row,
-/// which the plan does not have, for want of room.
+/// What came of writing the Services.
+pub(super) struct Written {
+    /// Those that keep rows, or endpoints by row, which the plan does not have, for want of room.
+    pub(super) kept: Vec<ServiceKey>,
+    /// VIPs that may have more or fewer ports than before.
+    pub(super) vips: BTreeSet<IpAddr>,
+}
+
+/// Writes the Services whose plan is new.
 pub(super) fn write(
     state: &mut State,
     plan: &Plan,
@@ -54,13 +63,20 @@ pub(super) fn write(
     rows: &impl ReadRows,
     changes: &mut Changes,
     now: u64,
-) -> Vec<ServiceKey> {
+) -> Written {
     end_windows(state, changes, now);
-    let new: Vec<_> = plan
-        .services
-        .iter()
-        .filter(|(at, planned)| !state.standing.get(at).is_some_and(|s| Arc::ptr_eq(s, planned)))
-        .collect();
+    let mut new = Vec::new();
+    let mut vips = BTreeSet::new();
+    for item in state.standing.diff(&plan.services) {
+        match item {
+            DiffItem::Add(address, planned) => {
+                vips.insert(address.vip);
+                new.push((address, planned));
+            }
+            DiffItem::Update { new: changed, .. } => new.push(changed),
+            DiffItem::Remove(address, _) => drop(vips.insert(address.vip)),
+        }
+    }
     let mut writer = Writer { state, positions, rows, changes, now };
     // Rows that stand already, before those that share them are looked at.
     for (address, planned) in &new {
@@ -98,8 +114,8 @@ pub(super) fn write(
     if let Some(end) = state.windows.values().min() {
         changes.again_at(Some(u64::from(*end) * 1_000_000_000));
     }
-    state.placed.sweep(&state.ranges, &state.endpoint_ranges);
-    kept
+    state.placed.sweep(&mut state.ranges, &mut state.endpoint_ranges);
+    Written { kept, vips }
 }
 
 /// Why a Service's entry is not what the plan says.
@@ -141,26 +157,43 @@ struct Writer<'a, R> {
 impl<R: ReadRows> Writer<'_, R> {
     /// Notes the rows, and the endpoints by row, that stand as the plan has them.
     fn find(&mut self, address: &ServiceAddress, planned: &PlannedService) {
-        let Some(service) = self.state.contents.services.get(&service_key(address)) else { return };
-        if let Some(range) = range(service)
+        let services = &self.state.contents.services;
+        let Some(service) = services.get(&service_key(address)).copied() else { return };
+        if let Some(range) = range(&service)
             && range.len as usize == planned.rows.len()
-            && self.state.placed.rows(&planned.rows).is_none()
+            && self.placed_rows(&planned.rows).is_none()
         {
             let wanted = planned.rows.iter().map(|row| kernel_row(row, self.positions));
             if (range.start..).zip(wanted).all(|(at, row)| self.rows.row(at) == Some(row)) {
-                self.state.placed.note_rows(range, &planned.rows);
+                self.note_rows(range, &planned.rows);
             }
         }
         if let LocalEndpoints::PerRow(table) = &planned.endpoints
-            && let Some(range) = endpoint_range(service)
+            && let Some(range) = endpoint_range(&service)
             && range.len as usize == table.rows.len()
-            && self.state.placed.endpoints(table).is_none()
+            && self.placed_endpoints(table).is_none()
         {
             let wanted = self.indices(table);
             if (range.start..).zip(wanted).all(|(at, e)| self.rows.row_endpoint(at) == Some(e)) {
-                self.state.placed.note_endpoints(range, table);
+                self.note_endpoints(range, table);
             }
         }
+    }
+
+    fn placed_rows(&self, rows: &Arc<Vec<PlannedRow>>) -> Option<Range> {
+        self.state.placed.rows(rows, &self.state.ranges)
+    }
+
+    fn note_rows(&mut self, range: Range, rows: &Arc<Vec<PlannedRow>>) {
+        self.state.placed.note_rows(range, rows, &self.state.ranges);
+    }
+
+    fn placed_endpoints(&self, table: &Arc<PerRow>) -> Option<Range> {
+        self.state.placed.endpoints(table, &self.state.endpoint_ranges)
+    }
+
+    fn note_endpoints(&mut self, range: Range, table: &Arc<PerRow>) {
+        self.state.placed.note_endpoints(range, table, &self.state.endpoint_ranges);
     }
 
     /// Row by row, the index of this node's endpoint.
@@ -289,6 +322,7 @@ impl<R: ReadRows> Writer<'_, R> {
 
     /// Makes an entry what it shall be, and counts who refers to which range.
     fn publish(&mut self, key: ServiceKey, before: Option<&Service>, value: Service) {
+        self.state.source_ranges_left |= before.is_some_and(|before| before.ranges != value.ranges);
         let State { contents, ranges, endpoint_ranges, windows, .. } = &mut *self.state;
         for used in [range(&value), previous_range(&value)].into_iter().flatten() {
             ranges.use_of(used);
@@ -319,7 +353,7 @@ impl<R: ReadRows> Writer<'_, R> {
         if planned.is_empty() {
             return Ok(None);
         }
-        if let Some(range) = self.state.placed.rows(planned) {
+        if let Some(range) = self.placed_rows(planned) {
             return Ok(Some(range));
         }
         let range = self.allocate_rows(planned.len() as u32).map_err(|full| {
@@ -328,13 +362,13 @@ impl<R: ReadRows> Writer<'_, R> {
         })?;
         let rows = planned.iter().map(|row| kernel_row(row, self.positions)).collect();
         self.changes.writes.push(Write::Rows(range.start, rows));
-        self.state.placed.note_rows(range, planned);
+        self.note_rows(range, planned);
         Ok(Some(range))
     }
 
     /// Where there is no room, previous rows make place: they have to rest before.
     fn allocate_rows(&mut self, len: u32) -> Result<Range, Exhausted> {
-        let allocated = self.state.ranges.ranges.allocate(len, self.now);
+        let allocated = self.state.ranges.allocate(len, self.now);
         if allocated.is_ok() || self.state.windows.is_empty() {
             return allocated;
         }
@@ -342,21 +376,21 @@ impl<R: ReadRows> Writer<'_, R> {
         for key in keys {
             forget_previous(self.state, key, self.changes, self.now);
         }
-        self.state.ranges.ranges.allocate(len, self.now)
+        self.state.ranges.allocate(len, self.now)
     }
 
     fn place_endpoints(&mut self, table: &Arc<PerRow>) -> Result<Range, &'static str> {
-        if let Some(range) = self.state.placed.endpoints(table) {
+        if let Some(range) = self.placed_endpoints(table) {
             return Ok(range);
         }
-        let ranges = &mut self.state.endpoint_ranges.ranges;
+        let ranges = &mut self.state.endpoint_ranges;
         let range = ranges.allocate(table.rows.len() as u32, self.now).map_err(|full| {
             self.changes.again_at(full.retry_at);
             "ROW_ENDPOINTS"
         })?;
         let indices = self.indices(table);
         self.changes.writes.push(Write::RowEndpoints(range.start, indices));
-        self.state.placed.note_endpoints(range, table);
+        self.note_endpoints(range, table);
         Ok(range)
     }
 }
@@ -383,29 +417,40 @@ fn taken_over(state: &State, key: &ServiceKey) -> u32 {
 
 /// Removes the entries of Services that the plan does not have.
 pub(super) fn prune(state: &mut State, plan: &Plan, changes: &mut Changes, now: u64) {
-    state.standing.retain(|address, _| plan.services.contains_key(address));
+    let gone = state.standing.diff(&plan.services).filter_map(|item| match item {
+        DiffItem::Remove(address, _) => Some(*address),
+        DiffItem::Add(..) | DiffItem::Update { .. } => None,
+    });
+    for address in gone.collect::<Vec<_>>() {
+        state.standing.remove(&address);
+        remove(state, service_key(&address), changes, now);
+    }
     if state.contents.services.len() == plan.services.len() {
         return;
     }
+    // An earlier agent left some.
     let wanted: BTreeSet<_> = plan.services.keys().map(service_key).collect();
+    let unwanted = state.contents.services.keys().filter(|key| !wanted.contains(*key));
+    for key in unwanted.copied().collect::<Vec<_>>() {
+        remove(state, key, changes, now);
+    }
+}
+
+fn remove(state: &mut State, key: ServiceKey, changes: &mut Changes, now: u64) {
     let State { contents, ranges, endpoint_ranges, windows, stats_slots, .. } = state;
-    contents.services.retain(|key, service| {
-        let keep = wanted.contains(key);
-        if !keep {
-            changes.writes.push(Write::Service(*key, None));
-            windows.remove(key);
-            for unused in [range(service), previous_range(service)].into_iter().flatten() {
-                ranges.end_of_use(unused, now);
-            }
-            if let Some(unused) = endpoint_range(service) {
-                endpoint_ranges.end_of_use(unused, now);
-            }
-        }
-        keep
-    });
-    stats_slots.retain(now, |key, _| wanted.contains(key));
-    state.taken_over.retain(|key| wanted.contains(key));
-    state.proxied.retain(|key| wanted.contains(key));
+    let Some(service) = contents.services.remove(&key) else { return };
+    changes.writes.push(Write::Service(key, None));
+    state.source_ranges_left |= service.ranges != 0;
+    windows.remove(&key);
+    for unused in [range(&service), previous_range(&service)].into_iter().flatten() {
+        ranges.end_of_use(unused, now);
+    }
+    if let Some(unused) = endpoint_range(&service) {
+        endpoint_ranges.end_of_use(unused, now);
+    }
+    stats_slots.release(&key, now);
+    state.taken_over.remove(&key);
+    state.proxied.remove(&key);
 }
 
 /// Writes the rows by which fragments find their node, and says where they stand. Returns
@@ -430,7 +475,7 @@ pub(super) fn write_fragment_rows(
     let range = if wanted.is_empty() {
         None
     } else {
-        match state.ranges.ranges.allocate(wanted.len() as u32, now) {
+        match state.ranges.allocate(wanted.len() as u32, now) {
             Ok(range) => Some(range),
             Err(full) => {
                 // The old ones stay: at worst they name a node that is gone.

@@ -60,8 +60,8 @@ pub(super) fn place(
 
 /// Removes the sets that no Service names any more.
 pub(super) fn prune(state: &mut State, plan: &Plan, changes: &mut Changes, now: u64) {
-    let State { contents, source_range_slots, .. } = state;
-    if contents.source_ranges.is_empty() {
+    let State { contents, source_range_slots, source_ranges_left, .. } = state;
+    if !std::mem::take(source_ranges_left) || contents.source_ranges.is_empty() {
         return;
     }
     let wanted: BTreeSet<_> =

@@ -12,17 +12,18 @@ use crate::{
         state::{Contents, endpoint_range, previous_range, range},
     },
     plan::{
-        LocalEndpoints, PerRow, PlannedNode, PlannedRow, PlannedService, PlannedVip, ServiceAddress,
+        Interfaces, LocalEndpoints, PerRow, PlannedNode, PlannedRow, PlannedService, PlannedVip,
+        ServiceAddress,
     },
     snapshot::Protocol,
     testing::next_hop,
 };
 use lb_common::maps::{
     NO_ENDPOINT, NO_NODE, NO_RANGE, Node, Row, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL,
-    SERVICE_RANGES, THIS_NODE,
+    SERVICE_RANGES, THIS_NODE, VipKey,
 };
 use proptest::prelude::*;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 fn has(filter: &Filter, bit: u32) -> bool {
     filter[(bit >> 6) as usize] >> (bit & 63) & 1 != 0
@@ -328,11 +329,9 @@ impl Spec {
 
     fn plan_with(&self, made: &mut Made) -> Plan {
         let mut plan = Plan::default();
-        plan.nodes.push(PlannedNode { name: "me".into(), addresses: vec![node_address(100)] });
-        for &n in &self.nodes {
-            plan.nodes
-                .push(PlannedNode { name: format!("n{n}"), addresses: vec![node_address(n)] });
-        }
+        let node = |name: String, n| PlannedNode { name, addresses: vec![node_address(n)] };
+        let others = self.nodes.iter().map(|n| node(format!("n{n}"), *n));
+        plan.nodes = Arc::new([node("me".to_owned(), 100)].into_iter().chain(others).collect());
         plan.local_endpoints = self.endpoints.iter().map(|n| endpoint(*n)).collect();
         plan.fragment_rows =
             shared(&mut made.rows, (0..UNIT as u16).map(|row| self.row(row, 1)).collect());

@@ -22,3 +22,7 @@ fn plan_all_alive(snapshot: &Snapshot, me: &str) -> Plan {
 fn reasons(plan: &Plan) -> Vec<&'static str> {
     plan.notices.iter().map(|n| n.reason).collect()
 }
+
+fn first_message(plan: &Plan) -> &str {
+    &plan.notices.get_min().unwrap().message
+}

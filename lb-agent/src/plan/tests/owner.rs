@@ -1,4 +1,4 @@
-use super::{all_alive, plan_all_alive, reasons};
+use super::{all_alive, first_message, plan_all_alive, reasons};
 use crate::{
     membership::{Alive, AliveNode, NO_INTERFACE},
     plan::{Interfaces, Plan, PlanOptions, owner::EXCLUDE_LABEL, plan},
@@ -108,8 +108,7 @@ fn policy_local_wants_an_endpoint_on_the_node() {
     let mut snapshot = base();
     web(&mut snapshot).external_traffic_policy = ExternalTrafficPolicy::Local;
     assert_eq!(owner(&plan_all_alive(&snapshot, "n3")), lowest(&["n1", "n2"], VIP));
-    let slices = snapshot.endpoint_slices.values_mut().map(Arc::make_mut);
-    slices.for_each(|s| {
+    snapshot.edit_slices(|s| {
         s.endpoints[0] = crate::snapshot::Endpoint {
             ready: false,
             terminating: true,
@@ -117,8 +116,7 @@ fn policy_local_wants_an_endpoint_on_the_node() {
         }
     });
     assert_eq!(owner(&plan_all_alive(&snapshot, "n3")), lowest(&["n1", "n2"], VIP), "it drains");
-    let slices = snapshot.endpoint_slices.values_mut().map(Arc::make_mut);
-    slices.for_each(|s| s.endpoints[0].serving = false);
+    snapshot.edit_slices(|s| s.endpoints[0].serving = false);
     assert_eq!(owner(&plan_all_alive(&snapshot, "n3")), Some("n2"));
 }
 
@@ -162,7 +160,7 @@ fn node_selectors_and_interfaces() {
     let plan_of = |alive: &Alive, me| plan(&snapshot, me, alive, &PlanOptions::default());
     let plan = plan_of(&alive, "n1");
     assert_eq!((owner(&plan), reasons(&plan)), (None, vec!["announceFailed"]));
-    assert!(plan.notices[0].message.contains("eth1, eth2"), "{}", plan.notices[0].message);
+    assert!(first_message(&plan).contains("eth1, eth2"), "{}", first_message(&plan));
     alive.insert("n2".to_owned(), AliveNode::new(["eth0", "eth2"]));
     let plan = plan_of(&alive, "n2");
     assert_eq!(owner(&plan), Some("n2"));
@@ -178,14 +176,14 @@ fn an_advertisement_must_select_pool_and_service() {
     advertisement(&mut snapshot).ip_address_pool_selectors = vec![selector("tier", "gold")];
     let plan = plan_all_alive(&snapshot, "n1");
     assert_eq!((owner(&plan), reasons(&plan)), (None, vec!["NoAdvertisement"]));
-    assert!(plan.notices[0].message.contains("spec.ipAddressPools"), "{:?}", plan.notices);
+    assert!(first_message(&plan).contains("spec.ipAddressPools"), "{:?}", plan.notices);
     snapshot.pools.get_mut("pool").unwrap().labels = labels(&[("tier", "gold")]);
     assert!(owner(&plan_all_alive(&snapshot, "n1")).is_some());
 
     advertisement(&mut snapshot).service_selectors = vec![selector("app", "web")];
     let plan = plan_all_alive(&snapshot, "n1");
     assert_eq!((owner(&plan), reasons(&plan)), (None, vec!["NoAdvertisement"]));
-    assert!(plan.notices[0].message.contains("serviceSelectors"), "{:?}", plan.notices);
+    assert!(first_message(&plan).contains("serviceSelectors"), "{:?}", plan.notices);
     web(&mut snapshot).labels = labels(&[("app", "web")]);
     assert!(owner(&plan_all_alive(&snapshot, "n1")).is_some());
 
@@ -223,5 +221,5 @@ fn a_node_with_every_uplink_excluded_announces_nothing() {
     alive.values_mut().for_each(|node| node.interfaces = none.clone());
     let now = plan(&snapshot, "n1", &alive, &PlanOptions::default());
     assert_eq!((owner(&now), reasons(&now)), (None, vec!["announceFailed"]));
-    assert!(now.notices[0].message.contains("--excluded-interfaces"), "{:?}", now.notices);
+    assert!(first_message(&now).contains("--excluded-interfaces"), "{:?}", now.notices);
 }

@@ -143,13 +143,13 @@ fn equal_lists_share_rows_and_the_cache_forgets_what_nobody_uses() {
     let a = cache.rows(list.clone());
     assert!(Arc::ptr_eq(&a, &cache.rows(list.clone())));
     cache.rows(vec![endpoint(1, 0, true)]);
-    cache.sweep();
-    cache.sweep();
+    cache.sweep(1);
+    cache.sweep(1);
     assert!(Arc::ptr_eq(&a, &cache.rows(list)), "held by somebody");
     assert_eq!(cache.len(), 1);
     drop(a);
-    cache.sweep();
-    cache.sweep();
+    cache.sweep(1);
+    cache.sweep(1);
     assert!(cache.is_empty());
 }
 

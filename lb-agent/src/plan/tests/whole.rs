@@ -3,7 +3,7 @@ use super::all_alive;
 use crate::{
     membership::{Alive, AliveNode},
     plan::{Plan, PlanCache, PlanOptions, PlannedRow, plan, plan_with},
-    snapshot::{Endpoint, ExternalTrafficPolicy, Snapshot},
+    snapshot::{Endpoint, ExternalTrafficPolicy, L2Advertisement, Snapshot},
     testing::{cluster, endpoint, holder, name, slice},
 };
 use proptest::prelude::*;
@@ -12,10 +12,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 /// Something that happens in a cluster. Each is about a place, and the last about a place stands.
 #[derive(Clone, Debug)]
 enum Event {
-    Service { service: u8, there: bool, local: bool },
+    Service { service: u8, vip: u8, there: bool, local: bool },
     Endpoint { service: u8, pod: u8, node: u8, state: Option<(bool, bool)> },
     Node { node: u8, there: bool },
     Alive { node: u8, alive: Option<bool> },
+    Advertised { there: bool, interface: bool },
 }
 
 impl Event {
@@ -26,6 +27,7 @@ impl Event {
             Self::Endpoint { service, pod, .. } => (1, service, pod),
             Self::Node { node, .. } => (2, node, 0),
             Self::Alive { node, .. } => (3, node, 0),
+            Self::Advertised { .. } => (4, 0, 0),
         }
     }
 }
@@ -33,13 +35,15 @@ impl Event {
 fn event() -> impl Strategy<Value = Event> {
     let state = prop::option::weighted(0.8, (any::<bool>(), any::<bool>()));
     prop_oneof![
-        1 => (0..3u8, any::<bool>(), any::<bool>())
-            .prop_map(|(service, there, local)| Event::Service { service, there, local }),
+        1 => (0..3u8, 0..3u8, any::<bool>(), any::<bool>())
+            .prop_map(|(service, vip, there, local)| Event::Service { service, vip, there, local }),
         4 => (0..3u8, 0..8u8, 1..7u8, state)
             .prop_map(|(service, pod, node, state)| Event::Endpoint { service, pod, node, state }),
         1 => (1..7u8, any::<bool>()).prop_map(|(node, there)| Event::Node { node, there }),
         1 => (1..7u8, prop::option::weighted(0.8, any::<bool>()))
             .prop_map(|(node, alive)| Event::Alive { node, alive }),
+        1 => (prop::bool::weighted(0.8), any::<bool>())
+            .prop_map(|(there, interface)| Event::Advertised { there, interface }),
     ]
 }
 
@@ -58,8 +62,9 @@ impl World {
 
     fn see(&mut self, event: &Event) {
         match *event {
-            Event::Service { service, there, local } => {
-                let mut s = holder(&format!("s{service}"), "4", &[&format!("192.0.2.{service}")]);
+            // Several may hold one address, and then want the same port of it.
+            Event::Service { service, vip, there, local } => {
+                let mut s = holder(&format!("s{service}"), "4", &[&format!("192.0.2.{vip}")]);
                 if local {
                     s.external_traffic_policy = ExternalTrafficPolicy::Local;
                 }
@@ -84,7 +89,7 @@ impl World {
                 let by = usize::from(pod) % list.len().max(1);
                 list.rotate_left(by);
                 let slice = slice(&format!("s{service}"), list);
-                self.snapshot.endpoint_slices.insert(slice.name.clone(), Arc::new(slice));
+                self.snapshot.add_slice(Arc::new(slice));
             }
             Event::Node { node, there } => {
                 let name = format!("n{node}");
@@ -103,6 +108,16 @@ impl World {
                     }
                     None => self.alive.remove(&name),
                 };
+            }
+            Event::Advertised { there, interface } => {
+                let all = &mut self.snapshot.l2_advertisements;
+                if there {
+                    let interfaces = interface.then(|| "eth0".to_owned()).into_iter().collect();
+                    let spec = L2Advertisement { interfaces, ..Default::default() };
+                    all.insert("all".to_owned(), spec);
+                } else {
+                    all.remove("all");
+                }
             }
         }
     }
@@ -205,13 +220,14 @@ fn unchanged_services_cost_nothing() {
     let start = Instant::now();
     let before = plan_with(&snapshot, "n1", &alive, &options, &mut cache);
     let first = start.elapsed();
-    let slice = snapshot.endpoint_slices.values_mut().next().unwrap();
-    Arc::make_mut(slice).endpoints[0].ready = false;
+    let mut slice = Arc::clone(&snapshot.slices_of(&name("s00000"))[0]);
+    Arc::make_mut(&mut slice).endpoints[0].ready = false;
+    snapshot.add_slice(slice);
     let start = Instant::now();
     let after = plan_with(&snapshot, "n1", &alive, &options, &mut cache);
     println!("300 Services of 3: first plan {first:?}, next {:?}", start.elapsed());
     let changed =
-        before.services.iter().filter(|(k, s)| !Arc::ptr_eq(&s.rows, &after.services[k].rows));
+        before.services.iter().filter(|(k, s)| !Arc::ptr_eq(&s.rows, &after.services[*k].rows));
     assert_eq!(changed.count(), 1);
     assert_eq!(
         cache.rows.len(),

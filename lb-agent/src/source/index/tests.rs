@@ -43,11 +43,11 @@ fn a_service_that_wants_none_stays_while_it_holds_an_address_of_ours() {
         Arc::make_mut(&mut service).annotations.insert(ALLOCATED_FROM.to_owned(), pool.to_owned());
         index.set::<Service>(name(n), Some(service));
     }
-    let names = |index: &Index| Vec::from_iter(index.snapshot().services.into_keys());
-    assert_eq!(names(&index), [name("wants")], "no pools yet");
+    let names = |index: &mut Index| Vec::from_iter(index.snapshot().services.keys().cloned());
+    assert_eq!(names(&mut index), [name("wants")], "no pools yet");
     let pools = pool(&["192.0.2.0-192.0.2.9", "2001:db8::/120", "nonsense"]);
     index.set::<IPAddressPool>(ObjectName::new("metallb-system", "p"), Some(pools));
-    assert_eq!(names(&index), ["holds", "holds-v6", "trace", "wants"].map(name));
+    assert_eq!(names(&mut index), ["holds", "holds-v6", "trace", "wants"].map(name));
 }
 
 #[test]
@@ -64,9 +64,27 @@ fn slices_come_with_their_service() {
     index.set::<EndpointSlice>(name("b-1"), Some(slice("b-1", "b")));
     let foreign = ObjectName::new("elsewhere", "a-1");
     index.set::<EndpointSlice>(foreign, Some(slice("a-1", "a")));
-    assert!(index.snapshot().endpoint_slices.is_empty());
+    assert!(index.snapshot().slices.is_empty());
     index.set::<Service>(name("a"), Some(service("a", true, None)));
-    assert_eq!(Vec::from_iter(index.snapshot().endpoint_slices.into_keys()), [name("a-1")]);
+    let slices = |index: &mut Index| {
+        let snapshot = index.snapshot();
+        let slices = snapshot.slices.iter().flat_map(|(owner, slices)| {
+            slices.iter().map(|slice| (owner.name.clone(), slice.name.name.clone()))
+        });
+        Vec::from_iter(slices)
+    };
+    let pair = |service: &str, slice: &str| (service.to_owned(), slice.to_owned());
+    assert_eq!(slices(&mut index), [pair("a", "a-1")]);
+    // A slice may be given to another Service.
+    index.set::<EndpointSlice>(name("b-1"), Some(slice("b-1", "a")));
+    assert_eq!(slices(&mut index), [pair("a", "a-1"), pair("a", "b-1")]);
+    index.set::<Service>(name("b"), Some(service("b", true, None)));
+    index.set::<EndpointSlice>(name("a-1"), Some(slice("a-1", "b")));
+    assert_eq!(slices(&mut index), [pair("a", "b-1"), pair("b", "a-1")]);
+    index.replace::<EndpointSlice>([(name("c-1"), slice("c-1", "b"))].into());
+    assert_eq!(slices(&mut index), [pair("b", "c-1")]);
+    index.set::<Service>(name("b"), None);
+    assert!(index.snapshot().slices.is_empty());
 }
 
 #[test]
@@ -109,7 +127,7 @@ fn an_advertisement_that_is_not_valid_is_ignored_and_its_neighbours_stand() {
         let entry = l2.reduce(&Scope::default()).unwrap();
         index.set::<L2Advertisement>(name(n), entry);
     }
-    assert_eq!(Vec::from_iter(index.snapshot().l2_advertisements.into_keys()), ["good"]);
+    assert_eq!(Vec::from_iter(index.snapshot().l2_advertisements.keys()), ["good"]);
     index.set::<L2Advertisement>(name("good"), None);
     assert!(index.snapshot().l2_advertisements.is_empty(), "judged anew at each change");
 }

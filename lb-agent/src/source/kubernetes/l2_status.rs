@@ -7,10 +7,12 @@
 use super::health::Health;
 use crate::{
     api::{InterfaceInfo, ServiceL2Status},
+    plan::Announcing,
     snapshot::ObjectName,
-    source::{Announcing, COMPONENT},
+    source::COMPONENT,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use imbl::OrdMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{
     Api, Client,
@@ -20,7 +22,7 @@ use kube::{
     },
 };
 use sha2::{Digest as _, Sha256};
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -42,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 4;
 
 /// By the Services' names.
-pub(super) type Announced = BTreeMap<ObjectName, Announcing>;
+pub(super) type Announced = OrdMap<ObjectName, Arc<Announcing>>;
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,7 +268,7 @@ fn actions(mine: &[ServiceL2Status], others: &[ObjectMeta], announced: &Announce
 fn about<'a>(
     object: &ObjectMeta,
     announced: &'a Announced,
-) -> Option<(&'a ObjectName, &'a Announcing)> {
+) -> Option<(&'a ObjectName, &'a Arc<Announcing>)> {
     let labels = object.labels.as_ref()?;
     // Names of Services and namespaces fit into labels as they are.
     let name = ObjectName::new(labels.get(SERVICE_NAMESPACE)?, labels.get(SERVICE_NAME)?);
@@ -304,7 +306,7 @@ mod tests {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let entry = |(service, interfaces, owners): &(&str, &[&str], &[&str])| {
             let announcing = Announcing { interfaces: texts(interfaces), owners: texts(owners) };
-            (ObjectName::new("shop", *service), announcing)
+            (ObjectName::new("shop", *service), Arc::new(announcing))
         };
         services.iter().map(entry).collect()
     }

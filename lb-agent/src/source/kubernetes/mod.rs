@@ -25,12 +25,12 @@ use self::{
     election::Timing, events::Events, follow::Follow, health::Health, l2_status::Announced,
     lease::Holder, report::Report, usage::Usage, view::View,
 };
-use super::{Announcing, AssignError, Assignment, Source, convert::SERVICE_NAME, index::Scope};
+use super::{AssignError, Assignment, Source, convert::SERVICE_NAME, index::Scope};
 use crate::{
     api::{BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement},
     ipam::PoolUsage,
     plan::Notice,
-    snapshot::{ObjectName, Snapshot},
+    snapshot::Snapshot,
     webhook,
 };
 use k8s_openapi::api::{
@@ -289,7 +289,7 @@ impl Source for Kubernetes {
         replace(&self.usage, usage);
     }
 
-    fn report_announced(&self, announced: &BTreeMap<ObjectName, Announcing>) {
+    fn report_announced(&self, announced: &Announced) {
         replace(&self.announced, announced);
     }
 

@@ -25,10 +25,10 @@ use super::{
 };
 use crate::{
     ipam::PoolUsage,
-    plan::Notice,
+    plan::{Announcing, Notice},
     snapshot::{ObjectName, Service, Snapshot},
-    source::Announcing,
 };
+use imbl::OrdMap;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -338,7 +338,7 @@ impl Source for Manifests {
     fn report_usage(&self, _: &BTreeMap<String, PoolUsage>) {}
 
     /// Neither.
-    fn report_announced(&self, _: &BTreeMap<ObjectName, Announcing>) {}
+    fn report_announced(&self, _: &OrdMap<ObjectName, Arc<Announcing>>) {}
 
     async fn notify(&self, notice: &Notice) {
         let telling = lock(&self.told).judge(Instant::now(), notice);

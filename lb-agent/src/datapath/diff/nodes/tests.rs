@@ -10,6 +10,7 @@ use crate::{
     plan::Plan,
     testing::{ip, next_hop, uplink},
 };
+use std::sync::Arc;
 
 const FAR: NextHopOf = NextHopOf { last: 3, on_link: false };
 
@@ -118,7 +119,7 @@ fn a_vlan_is_known_by_its_lower_device_and_tag() {
 
 #[test]
 fn a_routers_address_is_no_nodes() {
-    let plan = Plan { nodes: vec![node()], ..Plan::default() };
+    let plan = Plan { nodes: Arc::new(vec![node()]), ..Plan::default() };
     let uplinks = [uplink(2, "eth0")];
     let mut state = State::adopt(Contents::empty(1, 1));
     let mut macs = |reach: &Reach| {
