@@ -6,27 +6,23 @@
 //! ranges, requested addresses) stay text here: who uses them reports what is wrong.
 use imbl::OrdMap;
 use ipnet::IpNet;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-    ops::Deref,
-    sync::Arc,
-};
+use litemap::LiteMap;
+use std::{collections::BTreeSet, fmt, net::IpAddr, ops::Deref, sync::Arc};
 
-/// Namespace and name.
+/// Namespace and name. A copy is another reference to the same text: a Service's name stands in
+/// many places.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     /// Namespace; empty for kinds without one.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ObjectName {
     /// `namespace` and `name` as one.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+    pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
+        Self { namespace: namespace.as_ref().into(), name: name.as_ref().into() }
     }
 }
 
@@ -40,8 +36,8 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// Labels or annotations.
-pub type Labels = BTreeMap<String, String>;
+/// Labels or annotations: a few, so that a sorted list does.
+pub type Labels = LiteMap<String, String>;
 
 /// Everything, as last seen.
 ///
@@ -278,7 +274,10 @@ pub struct EndpointSlice {
 impl EndpointSlice {
     /// The Service it belongs to.
     pub fn owner(&self) -> ObjectName {
-        ObjectName::new(self.name.namespace.as_str(), self.service.as_str())
+        ObjectName {
+            namespace: Arc::clone(&self.name.namespace),
+            name: self.service.as_str().into(),
+        }
     }
 }
 

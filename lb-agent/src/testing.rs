@@ -64,7 +64,7 @@ pub(crate) fn slice(of: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
     let service = name(of);
     EndpointSlice {
         name: ObjectName::new(service.namespace, format!("{}-abc", service.name)),
-        service: service.name,
+        service: service.name.to_string(),
         ports: vec![EndpointPort { port: Some(8080), ..Default::default() }],
         endpoints,
     }

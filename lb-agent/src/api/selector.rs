@@ -58,7 +58,7 @@ impl From<LabelSelector> for snapshot::LabelSelector {
     fn from(selector: LabelSelector) -> Self {
         let LabelSelector { match_labels, match_expressions } = selector;
         Self {
-            match_labels,
+            match_labels: match_labels.into_iter().collect(),
             match_expressions: match_expressions
                 .into_iter()
                 .map(|LabelSelectorRequirement { key, operator, values }| snapshot::Requirement {

@@ -174,12 +174,12 @@ spec:
     )
     .unwrap();
     let pool = Entry::new(pool.metadata, pool.spec, Vec::new()).to_snapshot(false);
-    assert_eq!(pool.labels["tier"], "gold");
+    assert_eq!(pool.labels.get("tier").unwrap(), "gold");
     assert_eq!(pool.addresses, ["192.0.2.0/28", "2001:db8::1-2001:db8::9"]);
     assert!(!pool.auto_assign && pool.avoid_buggy_ips);
     let allocation = pool.service_allocation.unwrap();
     assert_eq!((allocation.priority, allocation.namespaces.len()), (7, 2));
-    assert_eq!(allocation.namespace_selectors[0].match_labels["team"], "a");
+    assert_eq!(allocation.namespace_selectors[0].match_labels.get("team").unwrap(), "a");
     let requirement = &allocation.service_selectors[0].match_expressions[0];
     assert_eq!(requirement.operator, snapshot::Operator::NotIn);
     assert_eq!(Vec::from_iter(&requirement.values), ["a", "b"]);
@@ -199,7 +199,7 @@ spec:
     .unwrap();
     let l2 = snapshot::L2Advertisement::from(l2.spec);
     assert_eq!(l2.ip_address_pools, ["p"]);
-    assert_eq!(l2.ip_address_pool_selectors[0].match_labels["a"], "b");
+    assert_eq!(l2.ip_address_pool_selectors[0].match_labels.get("a").unwrap(), "b");
     assert_eq!(l2.node_selectors[0].match_expressions[0].operator, snapshot::Operator::Exists);
     assert_eq!(l2.interfaces, ["eth1"]);
     assert_eq!(l2.service_selectors, [snapshot::LabelSelector::default()]);

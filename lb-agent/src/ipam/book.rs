@@ -7,6 +7,7 @@ use super::{
     request::{SharingKey, Tenant},
 };
 use crate::snapshot::{ObjectName, Protocol};
+use litemap::LiteMap;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -28,8 +29,8 @@ struct Usage {
     /// Absent where the pool's entry has become unreadable.
     position: Option<Position>,
     sharing: Option<SharingKey>,
-    ports: BTreeMap<(Protocol, u16), ObjectName>,
-    tenants: BTreeSet<ObjectName>,
+    ports: LiteMap<(Protocol, u16), ObjectName>,
+    tenants: LiteMap<ObjectName, ()>,
 }
 
 /// The addresses of one pool and family that Services with one sharing key use.
@@ -66,7 +67,8 @@ impl Book {
     /// It cannot.
     pub fn fits(&self, address: IpAddr, tenant: &Tenant) -> Result<(), String> {
         let Some(usage) = self.used.get(&address) else { return Ok(()) };
-        let others = || usage.tenants.first().map(ToString::to_string).unwrap_or_default();
+        let others =
+            || usage.tenants.first().map(|(name, ())| name.to_string()).unwrap_or_default();
         let shared = match (&usage.sharing, &tenant.sharing) {
             (Some(theirs), Some(ours)) => theirs == ours,
             _ => {
@@ -110,18 +112,18 @@ impl Book {
                 part,
                 position,
                 sharing: tenant.sharing.clone(),
-                ports: BTreeMap::new(),
-                tenants: BTreeSet::new(),
+                ports: LiteMap::new(),
+                tenants: LiteMap::new(),
             }
         });
         usage.ports.extend(tenant.ports.iter().map(|port| (*port, service.clone())));
-        usage.tenants.insert(service.clone());
+        usage.tenants.insert(service.clone(), ());
     }
 
     /// Notes that a Service has an address no more, which it has taken as this tenant.
     pub fn give_back(&mut self, service: &ObjectName, tenant: &Tenant, address: IpAddr) {
         let Some(usage) = self.used.get_mut(&address) else { return };
-        if !usage.tenants.remove(service) {
+        if usage.tenants.remove(service).is_none() {
             return;
         }
         for port in &tenant.ports {

@@ -182,9 +182,9 @@ impl Pool {
         let Some(rule) = &self.spec.service_allocation else { return true };
         let own = &service.name.namespace;
         let namespace = (rule.namespaces.is_empty() && rule.namespace_selectors.is_empty())
-            || rule.namespaces.contains(own)
+            || rule.namespaces.iter().any(|name| **name == **own)
             || namespaces
-                .get(own)
+                .get(&**own)
                 .is_some_and(|labels| rule.namespace_selectors.iter().any(|s| s.matches(labels)));
         namespace && any_matches(&rule.service_selectors, &service.labels)
     }
@@ -369,7 +369,7 @@ mod tests {
             ("f", &[]),
         ]);
         let (pools, notices) = Pools::new(&snapshot);
-        let said: Vec<_> = notices.iter().map(|n| (n.object.name.as_str(), &n.message)).collect();
+        let said: Vec<_> = notices.iter().map(|n| (&*n.object.name, &n.message)).collect();
         assert_eq!(said.len(), 4, "{said:?}");
         assert!(said[0].0 == "b" && said[0].1.contains("\"nonsense\""), "{said:?}");
         assert!(said[1].0 == "c" && said[1].1.contains("192.0.2.128-192.0.3.1"), "{said:?}");

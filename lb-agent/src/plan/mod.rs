@@ -79,8 +79,8 @@ pub struct PlannedVip {
     pub owner: Option<String>,
     /// Where this node announces it; absent where another node (or none) does.
     pub announce: Option<Interfaces>,
-    /// The Services that have it, for status and Events.
-    pub services: BTreeSet<ObjectName>,
+    /// The Services that have it, for status and Events; sorted.
+    pub services: Vec<ObjectName>,
 }
 
 /// Which of a node's uplinks are meant.
@@ -196,7 +196,7 @@ impl PlannedRow {
 
 /// Something that a user should know, to become an Event on a Service or on the
 /// object it is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Notice {
     /// The kind of the object it is about: `Service`, `IPAddressPool`, `L2Advertisement`.
     pub kind: &'static str,

@@ -10,6 +10,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
+use std::collections::BTreeMap;
 
 /// The label by which an EndpointSlice says whose it is.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -41,7 +42,7 @@ pub fn object_name(meta: &ObjectMeta) -> Result<ObjectName, Invalid> {
     if name.is_empty() {
         return Err(Invalid::new("metadata.name", "is missing"));
     }
-    Ok(ObjectName { namespace: meta.namespace.clone().unwrap_or_default(), name })
+    Ok(ObjectName::new(meta.namespace.as_deref().unwrap_or_default(), name))
 }
 
 /// A Service. `None` where it is a load balancer of another class.
@@ -75,7 +76,7 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
         name,
         uid: meta.uid.unwrap_or_default(),
         resource_version: meta.resource_version.unwrap_or_default(),
-        labels: meta.labels.unwrap_or_default(),
+        labels: meta.labels.unwrap_or_default().into_iter().collect(),
         annotations: ours(meta.annotations.unwrap_or_default()),
         wants_address,
         cluster_ips: cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
@@ -101,7 +102,7 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
             .enumerate()
             .map(|(i, port)| service_port(port, i))
             .collect::<Result<_, _>>()?,
-        selector: spec.selector.unwrap_or_default(),
+        selector: spec.selector.unwrap_or_default().into_iter().collect(),
         external_traffic_policy: match spec.external_traffic_policy.as_deref() {
             None | Some("" | "Cluster") => ExternalTrafficPolicy::Cluster,
             Some("Local") => ExternalTrafficPolicy::Local,
@@ -229,7 +230,7 @@ pub fn node(object: Node) -> Result<snapshot::Node, Invalid> {
         _ => spec.pod_cidr.into_iter().filter(|cidr| !cidr.is_empty()).collect(),
     };
     Ok(snapshot::Node {
-        labels: object.metadata.labels.unwrap_or_default(),
+        labels: object.metadata.labels.unwrap_or_default().into_iter().collect(),
         internal_ips,
         network_unavailable: status
             .conditions
@@ -249,10 +250,10 @@ pub fn node(object: Node) -> Result<snapshot::Node, Invalid> {
 /// The labels of a Namespace.
 pub fn namespace(object: Namespace) -> Result<Labels, Invalid> {
     object_name(&object.metadata)?;
-    Ok(object.metadata.labels.unwrap_or_default())
+    Ok(object.metadata.labels.unwrap_or_default().into_iter().collect())
 }
 
-fn ours(annotations: Labels) -> Labels {
+fn ours(annotations: BTreeMap<String, String>) -> Labels {
     let is_ours = |key: &str| OUR_ANNOTATIONS.iter().any(|prefix| key.starts_with(prefix));
     annotations.into_iter().filter(|(key, _)| is_ours(key)).collect()
 }

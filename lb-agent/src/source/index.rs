@@ -212,7 +212,7 @@ fn entries<S: Clone>(store: &Store<Entry<S>>) -> Entries<S> {
 }
 
 fn by_name<T, U>(store: &Store<T>, value: impl Fn(&T) -> U) -> BTreeMap<String, U> {
-    store.iter().map(|(name, object)| (name.name.clone(), value(object))).collect()
+    store.iter().map(|(name, object)| (name.name.to_string(), value(object))).collect()
 }
 
 impl Kind for Service {
@@ -322,7 +322,7 @@ macro_rules! configuration {
             fn reduce(self, scope: &Scope) -> Result<Option<Self::Reduced>, Invalid> {
                 let name = object_name(&self.metadata)?;
                 let conditions = self.status.map(|status| status.conditions).unwrap_or_default();
-                let ours = name.namespace == scope.namespace;
+                let ours = *name.namespace == *scope.namespace;
                 Ok(ours.then(|| Entry::new(self.metadata, self.spec, conditions)))
             }
 

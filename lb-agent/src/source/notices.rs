@@ -2,7 +2,8 @@
 use crate::plan::Notice;
 use imbl::{OrdSet, ordset::DiffItem};
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -51,9 +52,12 @@ pub enum Telling {
 }
 
 /// What has been told recently.
+///
+/// Notices are known by a keyed hash: thousands of them are remembered for minutes.
 #[derive(Debug, Default)]
 pub struct Told {
-    recent: BTreeMap<Notice, Entry>,
+    recent: HashMap<u64, Entry>,
+    key: RandomState,
     forgotten_at: Option<Instant>,
 }
 
@@ -71,9 +75,10 @@ impl Told {
             self.recent.retain(|_, e| now.duration_since(e.seen) < SERIES_FOR);
             self.forgotten_at = Some(now);
         }
-        let Some(entry) = self.recent.get_mut(notice) else {
+        let hash = self.key.hash_one(notice);
+        let Some(entry) = self.recent.get_mut(&hash) else {
             let entry = Entry { seen: now, count: 1, name: None };
-            self.recent.insert(notice.clone(), entry);
+            self.recent.insert(hash, entry);
             return Telling::New;
         };
         let pause = now.duration_since(entry.seen);
@@ -95,14 +100,14 @@ impl Told {
 
     /// Remembers under which name a new notice was told.
     pub fn named(&mut self, notice: &Notice, name: String) {
-        if let Some(entry) = self.recent.get_mut(notice) {
+        if let Some(entry) = self.recent.get_mut(&self.key.hash_one(notice)) {
             entry.name = Some(name);
         }
     }
 
     /// Forgets a notice that could not be told, so that the next one is.
     pub fn failed(&mut self, notice: &Notice) {
-        self.recent.remove(notice);
+        self.recent.remove(&self.key.hash_one(notice));
     }
 }
 

@@ -88,7 +88,7 @@ impl<S> Entry<S> {
             created: api::created(&meta),
             uid: meta.uid.unwrap_or_default(),
             generation: meta.generation.unwrap_or_default(),
-            labels: meta.labels.unwrap_or_default(),
+            labels: meta.labels.unwrap_or_default().into_iter().collect(),
             spec,
             conditions,
         }

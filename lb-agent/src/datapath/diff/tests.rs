@@ -372,7 +372,7 @@ impl Spec {
                 0 => Interfaces::Named(["eth1".to_owned()].into()),
                 _ => Interfaces::All,
             });
-            let planned = PlannedVip { owner: None, announce, services: BTreeSet::new() };
+            let planned = PlannedVip { owner: None, announce, services: Vec::new() };
             plan.vips.insert(vip, Arc::new(planned));
         }
         plan

@@ -34,7 +34,8 @@ fn first_free_in_the_order_listed() {
     assert_eq!(got, ["192.0.2.8", "192.0.2.9", "192.0.2.0", "192.0.2.1", ""]);
     assert_eq!(said.iter().filter(|r| **r == "IPAllocated").count(), 4);
     assert_eq!(said.iter().filter(|r| **r == "AllocationFailed").count(), 1);
-    assert_eq!(s.services[&name("a")].annotations["metallb.io/ip-allocated-from-pool"], "a");
+    let recorded = s.services[&name("a")].annotations.get("metallb.io/ip-allocated-from-pool");
+    assert_eq!(recorded.unwrap(), "a");
     // What a holder leaves goes to who waits.
     s.services.remove(&name("b"));
     settle(&mut s);

@@ -108,7 +108,7 @@ impl<'a> World<'a> {
         }
         let any_namespace = rule.namespaces.is_empty() && rule.namespace_selectors.is_empty();
         let any_service = rule.service_selectors.is_empty();
-        (any_namespace || namespaces.contains(own))
+        (any_namespace || namespaces.iter().any(|n| **n == **own))
             && (any_service || rule.service_selectors.iter().any(|s| s.matches(&service.labels)))
     }
 

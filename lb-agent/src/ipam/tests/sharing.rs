@@ -53,7 +53,7 @@ fn what_it_takes() {
     assert!(!both_have_it(&mut one([local(tcp("k"), "x"), local(udp("k"), "y")])), "selectors");
     assert!(!both_have_it(&mut one([local(tcp("k"), "x"), udp("k")])), "Local and Cluster");
     let mut elsewhere = udp("k");
-    elsewhere.name.namespace = "elsewhere".to_owned();
+    elsewhere.name.namespace = "elsewhere".into();
     let mut s = one([tcp("k"), elsewhere]);
     settle(&mut s);
     assert_eq!(held(&s, "elsewhere/b"), ["192.0.2.1"], "namespaces do not matter");

@@ -65,7 +65,7 @@ fn any_pool() -> impl Strategy<Value = IpAddressPool> {
         |(addresses, auto_assign, avoid_buggy_ips, service_allocation)| IpAddressPool {
             created: 0,
             refused: false,
-            labels: BTreeMap::new(),
+            labels: Default::default(),
             addresses,
             auto_assign,
             avoid_buggy_ips,

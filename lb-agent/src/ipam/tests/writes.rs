@@ -82,7 +82,7 @@ impl Bench {
 }
 
 fn names(assignments: &[Assignment]) -> Vec<&str> {
-    assignments.iter().map(|a| a.service.name.as_str()).collect()
+    assignments.iter().map(|a| &*a.service.name).collect()
 }
 
 #[test]

@@ -205,7 +205,7 @@ fn services_that_share_an_address_have_one_owner() {
     snapshot = snapshot.with_slices([slice("dns", vec![endpoint("10.1.0.3", "n3")])]);
     let plan = plan_all_alive(&snapshot, "n1");
     assert_eq!(owner(&plan), Some("n3"));
-    assert_eq!(plan.vips[&ip(VIP)].services, [name("dns"), name("web")].into());
+    assert_eq!(plan.vips[&ip(VIP)].services, [name("dns"), name("web")]);
 }
 
 #[test]

@@ -53,7 +53,7 @@ status:
     .unwrap();
     assert_eq!(service.name, ObjectName::new("shop", "web"));
     assert_eq!((service.uid.as_str(), service.resource_version.as_str()), ("u1", "7"));
-    assert_eq!(service.labels["app"], "web");
+    assert_eq!(service.labels.get("app").unwrap(), "web");
     assert_eq!(
         Vec::from_iter(service.annotations.keys()),
         ["herald-lb.io/x", "metallb.io/address-pool", "metallb.universe.tf/allow-shared-ip"]
@@ -64,7 +64,7 @@ status:
     assert_eq!(service.load_balancer_ip.as_deref(), Some("192.0.2.1"));
     let ports: Vec<_> = service.ports.iter().map(|p| (p.port, p.protocol.number())).collect();
     assert_eq!(ports, [(80, 6), (53, 17), (9, 132)]);
-    assert_eq!(service.selector["app"], "web");
+    assert_eq!(service.selector.get("app").unwrap(), "web");
     assert_eq!(service.external_traffic_policy, ExternalTrafficPolicy::Local);
     assert_eq!(service.client_ip_affinity, Some(10_800));
     assert!(service.publish_not_ready);
@@ -208,7 +208,7 @@ status:
 ",
     ))
     .unwrap();
-    assert_eq!(full.labels["zone"], "z");
+    assert_eq!(full.labels.get("zone").unwrap(), "z");
     assert_eq!(full.internal_ips.len(), 2);
     assert_eq!(full.pod_cidrs.len(), 2);
     assert!(full.network_unavailable);

@@ -73,7 +73,7 @@ fn slices_come_with_their_service() {
         });
         Vec::from_iter(slices)
     };
-    let pair = |service: &str, slice: &str| (service.to_owned(), slice.to_owned());
+    let pair = |service: &str, slice: &str| (service.into(), slice.into());
     assert_eq!(slices(&mut index), [pair("a", "a-1")]);
     // A slice may be given to another Service.
     index.set::<EndpointSlice>(name("b-1"), Some(slice("b-1", "a")));

@@ -99,7 +99,7 @@ impl Events {
     /// Logs a notice and queues its Event, unless it has just been told.
     pub(super) fn send(&self, mut notice: Notice, uid: Option<String>) {
         if notice.object.namespace.is_empty() {
-            notice.object.namespace = self.namespace.to_string();
+            notice.object.namespace = Arc::clone(&self.namespace);
         }
         let telling = lock(&self.told).judge(Instant::now(), &notice);
         if telling == Telling::Nothing {
@@ -197,7 +197,7 @@ fn event(notice: &Notice, uid: Option<String>, node: &str, now: Timestamp) -> Ev
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{stem}.{:x}", now.as_nanosecond())),
-            namespace: Some(object.namespace.clone()),
+            namespace: Some(object.namespace.to_string()),
             ..ObjectMeta::default()
         },
         action: Some((*reason).to_owned()),
@@ -208,8 +208,8 @@ fn event(notice: &Notice, uid: Option<String>, node: &str, now: Timestamp) -> Ev
         regarding: Some(ObjectReference {
             api_version: Some(api_version.to_owned()),
             kind: Some((*kind).to_owned()),
-            name: Some(object.name.clone()),
-            namespace: Some(object.namespace.clone()),
+            name: Some(object.name.to_string()),
+            namespace: Some(object.namespace.to_string()),
             uid,
             ..ObjectReference::default()
         }),
@@ -259,7 +259,7 @@ mod tests {
             assert_eq!(item.telling, Telling::New);
             queued.push((item.notice.object.namespace, item.notice.message));
         }
-        let expected = ["bad", "worse"].map(|m| ("metallb-system".to_owned(), m.to_owned()));
+        let expected = ["bad", "worse"].map(|m| ("metallb-system".into(), m.to_owned()));
         assert_eq!(queued, expected);
     }
 }

@@ -196,8 +196,8 @@ impl<'a> Writer<'a> {
         // All that it may have said before is named: a merge takes nothing away that is left out.
         serde_json::json!({ "status": {
             "node": self.node,
-            "serviceName": service.name,
-            "serviceNamespace": service.namespace,
+            "serviceName": &*service.name,
+            "serviceNamespace": &*service.namespace,
             "interfaces": interfaces.iter().map(interface).collect::<Vec<_>>(),
         }})
     }
@@ -238,7 +238,9 @@ fn actions(mine: &[ServiceL2Status], others: &[ObjectMeta], announced: &Announce
         let status = object.status.clone().unwrap_or_default();
         // One that has no status yet is ours by its labels: it was not finished.
         let wanted = about(&object.metadata, announced)
-            .filter(|(service, _)| status.service_name.as_ref().is_none_or(|n| *n == service.name))
+            .filter(|(service, _)| {
+                status.service_name.as_ref().is_none_or(|n| **n == *service.name)
+            })
             .and_then(|(service, _)| missing.remove_entry(service));
         let Some((service, announcing)) = wanted else {
             actions.push(Action::Delete(name));

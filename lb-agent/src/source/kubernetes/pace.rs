@@ -7,7 +7,7 @@ const QUIET: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Making snapshots may take a tenth of the time, within these bounds.
 const SHARE: u32 = 10;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// When the next snapshot is due.
@@ -56,10 +56,10 @@ mod tests {
             pace.changed(at(ms));
         }
         assert_eq!(pace.due(), Some(at(20)));
-        pace.published(at(20), Duration::from_micros(100));
+        pace.published(at(20), Duration::from_micros(700));
         assert_eq!(pace.due(), None);
         pace.changed(at(21));
-        assert_eq!(pace.due(), Some(at(30)), "a pause after each");
+        assert_eq!(pace.due(), Some(at(27)), "a pause after each");
         pace.published(at(30), Duration::from_millis(7));
         pace.changed(at(31));
         assert_eq!(pace.due(), Some(at(100)), "a longer one where snapshots are dear");

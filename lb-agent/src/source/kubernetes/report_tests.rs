@@ -21,7 +21,7 @@ fn configuration() -> Configuration {
     .unwrap();
     objects.peers.insert("tor".to_owned(), Entry::new(peer.metadata, peer.spec, vec![]));
     for rack in ["a", "b"] {
-        let labels = [("rack".to_owned(), rack.to_owned())].into();
+        let labels = [("rack".to_owned(), rack.to_owned())].into_iter().collect();
         objects.nodes.insert(format!("n-{rack}"), labels);
     }
     let verdict = judge(&objects);

@@ -65,7 +65,7 @@ impl Addresses {
         let document: Document = serde_yaml_ng::from_str(text)?;
         let services = document.services.into_iter().map(|line| {
             let Line { namespace, name, addresses, pool } = line;
-            (ObjectName { namespace, name }, Given { addresses, pool })
+            (ObjectName::new(namespace, name), Given { addresses, pool })
         });
         Ok(Self { services: services.collect() })
     }
@@ -76,8 +76,8 @@ impl Addresses {
     /// None in practice.
     pub fn text(&self) -> Result<String, serde_yaml_ng::Error> {
         let services = self.services.iter().map(|(service, given)| Line {
-            namespace: service.namespace.clone(),
-            name: service.name.clone(),
+            namespace: service.namespace.to_string(),
+            name: service.name.to_string(),
             addresses: given.addresses.clone(),
             pool: given.pool.clone(),
         });
@@ -228,7 +228,8 @@ mod tests {
             index.services[&name("given")].ingress,
             [ingress(Some("192.0.2.1"), None), ingress(None, Some("a.example"))]
         );
-        assert_eq!(index.services[&name("given")].annotations[ALLOCATED_FROM], "a");
+        let recorded = index.services[&name("given")].annotations.get(ALLOCATED_FROM);
+        assert_eq!(recorded.unwrap(), "a");
         assert_eq!(index.services[&name("untouched")].ingress, manifest);
         assert_eq!(index.services[&name("taken")].ingress, [ingress(None, Some("a.example"))]);
         addresses.retain(&index);

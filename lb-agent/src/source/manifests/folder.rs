@@ -117,11 +117,11 @@ fn only_ipv6(index: &Index) -> bool {
 /// Namespaces that are only mentioned exist too, and each has its name as a label.
 fn add_namespaces(index: &mut Index) {
     for service in index.services.keys() {
-        let name = ObjectName::new("", service.namespace.as_str());
+        let name = ObjectName::new("", &*service.namespace);
         index.namespaces.entry(name).or_default();
     }
     for (name, labels) in &mut index.namespaces {
-        labels.insert(NAMESPACE_NAME.to_owned(), name.name.clone());
+        labels.insert(NAMESPACE_NAME.to_owned(), name.name.to_string());
     }
 }
 
@@ -149,7 +149,7 @@ mod tests {
 
     fn ports(folder: &Folder) -> Vec<(String, u16)> {
         let services = folder.index().0.snapshot().services;
-        services.values().map(|s| (s.name.name.clone(), s.ports[0].port)).collect()
+        services.values().map(|s| (s.name.name.to_string(), s.ports[0].port)).collect()
     }
 
     #[test]
@@ -207,9 +207,9 @@ mod tests {
             "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: a}}",
         );
         let namespaces = folder.index().0.snapshot().namespaces;
-        assert_eq!(namespaces["default"][NAMESPACE_NAME], "default");
-        assert_eq!(namespaces["shop"][NAMESPACE_NAME], "shop");
-        assert_eq!(namespaces["shop"]["team"], "a");
+        assert_eq!(namespaces["default"].get(NAMESPACE_NAME).unwrap(), "default");
+        assert_eq!(namespaces["shop"].get(NAMESPACE_NAME).unwrap(), "shop");
+        assert_eq!(namespaces["shop"].get("team").unwrap(), "a");
     }
 
     #[test]

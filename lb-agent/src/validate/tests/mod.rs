@@ -40,7 +40,8 @@ pub(crate) fn objects(text: &str) -> Objects {
             "BFDProfile" => insert!(BFDProfile, bfd_profiles),
             "Community" => insert!(Community, communities),
             "Node" => {
-                let labels = read(document["metadata"]["labels"].clone());
+                let labels: BTreeMap<_, _> = read(document["metadata"]["labels"].clone());
+                let labels = labels.into_iter().collect();
                 let name = document["metadata"]["name"].as_str().unwrap();
                 objects.nodes.insert(name.to_owned(), labels);
             }
