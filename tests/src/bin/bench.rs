@@ -21,6 +21,7 @@ use herald_tests::{
         scale, tables, wire,
     },
     kernel::object::program,
+    lab::cleanup,
     system,
 };
 use nix::sched::{CloneFlags, unshare};
@@ -53,6 +54,8 @@ fn main() -> Result<()> {
     ensure!(system::is_root(), "the bench loads kernel programs: run it as root");
     let rounds = rounds.unwrap_or(if quick { 3 } else { 9 });
     ensure!(rounds > 0, "--rounds 0 measures nothing: name 1 or more");
+    // Before any thread is started.
+    cleanup::on_interrupt();
     // The frames arrive on `lo` of a namespace that is this thread's own.
     unshare(CloneFlags::CLONE_NEWNET).context("no new network namespace")?;
     let date = command("date", &["-u", "+%Y-%m-%d %H:%M UTC"])?;
