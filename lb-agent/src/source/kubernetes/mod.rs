@@ -3,8 +3,8 @@
 //! Ten watches fill one [`view`]; a publisher makes snapshots of it. Losing the API
 //! changes nothing but that nothing changes any more. Reading happens under the rights of
 //! `deploy/rbac.yaml` and no others: a kind that may not be read, or is not defined yet,
-//! is tried again with a growing pause, and until each has been read once there is no
-//! snapshot at all, since a view without pools would take all addresses back.
+//! is tried again with a growing pause, and until each that a snapshot is made of has been
+//! read once there is none at all, since a view without pools would take all addresses back.
 mod assign;
 mod client;
 pub mod election;
