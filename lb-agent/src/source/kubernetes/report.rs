@@ -23,7 +23,10 @@ use kube::{
 };
 use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{debug, warn};
 
 /// The type of the condition on each object.
@@ -51,6 +54,7 @@ pub(super) struct Report {
     pub(super) namespace: String,
     pub(super) node: String,
     pub(super) view: Arc<View>,
+    pub(super) configuration: watch::Receiver<Option<Arc<Configuration>>>,
     pub(super) health: Arc<Health>,
 }
 
@@ -64,7 +68,7 @@ type Written = BTreeMap<(Kind, String), (String, Condition)>;
 impl Report {
     /// Reports for ever.
     pub(super) async fn run(self) {
-        let mut configuration = self.view.configuration();
+        let mut configuration = self.configuration.clone();
         let mut leads = self.view.may_allocate();
         let nodes = Api::<Node>::all(self.client.clone());
         let owner = lease::owner(&nodes, &self.node).await;
