@@ -1,9 +1,30 @@
 //! Telling users things once, not once per reconcile.
-use crate::plan::Notice;
+use crate::{
+    plan::Notice,
+    snapshot::ObjectName,
+    validate::{Fault, Kind},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
+
+/// The reason of notices about configuration that cannot be used.
+pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
+
+/// What is to be told about an object of the configuration: nothing if it can be used. Pools'
+/// addresses are the allocator's own matter, which has a notice for them.
+pub fn of_faults(kind: Kind, namespace: &str, name: &str, faults: &[Fault]) -> Option<Notice> {
+    let told = |fault: &&Fault| kind != Kind::Pool || !fault.field.starts_with("spec.addresses");
+    let lines: Vec<_> = faults.iter().filter(told).map(ToString::to_string).collect();
+    (!lines.is_empty()).then(|| Notice {
+        kind: kind.name(),
+        object: ObjectName::new(namespace, name),
+        warning: true,
+        reason: CONFIGURATION_ERROR,
+        message: format!("is not used. {}", lines.join("; ")),
+    })
+}
 
 /// Of notices that are computed anew each time, those that were not there last time.
 #[derive(Debug, Default)]
