@@ -215,6 +215,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// `status.loadBalancer.ingress`
     pub ingress: Vec<Ingress>,
+    /// The same as written, if some entry has more than an address or a hostname.
+    pub ingress_as_written: Option<Arc<[serde_json::Value]>>,
 }
 
 impl Service {

@@ -208,7 +208,7 @@ pub const NODE_TUNNEL: u32 = 2;
 
 /// Element of `NODES`: how to reach a node. Index 0 is this node and stays empty.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Node {
     /// The node's address: the outer destination of what is tunnelled to it.
     pub address: [u8; 16],
@@ -436,7 +436,7 @@ pub struct Uplink {
 
 /// The one element of `SETTINGS`.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Until when (`CLOCK_MONOTONIC`, ns) VIPs are announced; the agent keeps moving it. Once it
     /// has passed, the agent is taken to be gone for good, and another node may announce them.
@@ -512,6 +512,7 @@ macro_rules! no_padding {
     };
 }
 
+mod debug;
 mod rings;
 pub use rings::*;
 

@@ -13,7 +13,7 @@ use crate::wire::{
 
 /// The header between UDP and the inner packet.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Gue {
     /// [`GUE_VERSION_LENGTH`].
     pub version_length: u8,

@@ -5,12 +5,12 @@
 use crate::snapshot::{self, ExternalTrafficPolicy, Ingress, IpFamilyPolicy, Labels, ObjectName};
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Node, Service, ServicePort},
+        core::v1::{LoadBalancerIngress, Namespace, Node, Service, ServicePort},
         discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The label by which an EndpointSlice says whose it is.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -50,13 +50,9 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
     let name = object_name(&object.metadata)?;
     let meta = object.metadata;
     let spec = object.spec.unwrap_or_default();
-    let ingress: Vec<_> = object
-        .status
-        .and_then(|s| s.load_balancer?.ingress)
-        .into_iter()
-        .flatten()
-        .map(|i| Ingress { ip: i.ip, hostname: i.hostname })
-        .collect();
+    let ingress = object.status.and_then(|s| s.load_balancer?.ingress).unwrap_or_default();
+    let ingress_as_written = as_written(&ingress);
+    let ingress = ingress.into_iter().map(|i| Ingress { ip: i.ip, hostname: i.hostname }).collect();
 
     let load_balancer = match spec.type_.as_deref() {
         Some("LoadBalancer") => true,
@@ -122,7 +118,20 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
         source_ranges: spec.load_balancer_source_ranges.unwrap_or_default(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         ingress,
+        ingress_as_written,
     }))
+}
+
+/// The entries, if one has more than the API itself gives each address.
+fn as_written(ingress: &[LoadBalancerIngress]) -> Option<Arc<[serde_json::Value]>> {
+    let plain = |entry: &LoadBalancerIngress| {
+        entry.ports.is_none() && matches!(entry.ip_mode.as_deref(), None | Some("VIP"))
+    };
+    if ingress.iter().all(plain) {
+        return None;
+    }
+    // Everything in them can be written as JSON: it came so.
+    ingress.iter().map(|entry| serde_json::to_value(entry).ok()).collect()
 }
 
 /// For how long a client keeps its endpoint, in seconds: three hours unless said otherwise,

@@ -168,6 +168,8 @@ impl Index {
                 bfd_profiles: entries(&self.bfd_profiles),
                 communities: entries(&self.communities),
                 nodes: by_name(&self.nodes, |node| node.labels.clone()),
+                // Asked for only where a peer names one.
+                password_secrets: BTreeMap::new(),
             };
             let verdict = validate::judge(&objects);
             Arc::new(Configuration { objects, verdict })

@@ -1,5 +1,9 @@
 //! Telling users things once, not once per reconcile.
-use crate::plan::Notice;
+use crate::{
+    plan::Notice,
+    snapshot::ObjectName,
+    validate::{Fault, Kind},
+};
 use imbl::{OrdSet, ordset::DiffItem};
 use std::{
     collections::HashMap,
@@ -7,6 +11,23 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+
+/// The reason of notices about configuration that cannot be used.
+pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
+
+/// What is to be told about an object of the configuration: nothing if it can be used. Pools'
+/// addresses are the allocator's own matter, which has a notice for them.
+pub fn of_faults(kind: Kind, namespace: &str, name: &str, faults: &[Fault]) -> Option<Notice> {
+    let told = |fault: &&Fault| kind != Kind::Pool || !fault.field.starts_with("spec.addresses");
+    let lines: Vec<_> = faults.iter().filter(told).map(ToString::to_string).collect();
+    (!lines.is_empty()).then(|| Notice {
+        kind: kind.name(),
+        object: ObjectName::new(namespace, name),
+        warning: true,
+        reason: CONFIGURATION_ERROR,
+        message: format!("is not used. {}", lines.join("; ")),
+    })
+}
 
 /// Of notices that stand for as long as they are true, those that did not stand last time.
 #[derive(Debug, Default)]

@@ -10,6 +10,8 @@ mod pools;
 mod selectors;
 mod values;
 
+pub(crate) use peers::BASIC_AUTH;
+
 use crate::{
     api::{
         self, BFDProfileSpec, BGPAdvertisementSpec, BGPPeerSpec, CommunitySpec, Condition,
@@ -115,9 +117,29 @@ pub struct Objects {
     pub communities: Entries<CommunitySpec>,
     /// Labels of the nodes.
     pub nodes: BTreeMap<String, Labels>,
+    /// Of the Secrets that BGPPeers name, those that were looked at. The others are taken for good.
+    pub password_secrets: BTreeMap<String, PasswordSecret>,
+}
+
+/// What can be said of a Secret with a peer's password without keeping the password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PasswordSecret {
+    /// It has one.
+    WellFormed,
+    /// There is no such Secret.
+    Missing,
+    /// Its `type` is another than `kubernetes.io/basic-auth`.
+    OtherType(String),
+    /// It has no key `password`, or nothing in it.
+    NoPassword,
 }
 
 impl Objects {
+    /// The Secrets that BGPPeers name.
+    pub fn names_of_password_secrets(&self) -> BTreeSet<&str> {
+        self.peers.values().filter_map(|entry| peers::password_secret(&entry.spec)).collect()
+    }
+
     /// A `BGPPeer` that uses a `BFDProfile`.
     pub fn user_of_bfd_profile(&self, profile: &str) -> Option<&str> {
         peers::user_of(self, profile)

@@ -1,13 +1,16 @@
 //! Peers and BFD profiles.
 use super::{
-    Entry, Fault, Kind, Objects, Verdict, advertisements, by_age, in_range, pools, selectors,
-    values,
+    Entry, Fault, Kind, Objects, PasswordSecret, Verdict, advertisements, by_age, in_range, pools,
+    selectors, values,
 };
 use crate::api::{BFDProfileSpec, BGPPeerSpec};
 use std::{
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
+
+/// The type of a Secret with a password.
+pub(crate) const BASIC_AUTH: &str = "kubernetes.io/basic-auth";
 
 const ASNS: std::ops::RangeInclusive<i64> = 1..=u32::MAX as i64;
 
@@ -32,6 +35,7 @@ pub(super) fn judge(objects: &Objects, verdict: &mut Verdict) {
         let spec = &entry.spec;
         let mut faults = alone(spec);
         faults.extend(bad_profile(objects, verdict, name, spec));
+        faults.extend(bad_secret(objects, spec));
         let beside = in_force.iter().filter(|(_, other)| share_a_node(objects, spec, other));
         faults.extend(beside.filter_map(|(other, other_spec)| clash(spec, other, other_spec)));
         if faults.is_empty() {
@@ -43,6 +47,28 @@ pub(super) fn judge(objects: &Objects, verdict: &mut Verdict) {
 
 fn given(text: Option<&String>) -> Option<&str> {
     text.map(String::as_str).filter(|text| !text.is_empty())
+}
+
+/// The Secret with a peer's password.
+pub(super) fn password_secret(spec: &BGPPeerSpec) -> Option<&str> {
+    spec.password_secret.as_ref().and_then(|secret| given(secret.name.as_ref()))
+}
+
+/// What is wrong with it. It may be created later, so that it is no reason to refuse a peer.
+fn bad_secret(objects: &Objects, spec: &BGPPeerSpec) -> Option<Fault> {
+    let name = password_secret(spec)?;
+    let problem = match objects.password_secrets.get(name)? {
+        PasswordSecret::WellFormed => return None,
+        PasswordSecret::Missing => "names a Secret that is not there".to_owned(),
+        PasswordSecret::OtherType(other) => {
+            format!("names a Secret of type {other:?}, which must be {BASIC_AUTH:?}")
+        }
+        PasswordSecret::NoPassword => "names a Secret without a password".to_owned(),
+    };
+    let remedy = format!(
+        "create it in the namespace of the BGPPeer, of type {BASIC_AUTH}, with the key password"
+    );
+    Some(Fault::new("spec.passwordSecret.name", name, problem, remedy).may_pass())
 }
 
 /// What is wrong with a peer by itself.
@@ -110,8 +136,7 @@ fn alone(spec: &BGPPeerSpec) -> Vec<Fault> {
         faults.extend(in_range("spec.peerPort", spec.peer_port.into(), 1..=16_384));
     }
     faults.extend(selectors::check("spec.nodeSelectors", &spec.node_selectors));
-    let secret = spec.password_secret.as_ref().and_then(|secret| given(secret.name.as_ref()));
-    if let (Some(_), Some(secret)) = (given(spec.password.as_ref()), secret) {
+    if let (Some(_), Some(secret)) = (given(spec.password.as_ref()), password_secret(spec)) {
         faults.push(Fault::new(
             "spec.passwordSecret.name",
             secret,

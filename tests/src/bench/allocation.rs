@@ -1,39 +1,23 @@
 //! Addresses for thousands of Services on a real API server, against what that server can write.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    time::{Duration, Instant},
-};
+use std::{ops::Range, time::Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kube::{
-    Client, Config,
-    api::{ListParams, Patch, PatchParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
-    core::Request,
-};
+use kube::api::Patch;
 use serde_json::{Value, json};
 
-use super::report::Judged;
-use crate::{
-    lab::{
-        Lab,
-        agent::Agent,
-        command,
-        control_plane::{ControlPlane, check_programs},
-    },
-    wait,
+use super::{
+    api_server::{self, AT_ONCE, Api, SERVICES, in_namespace, settled_memory},
+    report::Judged,
+};
+use crate::lab::{
+    Lab, command,
+    control_plane::{ControlPlane, check_programs},
 };
 
-/// As many as the agent has.
-const AT_ONCE: usize = 16;
-/// On a machine that does other things as well.
-const LIMIT: Duration = Duration::from_secs(600);
 /// A class that no agent serves.
 const NOBODY: &str = "bench.example/nobody";
-const PATH: &str = "/api/v1/namespaces/default/services";
 
 /// What was found out.
 #[derive(Clone, Debug)]
@@ -76,21 +60,21 @@ fn on(lab: &Lab, services: usize, all: usize) -> Result<Allocation> {
     )?;
     let before = in_namespace(&control, async |api| bare(api, "before", services).await)?;
 
-    in_namespace(&control, async |api| api.create("s", 0..services, None).await.map(drop))?;
+    in_namespace(&control, async |api| create(api, "s", 0..services, None).await.map(drop))?;
     let mut agent = lab.start_agent(&lab.nodes[0], &options)?;
     let given = in_namespace(&control, async |api| {
-        api.await_address(&service("s", 0)).await?;
+        api.await_address(&name("s", 0)).await?;
         let start = Instant::now();
-        api.await_address(&service("s", services - 1)).await?;
+        api.await_address(&name("s", services - 1)).await?;
         let given = (services - 1) as f64 / start.elapsed().as_secs_f64();
-        api.check_addresses(services).await?;
+        api.await_addresses(services).await?;
         Ok(given)
     })?;
     agent.check()?;
     in_namespace(&control, async |api| {
-        api.create("s", services..all, None).await?;
-        api.await_address(&service("s", all - 1)).await?;
-        api.check_addresses(all).await
+        create(api, "s", services..all, None).await?;
+        api.await_address(&name("s", all - 1)).await?;
+        api.await_addresses(all).await
     })?;
     let memory = settled_memory(&mut agent)?;
     agent.kill()?;
@@ -100,7 +84,8 @@ fn on(lab: &Lab, services: usize, all: usize) -> Result<Allocation> {
 
 /// What the API server takes: the same patch as the agent's, by a client that does nothing else.
 async fn bare(api: &Api, prefix: &str, services: usize) -> Result<f64> {
-    let versions = api.create(prefix, 0..services, Some(NOBODY)).await?;
+    let mut versions = create(api, prefix, 0..services, Some(NOBODY)).await?;
+    versions.sort();
     let start = Instant::now();
     stream::iter(versions.iter().enumerate())
         .map(|(i, (name, version))| async move {
@@ -112,136 +97,35 @@ async fn bare(api: &Api, prefix: &str, services: usize) -> Result<f64> {
                 },
                 "status": { "loadBalancer": { "ingress": [{ "ip": address }] } },
             }));
-            let request = Request::new(PATH);
-            let params = PatchParams::default();
-            let patch = request.patch_subresource("status", name, &params, &patch)?;
-            api.0.request_text(patch).await.context("a bare patch")
+            api.patch(SERVICES, (name, Some("status")), &patch).await
         })
         .buffer_unordered(AT_ONCE)
-        .try_for_each(|_| async { Ok(()) })
+        .try_for_each(|()| async { Ok(()) })
         .await?;
     Ok(services as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Runs something on the API server's machine, where what it costs to get there is the same for all.
-fn in_namespace<T: Send>(
-    control: &ControlPlane,
-    action: impl AsyncFnOnce(&Api) -> Result<T> + Send,
-) -> Result<T> {
-    let file = control.admin_kubeconfig();
-    control.host.namespace.enter(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let kubeconfig = Kubeconfig::read_from(&file)?;
-            let options = KubeConfigOptions::default();
-            let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-            action(&Api(Client::try_from(config)?)).await
-        })
-    })
+/// Creates Services; their versions by name.
+async fn create(
+    api: &Api,
+    prefix: &str,
+    numbers: Range<usize>,
+    class: Option<&str>,
+) -> Result<Vec<api_server::Version>> {
+    let bodies = numbers.map(|number| -> Value {
+        let ports = json!([
+            { "name": "http", "port": 80, "targetPort": 8080 },
+            { "name": "https", "port": 443, "targetPort": 8443 },
+        ]);
+        let mut body = api_server::service(&name(prefix, number), ports);
+        body["spec"]["loadBalancerClass"] = class.into();
+        body
+    });
+    api.create_all("Services", SERVICES, bodies).await
 }
 
-fn service(prefix: &str, number: usize) -> String {
+fn name(prefix: &str, number: usize) -> String {
     format!("{prefix}-{number:05}")
-}
-
-/// The API server, to an administrator.
-struct Api(Client);
-
-impl Api {
-    /// Creates Services; their versions by name.
-    async fn create(
-        &self,
-        prefix: &str,
-        numbers: std::ops::Range<usize>,
-        class: Option<&str>,
-    ) -> Result<BTreeMap<String, String>> {
-        stream::iter(numbers)
-            .map(|number| async move {
-                let name = service(prefix, number);
-                let body = json!({
-                    "apiVersion": "v1",
-                    "kind": "Service",
-                    "metadata": { "name": name, "labels": { "app": name } },
-                    "spec": {
-                        "type": "LoadBalancer",
-                        "loadBalancerClass": class,
-                        // There are fewer node ports than Services.
-                        "allocateLoadBalancerNodePorts": false,
-                        "selector": { "app": name },
-                        "ports": [
-                            { "name": "http", "port": 80, "targetPort": 8080 },
-                            { "name": "https", "port": 443, "targetPort": 8443 },
-                        ],
-                    },
-                });
-                let body = serde_json::to_vec(&body)?;
-                let create = Request::new(PATH).create(&PostParams::default(), body)?;
-                let created: Value = self.0.request(create).await.context("a Service")?;
-                let version = created["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-                Ok::<_, anyhow::Error>((name, version.to_owned()))
-            })
-            .buffer_unordered(AT_ONCE)
-            .try_collect()
-            .await
-    }
-
-    async fn await_address(&self, name: &str) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let get = Request::new(PATH).get(name, &kube::api::GetParams::default())?;
-            let found: Value = self.0.request(get).await?;
-            if found["status"]["loadBalancer"]["ingress"].is_array() {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{name} has no address after {LIMIT:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// All of the agent's Services have an address, and no two the same.
-    async fn check_addresses(&self, services: usize) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let list = Request::new(PATH).list(&ListParams::default())?;
-            let list: Value = self.0.request(list).await?;
-            let items = list["items"].as_array().context("no list")?;
-            let ours = items.iter().filter(|item| item["spec"]["loadBalancerClass"].is_null());
-            let address = |item: &Value| {
-                let ip = &item["status"]["loadBalancer"]["ingress"][0]["ip"];
-                ip.as_str().map(str::to_owned)
-            };
-            let mut addresses: Vec<_> = ours.filter_map(address).collect();
-            if addresses.len() == services {
-                addresses.sort();
-                addresses.dedup();
-                ensure!(addresses.len() == services, "an address was given twice");
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{} of {services} addresses", addresses.len());
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    }
-}
-
-/// The agent's resident memory once it does not change any more: now, and at most; MiB.
-fn settled_memory(agent: &mut Agent) -> Result<(f64, f64)> {
-    let mut last = f64::NAN;
-    wait::until(LIMIT, "the agent's memory comes to rest", || {
-        agent.check()?;
-        std::thread::sleep(Duration::from_secs(3));
-        let now = memory(agent.pid(), "VmRSS:")?;
-        let settled = (now - last).abs() < 0.1;
-        last = now;
-        Ok(settled.then_some(()))
-    })?;
-    Ok((last, memory(agent.pid(), "VmHWM:")?))
-}
-
-fn memory(process: u32, field: &str) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
-    let kib: f64 = line.split_whitespace().next().context("no number")?.parse()?;
-    Ok(kib / 1024.0)
 }
 
 impl Allocation {

@@ -7,6 +7,8 @@ use serde::Serialize;
 use super::{
     allocation::Allocation,
     cases::{self, Case, Target},
+    cluster_size::ClusterSize,
+    first_answer::FirstAnswer,
     measure::{Effort, FLOORS, Figures, ONE_BY_ONE, Results},
     tables::Tables,
     wire::Wire,
@@ -32,6 +34,10 @@ pub struct Report {
     pub tables: Option<Tables>,
     /// Addresses on a real API server, unless left out.
     pub allocation: Option<Allocation>,
+    /// From a Service's creation to the first answer, unless left out.
+    pub first_answer: Option<FirstAnswer>,
+    /// A large cluster on a real API server, unless left out.
+    pub cluster_size: Option<ClusterSize>,
 }
 
 /// A figure held against its target.
@@ -101,6 +107,16 @@ impl Report {
         self.allocation.as_ref().map_or_else(Vec::new, Allocation::judged)
     }
 
+    /// The figures of the first answers, with what they are held against.
+    pub fn first_answer_figures(&self) -> Vec<Judged> {
+        self.first_answer.as_ref().map_or_else(Vec::new, FirstAnswer::judged)
+    }
+
+    /// The figures of the large cluster, with what they are held against.
+    pub fn cluster_size_figures(&self) -> Vec<Judged> {
+        self.cluster_size.as_ref().map_or_else(Vec::new, ClusterSize::judged)
+    }
+
     /// The results as Markdown.
     pub fn markdown(&self) -> String {
         let Self { date, machine, effort, load, sizes, .. } = self;
@@ -114,15 +130,18 @@ impl Report {
              ![ns per packet](results.svg)\n",
             effort.rounds, effort.packets
         );
-        let _ = writeln!(
-            text,
-            "## The program itself\n\n\
+        let figures = self.figures();
+        if !figures.is_empty() {
+            let _ = writeln!(
+                text,
+                "## The program itself\n\n\
              ns per packet of the production program: the median of the rounds, least and most behind it, each\n\
              less an empty program in the same round. Maps of production size with 10,000 VIP ports, 100 nodes and\n\
              half a million rows. The packet is written anew before each run, with another client where there are\n\
              many flows; the return value and the counters of each run are checked.\n"
-        );
-        table(&mut text, &self.figures());
+            );
+            table(&mut text, &figures);
+        }
         let wire = self.wire_figures();
         if !wire.is_empty() {
             let _ = writeln!(
@@ -152,6 +171,30 @@ impl Report {
                  the same patches by a client that does nothing else, as many at once.\n"
             );
             table(&mut text, &allocation);
+        }
+        let first_answer = self.first_answer_figures();
+        if !first_answer.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n## The first answer\n\n\
+                 A Service with a named address is created on a real API server, then its EndpointSlice; a\n\
+                 client asks for the address by ARP every millisecond. The time is that from the sending of the\n\
+                 first request, or from the API server's last response, to the first answer that the client sees.\n"
+            );
+            table(&mut text, &first_answer);
+        }
+        let cluster_size = self.cluster_size_figures();
+        if !cluster_size.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n## A large cluster\n\n\
+                 Objects on a real API server: each Service with one port and ten pods of its own, spread over all\n\
+                 nodes at random. One node has an agent. The others are addresses behind its router which send it\n\
+                 the heartbeats of their agents every 200 ms, and answer echo requests; so rows name all nodes. The\n\
+                 second start follows `lb-agent unload`. A change is a pod that becomes unready, and is there once\n\
+                 the pinned entry of its Service names other rows.\n"
+            );
+            table(&mut text, &cluster_size);
         }
         let _ = writeln!(
             text,
@@ -185,6 +228,8 @@ impl Report {
             "wire": self.wire_figures(),
             "tables": self.table_figures(),
             "allocation": self.allocation_figures(),
+            "first_answer": self.first_answer_figures(),
+            "cluster_size": self.cluster_size_figures(),
             "programs": programs,
         }))
     }
@@ -216,7 +261,7 @@ fn table(text: &mut String, figures: &[Judged]) {
             Some(false) => "**missed**",
         };
         let target = target.as_deref().unwrap_or("");
-        let decimals = usize::from(["µs", "ms", "%", "MiB"].contains(unit));
+        let decimals = usize::from(["µs", "ms", "s", "%", "MiB"].contains(unit));
         let _ = writeln!(
             text,
             "| {name} | {figure:.decimals$} {unit} | {between} | {target} | {met} | {note} |"

@@ -4,14 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use lb_agent::{
-    datapath::{Options, apply::Datapath, pins::Pins, reach::Reach, uplinks::Links},
+    datapath::{Options, apply::Datapath, reach::Reach, uplinks::Links},
     membership::{Alive, AliveNode},
     plan::{Plan, PlanCache, PlanOptions, plan_with},
     snapshot::{
@@ -22,7 +21,7 @@ use lb_agent::{
 use lb_common::maps::Row;
 
 use super::report::Judged;
-use crate::kernel::random::Random;
+use crate::{kernel::random::Random, lab::cleanup::Pins};
 
 const PORTS: u32 = 10_000;
 const NODES: u8 = 100;
@@ -48,8 +47,8 @@ pub struct Tables {
 /// # Errors
 /// Not root, or the maps cannot be made: they take 64 MiB and more.
 pub fn measure() -> Result<Tables> {
-    let pins = Removed(PathBuf::from(format!("/sys/fs/bpf/herald-bench-{}", std::process::id())));
-    let options = Options { pin_dir: pins.0.clone(), rows: ROWS, ..Options::default() };
+    let pins = Pins::new()?;
+    let options = Options { pin_dir: pins.directory(), rows: ROWS, ..Options::default() };
     let mut datapath = Datapath::open(&options)?;
     let mut snapshot = snapshot();
     let alive: Alive =
@@ -194,16 +193,5 @@ fn slice(number: u32, random: &mut Random) -> EndpointSlice {
         service: format!("s{number:05}"),
         ports: vec![EndpointPort { port: Some(8080), ..EndpointPort::default() }],
         endpoints: nodes.into_iter().map(pod).collect(),
-    }
-}
-
-/// Pins that go with it.
-struct Removed(PathBuf);
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        if let Err(error) = Pins::new(&self.0).remove_all() {
-            eprintln!("{error}");
-        }
     }
 }

@@ -14,13 +14,16 @@ use clap::Parser;
 use herald_tests::{
     bench::{
         allocation,
+        cluster_size::{self, Size},
         engine::Engine,
+        first_answer,
         measure::{self, Effort},
         picture,
         report::Report,
         scale, tables, wire,
     },
     kernel::object::program,
+    lab::cleanup,
     system,
 };
 use nix::sched::{CloneFlags, unshare};
@@ -53,6 +56,8 @@ fn main() -> Result<()> {
     ensure!(system::is_root(), "the bench loads kernel programs: run it as root");
     let rounds = rounds.unwrap_or(if quick { 3 } else { 9 });
     ensure!(rounds > 0, "--rounds 0 measures nothing: name 1 or more");
+    // Before any thread is started.
+    cleanup::on_interrupt();
     // The frames arrive on `lo` of a namespace that is this thread's own.
     unshare(CloneFlags::CLONE_NEWNET).context("no new network namespace")?;
     let date = command("date", &["-u", "+%Y-%m-%d %H:%M UTC"])?;
@@ -97,13 +102,45 @@ fn main() -> Result<()> {
         None
     };
 
+    let first_answer = if wanted("first-answer") && allocation::can_run() {
+        eprintln!("from a Service's creation to the first answer");
+        let (samples, others) = if quick { (20, 100) } else { (100, 1_000) };
+        Some(first_answer::measure(samples, others)?)
+    } else {
+        None
+    };
+
+    let cluster_size = if wanted("cluster-size") && allocation::can_run() {
+        eprintln!("a large cluster on a real API server");
+        let size = if quick {
+            Size { nodes: 100, services: 500, changes: 10 }
+        } else {
+            Size { nodes: 1_000, services: 10_000, changes: 40 }
+        };
+        Some(cluster_size::measure(size)?)
+    } else {
+        None
+    };
+
     let mut sizes = Vec::new();
     for name in [program::INGRESS, program::INGRESS_TC, program::EGRESS] {
         let (verified, jited) = path.size(name)?;
         sizes.push((name, verified, jited));
     }
     let machine = machine()?;
-    let report = Report { date, machine, effort, load, sizes, results, wire, tables, allocation };
+    let report = Report {
+        date,
+        machine,
+        effort,
+        load,
+        sizes,
+        results,
+        wire,
+        tables,
+        allocation,
+        first_answer,
+        cluster_size,
+    };
     print!("{}", report.markdown());
     let output =
         output.or_else(|| (!quick && only.is_empty()).then(|| workspace().join("docs/bench")));

@@ -11,6 +11,8 @@ pub type Pair = (Ipv4Addr, Ipv6Addr);
 pub const CLIENT: OnLan = host(100);
 /// The machine of the control plane.
 pub const CONTROL: OnLan = host(5);
+/// What stands for the nodes of a large cluster, and for the router to them.
+pub const FLEET: OnLan = host(6);
 /// Where default routes lead: to nobody, unless a test puts a router there.
 pub const GATEWAY: OnLan = host(254);
 /// The router on the last node's own link.

@@ -76,6 +76,35 @@ fn pin_prefix(prefix: &str) -> String {
     format!("herald-{}-", prefix.trim_start_matches('h'))
 }
 
+/// Somewhere to pin things without a laboratory. Dropping it removes them, and so does what
+/// [`on_interrupt`] waits for.
+#[derive(Debug)]
+pub struct Pins {
+    prefix: String,
+}
+
+impl Pins {
+    /// A place of its own, which is made when something is pinned there.
+    ///
+    /// # Errors
+    /// It cannot be recorded whose it is.
+    pub fn new() -> Result<Self> {
+        sweep()?;
+        Ok(Self { prefix: begin()? })
+    }
+
+    /// The folder.
+    pub fn directory(&self) -> PathBuf {
+        pin_directory(&self.prefix, "pins")
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        remove(&self.prefix, false);
+    }
+}
+
 fn record(prefix: &str) -> PathBuf {
     Path::new(RECORDS).join(prefix)
 }

@@ -243,8 +243,18 @@ impl ControlPlane {
     /// # Errors
     /// The API server refuses something.
     pub fn install(&self) -> Result<agent::Options> {
+        self.install_kinds(&["*"])
+    }
+
+    /// The same with the definitions of these kinds only, in the plural.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    pub fn install_kinds(&self, kinds: &[&str]) -> Result<agent::Options> {
         let deploy = command::workspace().join("deploy");
-        self.apply(&deploy.join("crds"))?;
+        for kind in kinds {
+            self.define(kind)?;
+        }
         self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
         // The rules name the namespace and may bring it themselves.
         self.apply_text(&format!(
@@ -253,6 +263,18 @@ impl ControlPlane {
         self.apply(&deploy.join("rbac.yaml"))?;
         let kubeconfig = self.kubeconfig_of("agent", NAMESPACE, SERVICE_ACCOUNT)?;
         Ok(agent::Options::new(agent::Source::Kubeconfig(kubeconfig)))
+    }
+
+    /// Brings the definition of a kind, in the plural; `*` brings all.
+    ///
+    /// # Errors
+    /// The API server refuses it, or there is no such kind.
+    pub fn define(&self, kind: &str) -> Result<()> {
+        let folder = command::workspace().join("deploy/crds");
+        match kind {
+            "*" => self.apply(&folder),
+            kind => self.apply(&folder.join(format!("metallb.io_{kind}.yaml"))),
+        }
     }
 
     /// The addresses in a Service's status.

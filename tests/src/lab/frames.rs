@@ -42,14 +42,17 @@ pub fn arp(
     listen: Duration,
 ) -> Result<Vec<Resolved>> {
     let frame = arp_request(mac, sender, target);
-    ask(from, &frame, listen, |answer| {
-        let arp = answer.get(14..42)?;
-        (answer[12..14] == ETHERTYPE_ARP
-            && arp[6..8] == [0, 2]
-            && arp[14..18] == target.octets()
-            && arp[24..28] == sender.octets())
-        .then(|| (array(&arp[8..14]), 0))
-    })
+    ask(from, &frame, listen, |answer| Some((arp_answer(answer, sender, target)?, 0)))
+}
+
+/// The link-layer address in a frame, if it is an ARP reply to `sender` about `target`.
+pub fn arp_answer(frame: &[u8], sender: Ipv4Addr, target: Ipv4Addr) -> Option<[u8; 6]> {
+    let arp = frame.get(14..42)?;
+    (frame[12..14] == ETHERTYPE_ARP
+        && arp[6..8] == [0, 2]
+        && arp[14..18] == target.octets()
+        && arp[24..28] == sender.octets())
+    .then(|| array(&arp[8..14]))
 }
 
 /// An ARP request as a broadcast frame (RFC 826).

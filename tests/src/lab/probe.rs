@@ -248,18 +248,24 @@ pub struct Running<T> {
 }
 
 impl<T: Send + 'static> Running<T> {
-    pub(super) fn start(
+    /// Starts one in a namespace; `body` is to end soon once it is told to stop.
+    pub fn start(
         from: &Namespace,
         body: impl FnOnce(&AtomicBool) -> Result<T> + Send + 'static,
     ) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
         let path = from.path();
+        Self::start_here(move |stop| {
+            system::enter_network_namespace(&path)?;
+            body(stop)
+        })
+    }
+
+    /// The same in the namespace of this process.
+    pub fn start_here(body: impl FnOnce(&AtomicBool) -> Result<T> + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
             let stop = Arc::clone(&stop);
-            move || {
-                system::enter_network_namespace(&path)?;
-                body(&stop)
-            }
+            move || body(&stop)
         });
         Self { stop, thread: Some(thread) }
     }

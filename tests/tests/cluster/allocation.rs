@@ -145,7 +145,7 @@ spec:
     control.kubectl(&["delete", "ipaddresspool", "red", "-n", NAMESPACE]).map(drop)
 }
 
-/// What somebody else has written into the status stays beside the address. When the type changes,
+/// What somebody else has written into the status stays beside the address, as it is. When the type changes,
 /// the address is given back and nothing of ours is left behind.
 pub(crate) fn type_changes_beside_a_hostname(cluster: &Cluster) -> Result<()> {
     let control = cluster.control()?;
@@ -155,7 +155,11 @@ pub(crate) fn type_changes_beside_a_hostname(cluster: &Cluster) -> Result<()> {
     service.create(cluster)?;
     let vip = service.await_address(cluster)?;
     ensure!(!get(annotation)?.is_empty(), "the annotation does not say where {vip} is from");
-    let hostname = r#"{"status": {"loadBalancer": {"ingress": [{"hostname": "lb.example"}]}}}"#;
+    let ports = r#"[{"error":"lb.example/Down","port":80,"protocol":"TCP"}]"#;
+    let hostname = format!(
+        r#"{{"status": {{"loadBalancer": {{"ingress": [
+            {{"hostname": "lb.example", "ports": {ports}}}]}}}}}}"#
+    );
     control.kubectl(&[
         "patch",
         "service",
@@ -163,10 +167,11 @@ pub(crate) fn type_changes_beside_a_hostname(cluster: &Cluster) -> Result<()> {
         "--subresource=status",
         "--type=merge",
         "-p",
-        hostname,
+        &hostname,
     ])?;
     let again = service.await_address(cluster)?;
-    ensure!(get("jsonpath={.status.loadBalancer.ingress[*].hostname}")? == "lb.example", "gone");
+    let other = r#"jsonpath={.status.loadBalancer.ingress[?(@.hostname=="lb.example")].ports}"#;
+    ensure!(get(other)? == ports, "somebody else's entry is now {}", get(other)?);
     let type_is = |name: &str| {
         let patch = format!(r#"{{"spec": {{"type": "{name}"}}}}"#);
         control.kubectl(&["patch", "service", "typed", "-p", &patch])

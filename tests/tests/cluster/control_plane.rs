@@ -63,6 +63,9 @@ pub(crate) fn nothing_was_forbidden(cluster: &Cluster) -> Result<()> {
     for (verb, kind) in [("*", "*"), ("get", "secrets"), ("create", "pods"), ("delete", "nodes")] {
         ensure!(!may(verb, kind)?, "agents may {verb} {kind}");
     }
+    // Those that BGPPeers name are read by name.
+    let list = ["auth", "can-i", "list", "secrets", &account, "--namespace", NAMESPACE];
+    ensure!(cluster.control()?.kubectl(&list).is_err(), "agents may list Secrets");
     for agent in &cluster.agents {
         let printed = agent.printed()?;
         let forbidden = printed.lines().find(|line| line.to_lowercase().contains("forbidden"));

@@ -3,6 +3,7 @@ mod allocation;
 mod cni;
 mod configuration;
 mod control_plane;
+mod definitions;
 mod migration;
 mod objects;
 mod service;
@@ -60,6 +61,10 @@ fn main() -> ExitCode {
         case("configuration::told_by_status", || {
             cluster.with(|c| configuration::told_by_status(c))
         }),
+        case("configuration::password_secrets", || {
+            cluster.with(|c| configuration::password_secrets(c))
+        }),
+        case("definitions::without_bgp", definitions::without_bgp),
         case("configuration::webhook", || cluster.with(|c| configuration::webhook(c))),
         case("allocation::allocators_change_while_services_come", || {
             cluster.with(allocation::allocators_change_while_services_come)

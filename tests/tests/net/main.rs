@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             cluster.with(manifests::service_comes_and_goes)
         }),
         case("manifests::invalid_file", || cluster.with(manifests::invalid_file)),
+        case("manifests::unusable_object", || cluster.with(manifests::unusable_object)),
         case("services::source_ranges", || cluster.with(services::source_ranges)),
         case("services::client_ip_affinity", || cluster.with(services::client_ip_affinity)),
         case("services::terminating_endpoint", || cluster.with(services::terminating_endpoint)),

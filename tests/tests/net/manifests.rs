@@ -131,3 +131,28 @@ pub(crate) fn invalid_file(cluster: &mut Cluster) -> Result<()> {
     fs::remove_file(&file)?;
     cluster.await_all_serve()
 }
+
+/// What can be read, but not used, is reported once with its field and the way out; its neighbours
+/// stay in force.
+pub(crate) fn unusable_object(cluster: &mut Cluster) -> Result<()> {
+    let folder = folder(cluster)?;
+    let file = folder.join("unusable.yaml");
+    fs::write(
+        &file,
+        "apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: unusable, namespace: \
+         metallb-system}\nspec: {serviceSelectors: [{}, {}]}\n",
+    )?;
+    let parts = ["L2Advertisement metallb-system/unusable", "spec.serviceSelectors[1]", "remove"];
+    for agent in &cluster.agents {
+        wait::until_true(CHANGE_LIMIT, "the unusable object is reported", || {
+            let printed = agent.printed()?;
+            let said = printed.lines().filter(|line| parts.iter().all(|part| line.contains(part)));
+            let count = said.count();
+            ensure!(count < 2, "{} says it {count} times", agent.node);
+            Ok(count == 1)
+        })?;
+    }
+    cluster.await_all_serve()?;
+    fs::remove_file(&file)?;
+    cluster.await_all_serve()
+}

@@ -1,6 +1,6 @@
 //! Writing a Service's addresses.
 use crate::{
-    snapshot::Service,
+    snapshot::{Ingress, Service},
     source::{ALLOCATED_FROM, Assignment, COMPONENT},
 };
 use kube::{
@@ -41,11 +41,20 @@ pub(super) async fn write(
 /// The one merge patch of `services/status` that writes addresses and pool, and fails if
 /// the Service is not the one that was decided on.
 ///
-/// Entries of others that carry only a hostname stay; `ipMode` is left to the API's default.
+/// Entries without an address are others' and stay. What others have added to that of an address
+/// stays with it; else `ipMode` is left to the API's default.
 fn patch(current: &Service, assignment: &Assignment) -> Value {
-    let ips = assignment.addresses.iter().map(|ip| json!({ "ip": ip }));
-    let hostnames = current.ingress.iter().filter_map(|i| i.hostname.as_deref());
-    let ingress: Vec<_> = ips.chain(hostnames.map(|name| json!({ "hostname": name }))).collect();
+    let written = |i: usize| current.ingress_as_written.as_ref()?.get(i).cloned();
+    let all = || current.ingress.iter().enumerate();
+    let ips = assignment.addresses.iter().map(|ip| {
+        let is_it = |entry: &Ingress| entry.ip.as_ref().and_then(|i| i.parse().ok()) == Some(*ip);
+        let stands = all().find(|(_, entry)| is_it(entry)).and_then(|(i, _)| written(i));
+        stands.unwrap_or_else(|| json!({ "ip": ip }))
+    });
+    let others = all().filter(|(_, entry)| entry.ip.is_none()).filter_map(|(i, entry)| {
+        written(i).or_else(|| entry.hostname.as_ref().map(|name| json!({ "hostname": name })))
+    });
+    let ingress: Vec<_> = ips.chain(others).collect();
     json!({
         "metadata": {
             "resourceVersion": assignment.resource_version,
@@ -60,7 +69,7 @@ fn patch(current: &Service, assignment: &Assignment) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Ingress, ObjectName};
+    use crate::snapshot::ObjectName;
 
     #[test]
     fn patches() {
@@ -89,5 +98,21 @@ mod tests {
         let text = patch(&current, &assignment);
         let ingress = &text["status"]["loadBalancer"]["ingress"];
         assert_eq!(*ingress, json!([{ "hostname": "a.example" }]));
+
+        let ports = json!([{ "port": 80, "protocol": "TCP", "error": "b.example/Down" }]);
+        let written = [
+            json!({ "ip": "192.0.2.1", "ipMode": "Proxy" }),
+            json!({ "hostname": "a.example", "ports": ports }),
+        ];
+        current.ingress_as_written = Some(written.clone().into());
+        assignment.addresses = ["2001:db8::1", "192.0.2.1"].map(|ip| ip.parse().unwrap()).into();
+        let text = patch(&current, &assignment);
+        let ingress = &text["status"]["loadBalancer"]["ingress"];
+        let [kept, other] = written;
+        assert_eq!(*ingress, json!([{ "ip": "2001:db8::1" }, kept, other]));
+        assignment.addresses = vec!["192.0.2.9".parse().unwrap()];
+        let text = patch(&current, &assignment);
+        let ingress = &text["status"]["loadBalancer"]["ingress"];
+        assert_eq!(*ingress, json!([{ "ip": "192.0.2.9" }, other]), "another address is plain");
     }
 }

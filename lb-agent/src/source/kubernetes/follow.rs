@@ -1,7 +1,7 @@
 //! Following one kind of object.
 use super::{
     health::Health,
-    view::{OF_ALLOCATOR, View},
+    view::{KINDS, OF_ALLOCATOR, View},
 };
 use crate::source::{
     convert::object_name,
@@ -19,6 +19,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use std::{fmt::Debug, pin::pin, time::Duration};
+use tokio::time::sleep;
 use tracing::debug;
 
 /// A watch is opened anew after so many seconds: within them (and five more), a connection
@@ -29,6 +30,9 @@ const REOPEN: u32 = 60;
 /// half a minute, kube's longest, Services would be served by endpoints as old as that after
 /// the API was away for half a minute.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a kind that is not defined, and not needed, is looked for: by every agent of a cluster.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// kube's own pauses, growing and jittered, up to [`LONGEST_PAUSE`].
 struct Pauses(DefaultBackoff);
@@ -63,6 +67,8 @@ impl Follow<'_> {
         K: Kind + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
     {
         let mut term = self.view.term();
+        // It has been listed, or was found not to be defined.
+        let mut known = false;
         loop {
             let now = *term.borrow_and_update();
             let config = watcher::Config {
@@ -77,13 +83,20 @@ impl Follow<'_> {
             };
             tokio::select! {
                 () = again => debug!(kind = K::KIND, "reading again"),
-                () = self.follow(now, &api, config) => {}
+                () = self.follow(now, &api, config, &mut known) => sleep(LOOK_AGAIN).await,
             }
         }
     }
 
-    async fn follow<K>(&self, term: u64, api: &Api<DeserializeGuard<K>>, config: watcher::Config)
-    where
+    /// Follows it until that turns out to be impossible, because the kind is not defined: a cluster
+    /// that has only the definitions of what it uses is served by these.
+    async fn follow<K>(
+        &self,
+        term: u64,
+        api: &Api<DeserializeGuard<K>>,
+        config: watcher::Config,
+        known: &mut bool,
+    ) where
         K: Kind + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
     {
         let mut events =
@@ -93,10 +106,19 @@ impl Follow<'_> {
             let event = match event {
                 Ok(event) => event,
                 Err(e) => {
-                    if let Some(reason) = self.health.of_watch(K::KIND, &e) {
-                        self.health.failed(K::KIND, &reason);
-                    }
                     debug!(kind = K::KIND, "watch: {e}");
+                    let reason = self.health.of_watch(K::KIND, &e);
+                    if KINDS.contains(&K::KIND) {
+                        reason.inspect(|reason| self.health.failed(K::KIND, reason));
+                        continue;
+                    }
+                    reason.inspect(|reason| self.health.failed_aside(K::KIND, reason));
+                    if undefined(&e) {
+                        if !std::mem::replace(known, true) {
+                            self.view.replace::<K>(term, Store::new(), Vec::new());
+                        }
+                        return;
+                    }
                     continue;
                 }
             };
@@ -115,6 +137,7 @@ impl Follow<'_> {
                 Event::InitDone => {
                     let Listing { objects, bad } = std::mem::take(&mut listing);
                     self.view.replace::<K>(term, objects, bad);
+                    *known = true;
                     self.health.succeeded(K::KIND);
                 }
                 Event::Apply(object) => {
@@ -149,6 +172,13 @@ impl Follow<'_> {
             }
         })
     }
+}
+
+/// Whether the API does not know the kind. (A namespace that is not there is no error of a list.)
+fn undefined(error: &watcher::Error) -> bool {
+    use kube::Error::Api;
+    use watcher::Error::{InitialListFailed, WatchStartFailed};
+    matches!(error, InitialListFailed(Api(status)) | WatchStartFailed(Api(status)) if status.code == 404)
 }
 
 /// A list that is coming in.

@@ -6,15 +6,23 @@ use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 /// What keeps each task from its work, by its name.
 #[derive(Debug)]
 pub(super) struct Health {
     server: String,
-    reasons: Mutex<BTreeMap<String, String>>,
+    reasons: Mutex<BTreeMap<String, Reason>>,
     /// When any task was answered last.
     heard: Mutex<Option<Instant>>,
+}
+
+/// Why a task fails.
+#[derive(Debug)]
+struct Reason {
+    text: String,
+    /// What the agent serves by may be out of date because of it.
+    stale: bool,
 }
 
 /// How long an API that has not answered counts as there. It is asked for the allocator's
@@ -27,33 +35,46 @@ impl Health {
         Self { server, reasons: Mutex::default(), heard: Mutex::default() }
     }
 
-    /// A task could not do what it must. Said if no other task has failed for that reason.
+    /// A task could not do what it must, and what the agent serves by may be out of date. Said if no
+    /// other task has failed for that reason.
     pub(super) fn failed(&self, task: &str, reason: &str) {
+        self.note(task, reason, true);
+    }
+
+    /// The same of a task without which the agent serves no worse.
+    pub(super) fn failed_aside(&self, task: &str, reason: &str) {
+        self.note(task, reason, false);
+    }
+
+    fn note(&self, task: &str, reason: &str, stale: bool) {
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        if reasons.values().any(|r| r == reason) {
+        if reasons.values().any(|r| r.text == reason) {
             debug!(task, reason, "still failing");
-        } else {
+        } else if stale {
             error!("{reason}; trying on, and what is known stays in force");
+        } else {
+            warn!("{reason}; trying on, and everything else goes on");
         }
-        reasons.insert(task.to_owned(), reason.to_owned());
+        reasons.insert(task.to_owned(), Reason { text: reason.to_owned(), stale });
     }
 
     /// A task goes on.
     pub(super) fn succeeded(&self, task: &str) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reason) = reasons.remove(task)
-            && !reasons.values().any(|r| *r == reason)
+        if let Some(Reason { text, .. }) = reasons.remove(task)
+            && !reasons.values().any(|r| r.text == text)
         {
-            info!("no more: {reason}");
+            info!("no more: {text}");
         }
     }
 
-    /// Whether nothing fails, and the API has answered lately.
+    /// Whether the API has answered lately, and nothing fails by which the agent serves.
     pub(super) fn in_sync(&self, now: Instant) -> bool {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let stale = |reasons: &BTreeMap<String, Reason>| reasons.values().any(|r| r.stale);
         heard.is_some_and(|at| now.saturating_duration_since(at) < SILENCE)
-            && self.reasons.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+            && !stale(&self.reasons.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is wrong with a watch; `None` for what happens in the best of clusters.
@@ -128,6 +149,21 @@ mod tests {
             message: message.to_owned(),
             ..Status::default()
         }))
+    }
+
+    #[test]
+    fn what_is_not_needed_makes_nothing_stale() {
+        let health = Health::new("https://192.0.2.1:6443".to_owned());
+        let now = Instant::now();
+        assert!(!health.in_sync(now), "nothing was heard yet");
+        health.succeeded("Service");
+        health.failed_aside("BGPPeer", "no BGPPeers");
+        assert!(health.in_sync(now));
+        health.failed("Node", "no Nodes");
+        assert!(!health.in_sync(now));
+        health.succeeded("Node");
+        assert!(health.in_sync(now));
+        assert!(!health.in_sync(now + 2 * SILENCE), "it has not been heard of for long");
     }
 
     #[test]

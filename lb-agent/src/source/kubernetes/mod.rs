@@ -3,8 +3,8 @@
 //! Ten watches fill one [`view`]; a publisher makes snapshots of it. Losing the API
 //! changes nothing but that nothing changes any more. Reading happens under the rights of
 //! `deploy/rbac.yaml` and no others: a kind that may not be read, or is not defined yet,
-//! is tried again with a growing pause, and until each has been read once there is no
-//! snapshot at all, since a view without pools would take all addresses back.
+//! is tried again with a growing pause, and until each that a snapshot is made of has been
+//! read once there is none at all, since a view without pools would take all addresses back.
 mod assign;
 mod client;
 pub mod election;
@@ -16,6 +16,7 @@ mod lease;
 mod pace;
 mod report;
 mod rivals;
+mod secrets;
 mod usage;
 mod view;
 
@@ -23,7 +24,7 @@ pub use client::ClientError;
 
 use self::{
     election::Timing, events::Events, follow::Follow, health::Health, l2_status::Announced,
-    lease::Holder, report::Report, usage::Usage, view::View,
+    lease::Holder, report::Report, secrets::Secrets, usage::Usage, view::View,
 };
 use super::{AssignError, Assignment, Source, convert::SERVICE_NAME, index::Scope};
 use crate::{
@@ -111,11 +112,19 @@ impl Kubernetes {
         source.tell_announced(&scope.namespace, &node, &stop);
         let publishing = Arc::clone(&source.view);
         source.spawn(&stop, async move { publishing.publish().await });
+        let (judged, configuration) = watch::channel(None);
+        let secrets = Secrets {
+            client: source.client.clone(),
+            namespace: scope.namespace.clone(),
+            health: Arc::clone(&source.health),
+        };
+        source.spawn(&stop, secrets.judge(source.view.configuration(), judged));
         let report = Report {
             client: source.client.clone(),
             namespace: scope.namespace.clone(),
             node: node.clone(),
             view: Arc::clone(&source.view),
+            configuration: configuration.clone(),
             health: Arc::clone(&source.health),
         };
         source.spawn(&stop, report.run());
@@ -123,7 +132,7 @@ impl Kubernetes {
             let parts = webhook::Parts {
                 port,
                 namespace: scope.namespace.clone(),
-                configuration: source.view.configuration(),
+                configuration,
                 leads: source.view.may_allocate(),
             };
             source.aside(&stop, webhook::run(source.client.clone(), parts));

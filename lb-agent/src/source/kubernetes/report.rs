@@ -7,9 +7,12 @@
 use super::{health::Health, lease, view::View};
 use crate::{
     api::{Condition, ConfigurationResult, ConfigurationState, ConfigurationStateStatus, GROUP},
-    plan::Notice,
-    snapshot::{LabelSelector, ObjectName, any_matches},
-    source::{COMPONENT, index::Configuration},
+    snapshot::{LabelSelector, any_matches},
+    source::{
+        COMPONENT,
+        index::Configuration,
+        notices::{CONFIGURATION_ERROR, of_faults},
+    },
     validate::{Fault, Kind},
 };
 use k8s_openapi::{
@@ -23,7 +26,10 @@ use kube::{
 };
 use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{debug, warn};
 
 /// The type of the condition on each object.
@@ -32,7 +38,6 @@ const VALID: &str = "Valid";
 const OF_POOLS: &str = "poolReconcilerValid";
 const OF_ALL: &str = "configReconcilerValid";
 const GOOD: &str = "Reconciled";
-const BAD: &str = "ConfigurationError";
 /// A condition's message may be 32768 bytes long.
 const LONGEST_MESSAGE: usize = 32_000;
 
@@ -51,6 +56,7 @@ pub(super) struct Report {
     pub(super) namespace: String,
     pub(super) node: String,
     pub(super) view: Arc<View>,
+    pub(super) configuration: watch::Receiver<Option<Arc<Configuration>>>,
     pub(super) health: Arc<Health>,
 }
 
@@ -64,7 +70,7 @@ type Written = BTreeMap<(Kind, String), (String, Condition)>;
 impl Report {
     /// Reports for ever.
     pub(super) async fn run(self) {
-        let mut configuration = self.view.configuration();
+        let mut configuration = self.configuration.clone();
         let mut leads = self.view.may_allocate();
         let nodes = Api::<Node>::all(self.client.clone());
         let owner = lease::owner(&nodes, &self.node).await;
@@ -149,28 +155,13 @@ impl Report {
             let wanted = since(stands, wanted);
             let wrote = self.write_condition(&object, &wanted).await;
             if wrote.is_ok() {
-                self.tell(object.kind, object.name, faults);
+                let notice = of_faults(object.kind, &self.namespace, object.name, faults);
+                notice.into_iter().for_each(|notice| self.view.notify(notice));
                 written.insert(key, (object.uid.to_owned(), wanted));
             }
             result = result.and(wrote);
         }
         result
-    }
-
-    /// Pools' addresses are the allocator's own matter, which has an Event for them.
-    fn tell(&self, kind: Kind, name: &str, faults: &[Fault]) {
-        let told =
-            |fault: &&Fault| kind != Kind::Pool || !fault.field.starts_with("spec.addresses");
-        let faults: Vec<_> = faults.iter().filter(told).cloned().collect();
-        if !faults.is_empty() {
-            self.view.notify(Notice {
-                kind: kind.name(),
-                object: ObjectName::new(&self.namespace, name),
-                warning: true,
-                reason: BAD,
-                message: format!("is not used. {}", lines(&faults).replace('\n', "; ")),
-            });
-        }
     }
 
     async fn write_condition(
@@ -319,7 +310,7 @@ fn condition(type_: &str, errors: &str, generation: i64) -> Condition {
     Condition {
         type_: type_.to_owned(),
         status: if good { "True" } else { "False" }.to_owned(),
-        reason: if good { GOOD } else { BAD }.to_owned(),
+        reason: if good { GOOD } else { CONFIGURATION_ERROR }.to_owned(),
         message: errors[..errors.floor_char_boundary(LONGEST_MESSAGE)].to_owned(),
         observed_generation: (generation > 0).then_some(generation),
         last_transition_time: Time(Timestamp::now()),

@@ -68,7 +68,8 @@ async fn update(
             // Gone meanwhile.
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
             Ok(Err(e)) => {
-                health.failed(TASK, &health.explain("write the status of IPAddressPools", &e));
+                health
+                    .failed_aside(TASK, &health.explain("write the status of IPAddressPools", &e));
                 return true;
             }
             Err(_) => return true,

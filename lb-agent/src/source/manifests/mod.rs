@@ -21,7 +21,7 @@ use self::{
 use super::{
     AssignError, Assignment, Source,
     index::{Index, Scope},
-    notices::{Telling, Told},
+    notices::{self, Standing, Telling, Told},
 };
 use crate::{
     ipam::PoolUsage,
@@ -81,6 +81,7 @@ impl Manifests {
             dirty: true,
             keeps_addresses: true,
             said: BTreeSet::new(),
+            unusable: Standing::default(),
             troubles: BTreeSet::new(),
             snapshots,
             may_allocate,
@@ -134,6 +135,8 @@ struct State {
     keeps_addresses: bool,
     /// What is said about the files as a whole, so that it is said once.
     said: BTreeSet<String>,
+    /// What is said about configuration that cannot be used.
+    unusable: Standing,
     /// What hinders the looking itself, so that it is said once.
     troubles: BTreeSet<String>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
@@ -267,7 +270,14 @@ impl State {
         if !std::mem::take(&mut self.dirty) {
             return;
         }
-        let snapshot = self.index().snapshot();
+        let mut index = self.index();
+        let verdict = &index.configuration().verdict;
+        let unusable = verdict.iter().filter_map(|(kind, name, faults)| {
+            notices::of_faults(kind, &self.scope.namespace, name, faults)
+        });
+        let unusable = unusable.map(Arc::new).collect();
+        self.unusable.update(unusable).iter().for_each(|notice| log(notice));
+        let snapshot = index.snapshot();
         self.snapshots.send_if_modified(|last| {
             let changed = last.as_deref() != Some(&snapshot);
             if changed {
@@ -343,13 +353,17 @@ impl Source for Manifests {
     async fn notify(&self, notice: &Notice) {
         let telling = lock(&self.told).judge(Instant::now(), notice);
         if telling != Telling::Nothing {
-            let Notice { kind, object, warning, reason, message } = notice;
-            if *warning {
-                warn!("{kind} {object}: {reason}: {message}");
-            } else {
-                info!("{kind} {object}: {reason}: {message}");
-            }
+            log(notice);
         }
+    }
+}
+
+/// There is no API that has Events: they stand in the log.
+fn log(Notice { kind, object, warning, reason, message }: &Notice) {
+    if *warning {
+        warn!("{kind} {object}: {reason}: {message}");
+    } else {
+        info!("{kind} {object}: {reason}: {message}");
     }
 }
 

@@ -204,3 +204,28 @@ fn peers_without_a_common_node_are_not_in_each_other_s_way() {
     // While no node is known, they may have some in common.
     assert_bad(&(on("p", "a") + &on("q", "b")), &["BGPPeer q"]);
 }
+
+#[test]
+fn secrets_with_a_password() {
+    let mut objects = objects(&peer("a", "passwordSecret: {name: s}"));
+    assert_eq!(Vec::from_iter(objects.names_of_password_secrets()), ["s"]);
+    assert_eq!(judge(&objects), Verdict::default(), "what is not known yet is taken for good");
+    for (secret, part) in [
+        (PasswordSecret::WellFormed, None),
+        (PasswordSecret::Missing, Some("not there")),
+        (PasswordSecret::OtherType("Opaque".to_owned()), Some("\"Opaque\"")),
+        (PasswordSecret::NoPassword, Some("without a password")),
+    ] {
+        objects.password_secrets = [("s".to_owned(), secret)].into();
+        let verdict = judge(&objects);
+        let faults = verdict.faults(Kind::Peer, "a");
+        assert_eq!(faults.len(), usize::from(part.is_some()), "{faults:?}");
+        for (fault, part) in faults.iter().zip(part) {
+            assert!(fault.may_pass, "it can be created later");
+            let text = fault.to_string();
+            for part in ["spec.passwordSecret.name", "\"s\"", part, "kubernetes.io/basic-auth"] {
+                assert!(text.contains(part), "{part:?} is not in {text:?}");
+            }
+        }
+    }
+}

@@ -219,6 +219,50 @@ pub(crate) fn told_by_status(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// A peer whose Secret holds no password says so, until it holds one; nothing of it is logged.
+pub(crate) fn password_secrets(cluster: &Cluster) -> Result<()> {
+    let control = cluster.control()?;
+    control.apply_text(&format!(
+        "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {{name: secured, namespace: \
+         {NAMESPACE}}}\nspec: {{myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.7, \
+         passwordSecret: {{name: session}}}}\n"
+    ))?;
+    let told = |status: &str, part: &str| {
+        wait::until_true(3 * LIMIT, &format!("the peer is {status}: {part:?}"), || {
+            let message = valid(control, "bgppeer", "secured", status)?;
+            Ok(message.is_some_and(|message| message.contains(part)))
+        })
+    };
+    told("False", "not there")?;
+    let secret = |kind: &str, key: &str, value: &str| {
+        control.apply_text(&format!(
+            "apiVersion: v1\nkind: Secret\ntype: {kind}\nmetadata: {{name: session, namespace: \
+             {NAMESPACE}}}\nstringData: {{{key}: {value}}}\n"
+        ))
+    };
+    let delete = || control.kubectl(&["delete", "secret", "-n", NAMESPACE, "session"]);
+    secret("Opaque", "password", "not-to-be-told")?;
+    told("False", "\"Opaque\"")?;
+    delete()?;
+    secret("kubernetes.io/basic-auth", "username", "not-to-be-told")?;
+    told("False", "without a password")?;
+    let node = &cluster.lab.nodes[0].name;
+    wait::until_true(2 * LIMIT, "a node's state names it", || {
+        let state = get(control, "configurationstate", &format!("speaker-{node}"))?;
+        let summary = state["status"]["errorSummary"].as_str().unwrap_or_default();
+        Ok(summary.contains("BGPPeer secured: spec.passwordSecret.name"))
+    })?;
+    secret("kubernetes.io/basic-auth", "password", "not-to-be-told")?;
+    told("True", "")?;
+    for agent in &cluster.agents {
+        let printed = agent.printed()?;
+        let told = ["not-to-be-told", "bm90LXRvLWJlLXRvbGQ"].iter().any(|s| printed.contains(s));
+        ensure!(!told, "the log of {} has the password", agent.node);
+    }
+    delete()?;
+    control.kubectl(&["delete", "bgppeer", "-n", NAMESPACE, "secured"]).map(drop)
+}
+
 /// With the webhook: what cannot be used is not let in. It is asked to convert, too, if the
 /// definition says so.
 pub(crate) fn webhook(cluster: &Cluster) -> Result<()> {
