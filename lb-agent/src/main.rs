@@ -4,7 +4,7 @@ use lb_agent::{
     cli,
     exit::{self, Exit},
     inspect::commands::{Explain, Watch},
-    run,
+    run, system,
 };
 use std::process::ExitCode;
 
@@ -33,6 +33,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    system::keep_little_memory();
     let arguments = Arguments::parse();
     match start(arguments.command) {
         Ok(exit) => exit.into(),

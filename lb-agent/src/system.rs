@@ -7,13 +7,16 @@ use std::{
     ffi::CString,
     io, mem,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
     ptr::{self, NonNull},
     slice,
-    sync::atomic::{AtomicU64, Ordering, fence},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering, fence},
+    },
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -25,6 +28,26 @@ pub fn monotonic_ns() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     // Neither is ever negative on this clock.
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+/// Lets the allocator keep few pools of free memory: by itself it makes one for each thread, and
+/// what is freed in one is of no use to the others. To be called before there are threads.
+pub fn keep_little_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) may be called at any time, and takes any number.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives free memory back to the machine: reading ten thousand objects needs several times what is
+/// kept of them.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) may be called at any time, by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
@@ -233,52 +256,108 @@ pub fn driver(interface: &str) -> io::Result<String> {
 /// Words of 64 bits in a row.
 const _: () = assert!(size_of::<Row>() == 8);
 
-/// The `ROWS` array, mapped into memory.
+/// How many elements are mapped at once: 64 KiB, a whole number of pages of any size in use.
+const WINDOW: u32 = 8192;
+
+/// An array map of words of eight bytes (`ROWS`, say) that is read and written in memory.
 ///
-/// The kernel's programs read it at any time, so rows are accessed as atomic words.
+/// The kernel's programs read it at any time, so elements are accessed as atomic words.
 /// A row is nevertheless not written in one step: write only what nobody is pointed to.
+///
+/// Only a [window](WINDOW) of it is mapped at a time: pages of an array that are mapped count as
+/// the process's memory, whether or not it looks at them.
 #[derive(Debug)]
 pub struct MappedRows {
-    start: NonNull<AtomicU64>,
+    map: OwnedFd,
     rows: u32,
+    window: Mutex<Window>,
+}
+
+/// A mapped part of an array.
+#[derive(Debug)]
+struct Window {
+    start: NonNull<AtomicU64>,
+    /// The first element in it.
+    first: u32,
+    /// How many there are.
+    len: usize,
 }
 
 // SAFETY: the mapping belongs to the value, and it is only accessed through atomics.
-unsafe impl Send for MappedRows {}
-// SAFETY: as above.
-unsafe impl Sync for MappedRows {}
+unsafe impl Send for Window {}
 
-impl MappedRows {
-    /// Maps an array map of `rows` rows made with `BPF_F_MMAPABLE`.
-    ///
-    /// # Errors
-    ///
-    /// `EPERM`, `EINVAL` or `ENOTSUP` if the descriptor is no such map or the map is smaller.
-    pub fn new(map: BorrowedFd<'_>, rows: u32) -> io::Result<Self> {
-        let length = rows as usize * size_of::<Row>();
+impl Window {
+    /// Maps the window that an element is in.
+    fn new(map: BorrowedFd<'_>, rows: u32, index: u32) -> io::Result<Self> {
+        let first = index - index % WINDOW;
+        let len = rows.saturating_sub(first).min(WINDOW) as usize;
+        let offset = libc::off_t::from(first) * size_of::<Row>() as libc::off_t;
         // SAFETY: the kernel chooses the address, so that no memory in use is touched. It
         // refuses to map more pages than the array has (kernel/bpf/arraymap.c, array_map_mmap).
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                length,
+                len * size_of::<Row>(),
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 map.as_raw_fd(),
-                0,
+                offset,
             )
         };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
-        Ok(Self { start, rows })
+        Ok(Self { start, first, len })
     }
 
     fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is this long, page-aligned, initialised (the kernel gives zeroed
         // pages) and lives as long as the value. Atomics may change behind a shared reference.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.rows as usize) }
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// Those from an element on; none if it is elsewhere.
+    fn from(&self, index: u32) -> &[AtomicU64] {
+        let at = index.checked_sub(self.first).map(|at| at as usize);
+        at.and_then(|at| self.words().get(at..)).unwrap_or_default()
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: this is what `new` mapped, and no reference into it outlives the value.
+        unsafe {
+            libc::munmap(self.start.as_ptr().cast(), self.len * size_of::<Row>());
+        }
+    }
+}
+
+impl MappedRows {
+    /// Takes an array map of `rows` elements made with `BPF_F_MMAPABLE`.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM`, `EINVAL` or `ENOTSUP` if the descriptor is no such map or the map is smaller.
+    pub fn new(map: BorrowedFd<'_>, rows: u32) -> io::Result<Self> {
+        // That the last can be mapped shows that all can.
+        Window::new(map, rows, rows.saturating_sub(1))?;
+        let window = Mutex::new(Window::new(map, rows, 0)?);
+        Ok(Self { map: map.try_clone_to_owned()?, rows, window })
+    }
+
+    /// The window with an element in it; none if the element is outside, or the kernel has no
+    /// memory to map it.
+    fn window(&self, index: u32) -> Option<MutexGuard<'_, Window>> {
+        if index >= self.rows {
+            return None;
+        }
+        // A window is never half there.
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.from(index).is_empty() {
+            *window = Window::new(self.map.as_fd(), self.rows, index).ok()?;
+        }
+        Some(window)
     }
 
     /// Number of rows.
@@ -293,7 +372,7 @@ impl MappedRows {
 
     /// An element's eight bytes, if the index is inside.
     pub fn word(&self, index: u32) -> Option<u64> {
-        Some(self.words().get(index as usize)?.load(Ordering::Relaxed))
+        Some(self.window(index)?.from(index).first()?.load(Ordering::Relaxed))
     }
 
     /// A row, if the index is inside.
@@ -301,32 +380,31 @@ impl MappedRows {
         self.word(index).map(from_word)
     }
 
-    /// Writes consecutive elements. False, and nothing is written, if they do not fit.
+    /// Writes consecutive elements. False if they do not fit, and then nothing is written, or if
+    /// the kernel has no memory to map them: then nothing may point to them.
     #[must_use]
-    pub fn write_words(&self, start: u32, values: impl ExactSizeIterator<Item = u64>) -> bool {
-        let at = start as usize;
-        let Some(words) = self.words().get(at..at + values.len()) else { return false };
-        for (to, value) in words.iter().zip(values) {
-            to.store(value, Ordering::Relaxed);
+    pub fn write_words(&self, start: u32, mut values: impl ExactSizeIterator<Item = u64>) -> bool {
+        if values.len() > self.rows.saturating_sub(start) as usize {
+            return false;
+        }
+        let mut at = start;
+        while values.len() > 0 {
+            let Some(window) = self.window(at) else { return false };
+            for word in window.from(at) {
+                let Some(value) = values.next() else { break };
+                word.store(value, Ordering::Relaxed);
+                at += 1;
+            }
         }
         // Before the update of the Service that points here, which is a system call.
         fence(Ordering::Release);
         true
     }
 
-    /// Writes consecutive rows. False, and nothing is written, if they do not fit.
+    /// Writes consecutive rows, as [`write_words`](Self::write_words) does.
     #[must_use]
     pub fn write(&self, start: u32, rows: &[Row]) -> bool {
         self.write_words(start, rows.iter().map(to_word))
-    }
-}
-
-impl Drop for MappedRows {
-    fn drop(&mut self) {
-        // SAFETY: this is what `new` mapped, and no reference into it outlives the value.
-        unsafe {
-            libc::munmap(self.start.as_ptr().cast(), self.rows as usize * size_of::<Row>());
-        }
     }
 }
 

@@ -35,6 +35,8 @@ use tracing::{debug, info, warn};
 
 /// How often the dead man's deadline, 60 s ahead, is moved.
 const RENEW: Duration = Duration::from_secs(5);
+/// How often memory that is free is given back.
+const GIVE_BACK: Duration = Duration::from_secs(15);
 /// What changes together is planned together.
 const SETTLE: Duration = Duration::from_millis(2);
 /// Planning and applying may take a third of the time, so that the allocator's writes, which bring
@@ -182,6 +184,8 @@ impl<S: Source> Steering<S> {
     ) -> Result<(), Error> {
         let mut renew = time::interval(RENEW);
         renew.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut give_back = time::interval(GIVE_BACK);
+        give_back.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         // Until it is over, all nodes count as alive, and most may never have had an agent: packets
         // of kube-proxy's connections would be sent to kernels that do not know them. What stands in
         // the kernel after an earlier agent goes on meanwhile, and its rows say who has one.
@@ -212,6 +216,7 @@ impl<S: Source> Steering<S> {
                 }
                 () = until(retry_at) => retry_at = self.update(&mut inputs).await?,
                 () = until(announce_at) => self.announce(),
+                _ = give_back.tick() => block_in_place(system::give_memory_back),
                 () = until(self.early_until) => {
                     self.early_until = None;
                     self.tell().await;
