@@ -80,6 +80,9 @@ pub struct ClusterSize {
     memory: (f64, f64, f64),
     /// What it takes of a CPU while nothing changes, %.
     idle: f64,
+    /// How often the agent took other nodes to be alive while changes were timed: all tables are
+    /// made anew then.
+    alive_changed: usize,
     /// From the request to the changed table in the kernel, ms; sorted.
     from_request: Vec<f64>,
     /// From the API server's answer, ms; sorted.
@@ -139,6 +142,7 @@ fn on(lab: &Lab, size: Size) -> Result<ClusterSize> {
 
     eprintln!("  changes of single endpoints");
     let (mut from_request, mut from_response) = (vec![], vec![]);
+    let before = alive_changed(&agent)?;
     in_namespace(&control, async |api| {
         let mut random = Random::new(1);
         for _ in 0..size.changes {
@@ -155,7 +159,22 @@ fn on(lab: &Lab, size: Size) -> Result<ClusterSize> {
     })?;
     from_request.sort_by(f64::total_cmp);
     from_response.sort_by(f64::total_cmp);
-    Ok(ClusterSize { size, made, first, again, memory, idle, from_request, from_response })
+    let alive_changed = alive_changed(&agent)? - before;
+    Ok(ClusterSize {
+        size,
+        made,
+        first,
+        again,
+        memory,
+        idle,
+        alive_changed,
+        from_request,
+        from_response,
+    })
+}
+
+fn alive_changed(agent: &Agent) -> Result<usize> {
+    Ok(agent.printed()?.matches("who is alive has changed").count())
 }
 
 /// A pod: its address, and its node's name.
@@ -337,7 +356,11 @@ impl ClusterSize {
                     &format!("an endpoint's change, response to kernel, p{percent}"),
                     held,
                     "ms",
-                    format!("{} changes", self.from_response.len()),
+                    format!(
+                        "{} changes; who is alive changed {} times meanwhile",
+                        self.from_response.len(),
+                        self.alive_changed
+                    ),
                 )
             });
         }

@@ -319,11 +319,62 @@ pub(crate) fn webhook(cluster: &Cluster) -> Result<()> {
     let refused = control.kubectl(&delete).err().context("a profile in use is deleted")?;
     ensure!(refused.to_string().contains("BGPPeer standing"), "{refused}");
 
+    certificate_is_replaced(cluster, &documents).context("while the certificate is replaced")?;
     converts(control)?;
     control.kubectl(&["delete", named[1]])?;
     control.kubectl(&["delete", "service", "-n", NAMESPACE, "metallb-webhook-service"])?;
     control.kubectl(&["delete", "endpointslice", "-n", NAMESPACE, "webhook-1"])?;
     control.kubectl_with(&["delete", "-f", "-"], STANDING).map(drop)
+}
+
+/// A certificate that has grown old is replaced, and at no moment anything bad is let in: API servers
+/// trust the new one before any agent shows it, and the old one as long as some do.
+fn certificate_is_replaced(cluster: &Cluster, bad: &str) -> Result<()> {
+    const SECRET: &str = "metallb-webhook-cert";
+    const OLD: &str = "herald-lb.io/certificate-made-at=2025-01-01T00:00:00Z";
+    let control = cluster.control()?;
+    let trusted = || -> Result<String> {
+        let template = r#"go-template={{index .data "ca.crt" | base64decode}}"#;
+        control.kubectl(&["get", "secret", "-n", NAMESPACE, SECRET, "-o", template])
+    };
+    let before = trusted()?;
+    control.kubectl(&["annotate", "secret", "-n", NAMESPACE, SECRET, "--overwrite", OLD])?;
+    // The allocator looks once a minute.
+    let after = wait::until(8 * LIMIT, "there is another certificate", || {
+        // Once is too often.
+        if let Err(let_in) = refusals(control, bad, REFUSED_BY_WEBHOOK.len()) {
+            return Ok(Some(Err(let_in)));
+        }
+        Ok(Some(trusted()?).filter(|after| *after != before).map(Ok))
+    })??;
+    let end = "-----END CERTIFICATE-----\n";
+    let (new, old) = after.split_at(after.find(end).context("no certificate")? + end.len());
+    ensure!(before.starts_with(old) && old.contains("BEGIN"), "the old CA is not trusted any more");
+
+    // Who makes it shows it; the others follow.
+    let name = format!("metallb-webhook-service.{NAMESPACE}.svc");
+    let files = [("new", new), ("both", &after)].map(|(name, text)| {
+        let file = cluster.lab.directory.join(format!("{name}-ca.pem"));
+        std::fs::write(&file, text).map(|()| file.display().to_string())
+    });
+    let [new, both] = files;
+    let believed = |by: &str, node: &herald_tests::lab::Host| {
+        let at = format!("{name}:9443:{}", node.ipv4);
+        let url = format!("https://{name}:9443/convert");
+        let ask = ["-s", "--cacert", by, "--resolve", &at, "-d", "{}", &url];
+        cluster.lab.client.namespace.output("curl", &ask)
+    };
+    let (new, both) = (new?, both?);
+    wait::until_true(LIMIT, "an agent shows the new certificate", || {
+        Ok(cluster.lab.nodes.iter().any(|node| believed(&new, node).is_ok()))
+    })?;
+    for node in &cluster.lab.nodes {
+        believed(&both, node).with_context(|| format!("of {}", node.name))?;
+    }
+    for _ in 0..3 * cluster.lab.nodes.len() {
+        refusals(control, bad, REFUSED_BY_WEBHOOK.len())?;
+    }
+    Ok(())
 }
 
 /// As MetalLB's own definition has it.
