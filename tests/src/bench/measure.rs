@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use lb_common::maps::{Flow, FlowKey, TO_ENDPOINT};
+use lb_common::{
+    maps::{Flow, FlowKey, TO_ENDPOINT},
+    outcome::{Counters, Outcome},
+};
 
 use super::{
     cases::{self, Case, Flows},
@@ -140,7 +143,9 @@ fn one(
     if !openings.is_empty() {
         let ingress = path.ingress_program()?.fd()?.try_clone()?;
         for traffic in openings {
+            let before = path.counters()?;
             engine.run(&ingress, Direction::Ingress, &traffic, traffic.clients)?;
+            risen(path, &before, Outcome::Delivered, traffic.clients).context("opening flows")?;
         }
         figures.known = Some(known(path, case)?);
     }
@@ -149,9 +154,7 @@ fn one(
     let service = case.service.map(|index| path.service_stats(index)).transpose()?;
     let (action, full) = engine.run(&target, case.direction, &case.traffic, packets)?;
     ensure!(action == case.action, "returned {action} instead of {}", case.action);
-    let rose = path.counters()?.get(case.outcome) - counters.get(case.outcome);
-    let name = case.outcome.name();
-    ensure!(rose == u64::from(packets), "{name} rose by {rose} instead of {packets}");
+    risen(path, &counters, case.outcome, packets)?;
     if let (Some(index), Some(before)) = (case.service, service) {
         let after = path.service_stats(index)?;
         let rose = after.delivered_packets + after.forwarded_packets
@@ -161,6 +164,18 @@ fn one(
     }
     figures.rounds.push(nanoseconds(full) - nanoseconds(null));
     Ok(())
+}
+
+/// Fails unless each of so many packets had this outcome.
+fn risen(path: &DataPath, before: &Counters, outcome: Outcome, packets: u32) -> Result<()> {
+    let after = path.counters()?;
+    let rose = |outcome: Outcome| after.get(outcome) - before.get(outcome);
+    if rose(outcome) == u64::from(packets) {
+        return Ok(());
+    }
+    let others = Outcome::ALL.iter().filter(|other| rose(**other) != 0);
+    let all: Vec<_> = others.map(|other| format!("{} {}", rose(*other), other.name())).collect();
+    bail!("of {packets} packets all should be {}, but: {}", outcome.name(), all.join(", "))
 }
 
 /// Of how many of 1,024 of a case's flows the node knows the endpoint, %.
