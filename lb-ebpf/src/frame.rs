@@ -53,8 +53,8 @@ pub(crate) trait Frame {
     /// stay as they are. Returns whether that was possible.
     fn make_room(&self, delta: i32) -> bool;
 
-    /// [`make_room`](Self::make_room) for the headers of a tunnel over UDP. The EtherType is
-    /// left to the caller.
+    /// Makes room for the headers of a tunnel over UDP behind a link-layer header that is left to
+    /// the caller, as they are. Returns whether that was possible.
     fn encapsulate(&self, length: usize, outer_v6: bool) -> bool;
 
     /// Takes the headers of a tunnel off. The EtherType is left to the caller.

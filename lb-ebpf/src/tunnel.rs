@@ -247,10 +247,12 @@ fn over_v4<F: Frame>(
     inner: u8,
     position: u8,
 ) -> Option<()> {
+    let port = SETTINGS.get(0)?.tunnel_port;
     if !frame.encapsulate(overhead(false), false) {
         return None;
     }
-    let ip = at::<_, Ipv4>(frame, ETHERNET)?;
+    // The bounds are checked once, for all that is written.
+    let start = at::<_, [u8; ETHERNET + overhead(false)]>(frame, 0)?.cast::<u8>();
     let total = length.wrapping_add(overhead(false) as u16).to_be();
     let source = address_words(node.source)[3];
     let destination = address_words(node.address)[3];
@@ -260,8 +262,9 @@ fn over_v4<F: Frame>(
         + u64::from(u16::from_ne_bytes([TTL, protocol::UDP]))
         + u64::from(source)
         + u64::from(destination);
-    // SAFETY: `at` has checked the bounds.
+    // SAFETY: the bounds are checked above.
     unsafe {
+        let ip = start.add(ETHERNET).cast::<Ipv4>();
         (*ip).version_ihl = 0x45;
         (*ip).tos = tos;
         (*ip).total_length = total;
@@ -273,8 +276,10 @@ fn over_v4<F: Frame>(
         (*ip).check = !fold(sum);
         (*ip).source = source;
         (*ip).destination = destination;
+        write_link(start, node, ETHERTYPE_IPV4);
+        write_transport(start.add(ETHERNET + IPV4), hash, node, port, length, inner, position);
     }
-    finish(frame, hash, node, length, inner, position, ETHERTYPE_IPV4, ETHERNET + IPV4)
+    Some(())
 }
 
 #[inline(always)]
@@ -287,48 +292,62 @@ fn over_v6<F: Frame>(
     inner: u8,
     position: u8,
 ) -> Option<()> {
+    let port = SETTINGS.get(0)?.tunnel_port;
     if !frame.encapsulate(overhead(true), true) {
         return None;
     }
-    let ip = at::<_, Ipv6>(frame, ETHERNET)?;
+    let start = at::<_, [u8; ETHERNET + overhead(true)]>(frame, 0)?.cast::<u8>();
     // The flow label spreads over paths (RFC 6438).
     let first = 6 << 28 | u32::from(tos) << 20 | hash & 0xf_ffff;
-    // SAFETY: `at` has checked the bounds.
+    // SAFETY: the bounds are checked above.
     unsafe {
+        let ip = start.add(ETHERNET).cast::<Ipv6>();
         (*ip).version_class_label = first.to_be();
         (*ip).payload_length = length.wrapping_add((UDP + GUE) as u16).to_be();
         (*ip).next_header = protocol::UDP;
         (*ip).hop_limit = TTL;
         (*ip).source = address_words(node.source);
         (*ip).destination = address_words(node.address);
+        write_link(start, node, ETHERTYPE_IPV6);
+        write_transport(start.add(ETHERNET + IPV6), hash, node, port, length, inner, position);
     }
-    finish(frame, hash, node, length, inner, position, ETHERTYPE_IPV6, ETHERNET + IPV6)
+    Some(())
 }
 
-/// Writes what stands around the outer IP header.
+/// Writes the link-layer header.
+///
+/// # Safety
+/// `start` has room for it.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined; a struct would be copied")]
-fn finish<F: Frame>(
-    frame: &F,
-    hash: u32,
-    node: &Node,
-    length: u16,
-    inner: u8,
-    position: u8,
-    ethertype: u16,
-    transport: usize,
-) -> Option<()> {
-    let settings = SETTINGS.get(0)?;
-    let ethernet = at::<_, Ethernet>(frame, 0)?;
-    let udp = at::<_, Udp>(frame, transport)?;
-    let gue = at::<_, Gue>(frame, transport + UDP)?;
-    // SAFETY: `at` has checked the bounds.
+unsafe fn write_link(start: *mut u8, node: &Node, ethertype: u16) {
+    let ethernet = start.cast::<Ethernet>();
+    // SAFETY: as the caller promises.
     unsafe {
         (*ethernet).destination = mac_words(node.mac);
         (*ethernet).source = mac_words(node.source_mac);
         (*ethernet).ethertype = ethertype;
+    }
+}
+
+/// Writes what stands between the outer IP header and the inner packet.
+///
+/// # Safety
+/// `start` has room for it.
+#[inline(always)]
+unsafe fn write_transport(
+    start: *mut u8,
+    hash: u32,
+    node: &Node,
+    port: [u8; 2],
+    length: u16,
+    inner: u8,
+    position: u8,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (udp, gue) = (start.cast::<Udp>(), start.add(UDP).cast::<Gue>());
         (*udp).source = source_port(hash).to_be();
-        (*udp).destination = u16::from_ne_bytes(settings.tunnel_port);
+        (*udp).destination = u16::from_ne_bytes(port);
         (*udp).length = length.wrapping_add((UDP + GUE) as u16).to_be();
         (*udp).check = 0;
         (*gue).version_length = GUE_VERSION_LENGTH;
@@ -338,5 +357,4 @@ fn finish<F: Frame>(
         (*gue).reserved = [0; 3];
         (*gue).cookie = cookie_words(node.cookie);
     }
-    Some(())
 }

@@ -81,7 +81,8 @@ impl Frame for XdpContext {
 
     #[inline(always)]
     fn encapsulate(&self, length: usize, _: bool) -> bool {
-        self.make_room(length as i32)
+        // SAFETY: the helper checks what it is asked.
+        unsafe { bpf_xdp_adjust_head(self.ctx, -(length as i32)) == 0 }
     }
 
     #[inline(always)]

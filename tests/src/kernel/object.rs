@@ -166,6 +166,19 @@ impl DataPath {
         Ok(ingress.attach_to_if_index(ifindex, XdpMode::Driver)?)
     }
 
+    /// Attaches the ingress program, in generic mode, to an interface that no frames arrive on: a
+    /// test run then finds it among the programs that the kernel calls directly. For one that is
+    /// not there it rewrites that code before and after each run, and waits for RCU both times
+    /// (`bpf_dispatcher_update`), which takes milliseconds.
+    ///
+    /// # Errors
+    /// No such interface, or it has a program.
+    pub fn hold(&mut self, ifindex: u32) -> Result<()> {
+        let ingress: &mut Xdp = program_mut(&mut self.ebpf, program::INGRESS)?;
+        ingress.attach_to_if_index(ifindex, XdpMode::Skb)?;
+        Ok(())
+    }
+
     /// Takes it off again.
     ///
     /// # Errors
