@@ -35,8 +35,10 @@ pub(super) fn decide(
     {
         return node;
     }
-    if let Some((node, place)) = to.next(usize::from(k) + 1..4) {
-        return send::on(world, case, packet, to, node, Way::Position(place));
+    if k < 3
+        && let Some((node, place)) = to.next(to.unasked(k)..4)
+    {
+        return send::on(world, case, packet, to, node, Way::Position(place.max(k + 1)));
     }
     last_resort(world, case, packet, to, k)
 }
@@ -83,13 +85,7 @@ fn looked_for(
     {
         return send::on(world, case, packet, to, first, Way::Position(1));
     }
-    // Who did not expect this node here has passed over somebody.
-    let astray = match to.row.iter().position(|&node| node == 0) {
-        Some(place) => place == 0 || place > usize::from(k),
-        None => true,
-    };
-    let from = if k > 0 && astray { k } else { k + 1 };
-    if let Some((node, place)) = to.next(usize::from(from).max(1)..3) {
+    if let Some((node, place)) = to.next(to.unasked(k)..3) {
         if k == 0 && to.is_here() && !to.service.client_ip {
             let looked_for = Elsewhere { answer: Answer::Asked, until: 0 };
             world.elsewhere.entry(packet.forth()).or_insert(looked_for).until = 0;

@@ -33,6 +33,15 @@ impl Steering {
         self.row.first().copied().filter(|&node| node != NOBODY && node != 0)
     }
 
+    /// The first place in the row, from the second on, whose node has not been asked about a packet that
+    /// has come to this node at place `k`: who did not expect this node there has passed over
+    /// somebody.
+    pub(super) fn unasked(&self, k: u8) -> usize {
+        let k = usize::from(k);
+        let expected = self.row.iter().take(k + 1).skip(1).any(|&node| node == 0);
+        if k > 0 && !expected { k } else { k + 1 }
+    }
+
     /// The first of the nodes at places in the row that is another one, and its place.
     pub(super) fn next(&self, places: std::ops::Range<usize>) -> Option<(u16, u8)> {
         let others = self.row.iter().enumerate().take(places.end).skip(places.start);
