@@ -2,7 +2,7 @@
 
 use super::{
     super::world::{Answer, Elsewhere, NOBODY, World},
-    Case, Dropped, Event, Kind, Packet, RST, Verdict, affinity, deliver, refuse,
+    Case, Dropped, Event, Kind, Packet, RST, Verdict, affinity, deliver, flows, refuse,
     send::{self, Way},
     steer::Steering,
 };
@@ -133,7 +133,7 @@ fn elsewhere(
             }
             refuse::refuse(world, case, packet, "drop_unknown_flow").map(Some)
         }
-        Some(Answer::Asked | Answer::Begun) | None => Ok(None),
+        Some(Answer::Asked | Answer::AskedAgain) | None => Ok(None),
     }
 }
 
@@ -152,7 +152,9 @@ pub(super) fn last_resort(
         return Ok(verdict);
     }
     let key = packet.forth();
-    let counts = |entry: &Elsewhere| entry.until >= 0 && entry.answer == Answer::Asked;
+    let counts = |entry: &Elsewhere| {
+        entry.until >= 0 && matches!(entry.answer, Answer::Asked | Answer::AskedAgain)
+    };
     let asked = world.elsewhere.get(&key).is_some_and(counts);
     if asked
         && k < 3
@@ -166,7 +168,9 @@ pub(super) fn last_resort(
     let mut verdict = Verdict::untouched(super::DROP, "drop_asked", case.frame);
     if !asked {
         // Written as now and little more: the rig reads it so.
-        world.elsewhere.insert(key, Elsewhere { answer: Answer::Asked, until: 0 });
+        let again = world.elsewhere.get(&key).is_some_and(flows::is_unanswered);
+        let answer = if again { Answer::AskedAgain } else { Answer::Asked };
+        world.elsewhere.insert(key, Elsewhere { answer, until: 0 });
         let node = to.row.first().copied().unwrap_or(NOBODY);
         verdict.event = Some(Event::Unknown(key, node));
     }
