@@ -112,6 +112,12 @@ pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16
     if packet.is_error {
         return Step::done(Outcome::DropIcmpUnknown);
     }
+    // This node's agent may be away: the row's node has one, too.
+    let asked_before = if at < LAST && first != THIS_NODE && first != NO_NODE {
+        Step::send(first, LAST)
+    } else {
+        Step::done(Outcome::DropAsked)
+    };
     match look(&packet.flow) {
         Some((node, ELSEWHERE_NODE)) if node != THIS_NODE && node != NO_NODE => {
             if at >= LAST {
@@ -120,15 +126,7 @@ pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16
             return Step::send_elsewhere(node);
         }
         Some((_, ELSEWHERE_NOBODY)) => return nobody(service),
-        // Its agent may be away: the row's node has one, too.
-        Some((_, ELSEWHERE_ASKED | ELSEWHERE_ASKED_AGAIN))
-            if at < LAST && first != THIS_NODE && first != NO_NODE =>
-        {
-            return Step::send(first, LAST);
-        }
-        Some((_, ELSEWHERE_ASKED | ELSEWHERE_ASKED_AGAIN)) => {
-            return Step::done(Outcome::DropAsked);
-        }
+        Some((_, ELSEWHERE_ASKED | ELSEWHERE_ASKED_AGAIN)) => return asked_before,
         _ => {}
     }
     if packet.flags & TCP_RST != 0 {
@@ -136,11 +134,11 @@ pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16
     }
     let flow = &packet.flow;
     let now = now_s();
-    let asked =
-        Elsewhere { node: NO_NODE, verdict: asked(flow, now), until_s: now.wrapping_add(ASKED_S) };
+    let verdict = asked(flow, now);
+    let asked = Elsewhere { node: NO_NODE, verdict, until_s: now.wrapping_add(ASKED_S) };
     let _ = ELSEWHERE.insert(flow, asked, ANY);
     events::unknown_flow(flow, first);
-    Step::done(Outcome::DropAsked)
+    if verdict == ELSEWHERE_ASKED_AGAIN { asked_before } else { Step::done(Outcome::DropAsked) }
 }
 
 /// Nobody knows the flow: that is certain once the tables have stood for a while.

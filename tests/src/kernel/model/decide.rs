@@ -156,19 +156,17 @@ pub(super) fn last_resort(
         entry.until >= 0 && matches!(entry.answer, Answer::Asked | Answer::AskedAgain)
     };
     let asked = world.elsewhere.get(&key).is_some_and(counts);
-    if asked
-        && k < 3
-        && let Some(first) = to.first()
-    {
-        return send::on(world, case, packet, to, first, Way::Position(3));
-    }
+    let again = world.elsewhere.get(&key).is_some_and(flows::is_unanswered);
     if !asked && packet.flags() & RST != 0 {
         return Err("drop_unknown_flow");
     }
-    let mut verdict = Verdict::untouched(super::DROP, "drop_asked", case.frame);
+    let mut verdict = match to.first().filter(|_| k < 3 && (asked || again)) {
+        Some(first) => send::on(world, case, packet, to, first, Way::Position(3))
+            .unwrap_or_else(|reason| Verdict::untouched(super::DROP, reason, case.frame)),
+        None => Verdict::untouched(super::DROP, "drop_asked", case.frame),
+    };
     if !asked {
         // Written as now and little more: the rig reads it so.
-        let again = world.elsewhere.get(&key).is_some_and(flows::is_unanswered);
         let answer = if again { Answer::AskedAgain } else { Answer::Asked };
         world.elsewhere.insert(key, Elsewhere { answer, until: 0 });
         let node = to.row.first().copied().unwrap_or(NOBODY);
