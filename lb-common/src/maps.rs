@@ -125,8 +125,8 @@ pub const SERVICE_HERE: u32 = 4;
 /// [`Service::flags`]: only clients in [`Service::ranges`] are served.
 pub const SERVICE_RANGES: u32 = 8;
 /// [`Service::flags`]: kube-proxy served it until just now, and the agent is still looking for
-/// the connections that it has here. At a first hop they are left to it: what begins nothing, is
-/// unknown, and has not [begun](ELSEWHERE_BEGUN) since.
+/// the connections that it has here. At a first hop all that is unknown is left to it, what begins
+/// a flow, too, which then is the kernel's ([`FLOW_KERNEL`]).
 pub const SERVICE_TAKEN_OVER: u32 = 16;
 
 /// Value of `SERVICES`.
@@ -365,8 +365,9 @@ pub const ELSEWHERE_ASKED: u16 = 0;
 pub const ELSEWHERE_NODE: u16 = 1;
 /// [`Elsewhere::verdict`]: nobody knows the flow: it may be refused.
 pub const ELSEWHERE_NOBODY: u16 = 2;
-/// [`Elsewhere::verdict`]: the flow began under [`SERVICE_TAKEN_OVER`], so it is not kube-proxy's.
-pub const ELSEWHERE_BEGUN: u16 = 3;
+/// [`Elsewhere::verdict`]: the other agents are being asked again, since nobody answered the first
+/// time.
+pub const ELSEWHERE_ASKED_AGAIN: u16 = 3;
 
 /// Value of `ELSEWHERE` (key: [`FlowKey`], towards the endpoint): what came of asking the other
 /// agents about a flow that no node of its row knows.

@@ -84,7 +84,7 @@ fn choose(packet: &Packet, service: &Service, row: &Row, index: u32) -> Step {
             return step;
         }
     }
-    let next = next(&row, at + 1, ROW_NODES as u8);
+    let next = next(&row, from(&row, at), at + 1, ROW_NODES as u8);
     if !next.is_none() {
         return next;
     }
@@ -97,7 +97,7 @@ fn leaderless(packet: &Packet, service: &Service, row: &Row, udp: bool) -> Step 
     if packet.begins && !packet.is_error {
         return Step::refuse(Outcome::DropNoEndpoint);
     }
-    let next = next(row, 1, if udp { LAST } else { ROW_NODES as u8 });
+    let next = next(row, 1, 1, if udp { LAST } else { ROW_NODES as u8 });
     if !next.is_none() {
         return next;
     }
@@ -210,14 +210,35 @@ const fn takes_new(service: &Service, endpoint: u32, here: bool) -> bool {
     endpoint != NO_ENDPOINT || here && service.flags & SERVICE_KERNEL != 0
 }
 
-/// On to the first other node from a place of the row on, at its own place.
+/// From which place of the row on a packet is looked for that has arrived at place `at`, as for
+/// [`next_sought`]: who stands at that place itself has not been asked unless that is this node, or
+/// this node stands before it.
 #[inline(always)]
-fn next(row: &Row, from: u8, end: u8) -> Step {
+const fn from(row: &Row, at: u8) -> u8 {
+    let mut place = 1;
+    while place < ROW_NODES as u8 {
+        if place <= at && row.nodes[place as usize] == THIS_NODE {
+            return at + 1;
+        }
+        place += 1;
+    }
+    if at == 0 { 1 } else { at }
+}
+
+/// On to the first other node from a place of the row on, at its own place or at `least`, whichever
+/// is more.
+#[inline(always)]
+fn next(row: &Row, from: u8, least: u8, end: u8) -> Step {
     let mut place = 1;
     while place < ROW_NODES as u8 {
         let node = row.nodes[place as usize];
-        if place >= from && place < end && node != THIS_NODE && node != NO_NODE {
-            return Step::send(node, place);
+        if place >= from
+            && place < end
+            && node != THIS_NODE
+            && node != NO_NODE
+            && least < ROW_NODES as u8
+        {
+            return Step::send(node, if place < least { least } else { place });
         }
         place += 1;
     }

@@ -7,8 +7,8 @@ use crate::{
 };
 use lb_common::{
     maps::{
-        ELSEWHERE_ASKED, ELSEWHERE_NOBODY, ELSEWHERE_NODE, Elsewhere, FlowKey, NO_NODE, Service,
-        THIS_NODE,
+        ELSEWHERE_ASKED, ELSEWHERE_ASKED_AGAIN, ELSEWHERE_NOBODY, ELSEWHERE_NODE, Elsewhere,
+        FlowKey, NO_NODE, Service, THIS_NODE,
     },
     outcome::Outcome,
     tunnel::LAST,
@@ -35,7 +35,7 @@ fn look(flow: &FlowKey) -> Option<(u16, u16)> {
 }
 
 /// Whether a flow that this node remembers is here, and nowhere else: the agents say so, or have
-/// been asked in the last minute and were not there to answer.
+/// been asked twice, lastly within a minute, and were not there to answer.
 #[inline(never)]
 pub(crate) fn is_known_here(flow: &FlowKey) -> u32 {
     let Some(elsewhere) = ELSEWHERE.get_ptr(flow) else { return 0 };
@@ -46,9 +46,23 @@ pub(crate) fn is_known_here(flow: &FlowKey) -> u32 {
     let here = if now < until_s {
         verdict == ELSEWHERE_NODE && node == THIS_NODE
     } else {
-        verdict == ELSEWHERE_ASKED && now - until_s < UNANSWERED_S
+        verdict == ELSEWHERE_ASKED_AGAIN && now - until_s < UNANSWERED_S
     };
     u32::from(here)
+}
+
+/// What an entry is to say when the agents are to be asked: whether it is not the first time.
+#[inline(always)]
+fn asked(flow: &FlowKey, now: u32) -> u16 {
+    let Some(elsewhere) = ELSEWHERE.get_ptr(flow) else { return ELSEWHERE_ASKED };
+    // SAFETY: as above.
+    let Elsewhere { verdict, until_s, .. } = unsafe { *elsewhere };
+    let unanswered = verdict == ELSEWHERE_ASKED || verdict == ELSEWHERE_ASKED_AGAIN;
+    if unanswered && now.wrapping_sub(until_s) < UNANSWERED_S {
+        ELSEWHERE_ASKED_AGAIN
+    } else {
+        ELSEWHERE_ASKED
+    }
 }
 
 /// Whether a UDP flow that is not known here was found elsewhere lately, or may have been: it is
@@ -98,6 +112,12 @@ pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16
     if packet.is_error {
         return Step::done(Outcome::DropIcmpUnknown);
     }
+    // This node's agent may be away: the row's node has one, too.
+    let asked_before = if at < LAST && first != THIS_NODE && first != NO_NODE {
+        Step::send(first, LAST)
+    } else {
+        Step::done(Outcome::DropAsked)
+    };
     match look(&packet.flow) {
         Some((node, ELSEWHERE_NODE)) if node != THIS_NODE && node != NO_NODE => {
             if at >= LAST {
@@ -106,25 +126,19 @@ pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16
             return Step::send_elsewhere(node);
         }
         Some((_, ELSEWHERE_NOBODY)) => return nobody(service),
-        // Its agent may be away: the row's node has one, too.
-        Some((_, ELSEWHERE_ASKED)) if at < LAST && first != THIS_NODE && first != NO_NODE => {
-            return Step::send(first, LAST);
-        }
-        Some((_, ELSEWHERE_ASKED)) => return Step::done(Outcome::DropAsked),
+        Some((_, ELSEWHERE_ASKED | ELSEWHERE_ASKED_AGAIN)) => return asked_before,
         _ => {}
     }
     if packet.flags & TCP_RST != 0 {
         return Step::done(Outcome::DropUnknownFlow);
     }
-    let asked = Elsewhere {
-        node: NO_NODE,
-        verdict: ELSEWHERE_ASKED,
-        until_s: now_s().wrapping_add(ASKED_S),
-    };
     let flow = &packet.flow;
+    let now = now_s();
+    let verdict = asked(flow, now);
+    let asked = Elsewhere { node: NO_NODE, verdict, until_s: now.wrapping_add(ASKED_S) };
     let _ = ELSEWHERE.insert(flow, asked, ANY);
     events::unknown_flow(flow, first);
-    Step::done(Outcome::DropAsked)
+    if verdict == ELSEWHERE_ASKED_AGAIN { asked_before } else { Step::done(Outcome::DropAsked) }
 }
 
 /// Nobody knows the flow: that is certain once the tables have stood for a while.

@@ -139,13 +139,28 @@ pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
     }
 }
 
-/// A reset is the last that comes of a flow. Were it kept, the client's port could begin another
-/// one elsewhere, whose packets this node would then give to the endpoint of the old one. The
-/// way back stays for what the endpoint has under way.
+/// A reset is the last that comes of a flow, and so is what its client begins after it. Were it
+/// kept, the client's port could begin another one elsewhere, whose packets this node would then
+/// give to the endpoint of the old one. The way back stays for what the endpoint has under way.
 #[inline(always)]
-fn end(key: &FlowKey) {
+pub(crate) fn end(key: &FlowKey) {
     let _ = FLOWS.remove(key);
     let _ = PENDING.remove(key);
+}
+
+/// Notes that a flow which the kernel delivers, and which is not known, is ending.
+#[inline(never)]
+pub(crate) fn note_ending(key: &FlowKey) -> u32 {
+    let flow = Flow {
+        peer: key.peer,
+        peer_port: key.peer_port,
+        client_port: key.client_port,
+        endpoint: NO_ENDPOINT,
+        seen_s: now_s(),
+        state: FLOW_KERNEL | FLOW_CLOSING,
+        pad: [0; 3],
+    };
+    u32::from(FLOWS.insert(key, &flow, ANY).is_ok())
 }
 
 /// Notes a new flow: to the endpoint with this index or, if `kernel`, to wherever the kernel

@@ -6,7 +6,7 @@ use crate::{
     frame::Frame,
     ip,
     maps::{ROWS, SERVICE_STATS, SERVICES, address_words, halves, joined},
-    packet::{BY_FRAME, NO_STATS, Packet, is_for_us},
+    packet::{NO_STATS, Packet, is_for_us},
     ranges, refuse, step,
     step::Step,
     takeover,
@@ -15,7 +15,7 @@ use crate::{
 use lb_common::{
     hash::{addresses_v4, addresses_v6, flow_hash_of, row_index},
     maps::{
-        NO_NODE, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES,
+        NO_ENDPOINT, NO_NODE, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES,
         SERVICE_TAKEN_OVER, Service, ServiceKey, THIS_NODE,
     },
     outcome::Outcome,
@@ -141,25 +141,29 @@ fn choose<F: Frame, const V6: bool>(
     let first = row.nodes[0];
     let here = first == THIS_NODE;
     let arrived = here || packet.is_from_tunnel();
-    if arrived || flags & SERVICE_HERE != 0 && !packet.begins {
+    if arrived || flags & (SERVICE_HERE | SERVICE_TAKEN_OVER) != 0 {
         let found = flows::find(packet, &mut way.target);
         let plain = found & !flows::HEARD;
         way.found = plain;
         if plain >= flows::KNOWN {
-            if here || !packet.begins {
+            if here || !packet.begins || !arrived {
                 if found & flows::HEARD != 0 && flags & SERVICE_CLIENT_IP != 0 {
                     affinity::touch(packet);
                 }
                 return Step::deliver_known();
             }
             way.found = flows::STALE;
+        } else if plain == flows::STALE && packet.begins && !arrived {
+            // What follows comes this way, too, and must not find it.
+            flows::end(&packet.flow);
         }
     }
-    if flags & SERVICE_TAKEN_OVER != 0
-        && packet.arrived == BY_FRAME
-        && !forward::came_from_agent(frame, packet)
-        && takeover::is_proxied(packet)
-    {
+    if takeover::is_proxied(frame, packet, service) {
+        if packet.begins && !packet.is_error {
+            way.flags |= SERVICE_KERNEL;
+            return Step::deliver_new(NO_ENDPOINT);
+        }
+        takeover::note_end(packet);
         return Step::done(Outcome::DeliveredKernel);
     }
     if !arrived && first != NO_NODE {

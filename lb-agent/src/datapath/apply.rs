@@ -224,23 +224,30 @@ impl Datapath {
         self.state.taken_over.iter().filter(|key| services.contains_key(key))
     }
 
-    /// Ends it: the flow table has their connections now. `proxied` are those that have any.
+    /// Ends it: the flow table has their connections now. `proxied` are those that the agent has found
+    /// any of; the program may have seen others begin meanwhile.
     ///
     /// # Errors
     ///
     /// [`Error::Map`]: it has not ended.
-    pub fn end_takeover(&mut self, proxied: BTreeSet<ServiceKey>) -> Result<(), Error> {
+    pub fn end_takeover(&mut self, proxied: &BTreeSet<ServiceKey>) -> Result<(), Error> {
         for key in self.state.taken_over.clone() {
             if let Some(service) = self.state.contents.services.get_mut(&key) {
                 service.flags &= !SERVICE_TAKEN_OVER;
-                if proxied.contains(&key) {
-                    service.flags |= SERVICE_HERE;
-                }
+                let flags = service.flags;
+                service.flags |= SERVICE_HERE;
                 self.maps.write(&Write::Service(key, Some(*service)))?;
+                // From here on the program notes no more of them.
+                let noted = self.maps.service_stats(service.stats)?.delivered_packets > 0;
+                if noted || proxied.contains(&key) {
+                    self.state.proxied.insert(key);
+                } else {
+                    service.flags = flags;
+                    self.maps.write(&Write::Service(key, Some(*service)))?;
+                }
             }
             self.state.taken_over.remove(&key);
         }
-        self.state.proxied.extend(proxied);
         Ok(())
     }
 

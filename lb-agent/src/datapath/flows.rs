@@ -10,6 +10,9 @@ use lb_common::maps::{
     FlowKey, NO_NODE, THIS_NODE,
 };
 
+/// `BPF_NOEXIST` (`linux/bpf.h`).
+const NO_EXIST: u64 = 1;
+
 /// `FLOWS`, `PENDING` and `ELSEWHERE`.
 #[derive(Debug)]
 pub struct FlowMaps {
@@ -58,6 +61,27 @@ impl FlowMaps {
     /// [`Error::Map`]
     pub fn write(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), Error> {
         self.flows.insert(key, flow, 0).map_err(|error| Error::Map { map: "FLOWS", error })
+    }
+
+    /// Writes a flow that the kernel delivers, unless the program knows it as one already: that is from
+    /// what it has seen since.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn adopt(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), Error> {
+        match self.flow(key)? {
+            Some(known) if known.state & FLOW_KERNEL != 0 => Ok(()),
+            Some(_) => self.write(key, flow),
+            None => match self.flows.insert(key, flow, NO_EXIST) {
+                Err(MapError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+                {
+                    Ok(())
+                }
+                result => result.map_err(|error| Error::Map { map: "FLOWS", error }),
+            },
+        }
     }
 
     /// Has a flow that the kernel delivers forgotten; any other stays.

@@ -7,10 +7,10 @@ use crate::datapath::{address_bytes, address_from_bytes};
 use lb_common::{
     hash::row_index,
     maps::{
-        Affinity, AffinityKey, ELSEWHERE_ASKED, ELSEWHERE_NOBODY, ENDPOINT_PRESENT, Elsewhere,
-        Endpoint, FLOW_CLOSING, FLOW_KERNEL, FlowKey, NO_NODE, NO_RANGE, NODE_LINK, NODE_TUNNEL,
-        Node, RangeKey, Row, SERVICE_CLIENT_IP, SERVICE_KERNEL, SERVICE_RANGES, Service,
-        ServiceKey, THIS_NODE, TO_ENDPOINT,
+        Affinity, AffinityKey, ELSEWHERE_ASKED, ELSEWHERE_ASKED_AGAIN, ELSEWHERE_NOBODY,
+        ELSEWHERE_NODE, ENDPOINT_PRESENT, Elsewhere, Endpoint, FLOW_CLOSING, FLOW_KERNEL, FlowKey,
+        NO_NODE, NO_RANGE, NODE_LINK, NODE_TUNNEL, Node, RangeKey, Row, SERVICE_CLIENT_IP,
+        SERVICE_KERNEL, SERVICE_RANGES, Service, ServiceKey, THIS_NODE, TO_ENDPOINT,
     },
     wire::protocol::UDP,
 };
@@ -269,9 +269,15 @@ fn said<T: Tables>(tables: &T, key: &FlowKey, now_s: u32) -> Result<Option<Said>
     Ok(match said {
         None => None,
         Some(Elsewhere { verdict: ELSEWHERE_ASKED, .. }) if key.proto == UDP => Some(Said::Sought),
-        Some(Elsewhere { verdict: ELSEWHERE_ASKED, .. }) => Some(Said::Asked),
+        Some(Elsewhere { verdict: ELSEWHERE_ASKED | ELSEWHERE_ASKED_AGAIN, .. }) => {
+            Some(Said::Asked)
+        }
         Some(Elsewhere { verdict: ELSEWHERE_NOBODY, .. }) => Some(Said::Nobody),
-        Some(Elsewhere { node, .. }) => Some(Said::Node(stop(tables, node)?.address)),
+        Some(Elsewhere { verdict: ELSEWHERE_NODE, node, .. }) => {
+            Some(Said::Node(stop(tables, node)?.address))
+        }
+        // It has begun, which says nothing of where it is.
+        Some(_) => None,
     })
 }
 

@@ -12,10 +12,14 @@ use std::{
 pub const OPEN: usize = 1000;
 /// Most flows that are asked about in a second.
 pub const PER_SECOND: u32 = 2000;
-/// When a question is repeated to those that have not answered.
+/// How long after it was asked first a question is repeated to those that have not answered; then
+/// after twice as long each time.
 pub const REPEAT: Duration = Duration::from_millis(100);
-/// How long after that answers are waited for.
-pub const WAIT: Duration = Duration::from_millis(500);
+/// How often it is repeated.
+pub const REPEATS: u32 = 3;
+/// How long answers are waited for: twice as long as up to the last repetition, and less than the
+/// kernel program waits before it has a flow asked about again.
+pub const WAIT: Duration = Duration::from_millis(1500);
 
 /// What came of asking about a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +52,14 @@ struct Question {
     answered: BTreeSet<String>,
     /// How well somebody knows it.
     best: Knowledge,
-    /// Who knows it as one that has ended, which is concluded only when nobody knows it better: the
-    /// client's port may have begun another connection since.
+    /// Who knows it as one that has ended, which is concluded only when everybody has said that nobody
+    /// knows it better: the client's port may have begun another connection since.
     ended_at: Option<String>,
-    /// When to ask again.
-    repeat: Option<Instant>,
+    /// How often it has been asked.
+    asked: u32,
+    /// When to ask again, or for the first time; none if that is often enough.
+    next: Option<Instant>,
     until: Instant,
-    asked: bool,
 }
 
 /// The questions of this agent that are open.
@@ -96,9 +101,9 @@ impl Asker {
             answered: BTreeSet::new(),
             best: if ended_at.is_some() { Knowledge::Ended } else { Knowledge::Nothing },
             ended_at,
-            repeat: Some(now + REPEAT),
-            until: now + REPEAT + WAIT,
-            asked: false,
+            asked: 0,
+            next: Some(now),
+            until: now + WAIT,
         };
         self.questions.insert(flow, question);
         true
@@ -138,14 +143,15 @@ impl Asker {
             let over = now >= question.until;
             if silent.is_empty() || over {
                 let found = match (question.best, question.ended_at.take()) {
-                    (Knowledge::Nothing, _) if !silent.is_empty() => None,
+                    // Who is silent may know it, or know it better.
+                    _ if !silent.is_empty() => None,
                     (Knowledge::Nothing, _) => Some(Found::Nobody),
                     (_, Some(node)) => Some(Found::At(node)),
                     // It has been said.
                     (_, None) => None,
                 };
                 output.inconclusive +=
-                    usize::from(question.best == Knowledge::Nothing && over && found.is_none());
+                    usize::from(question.best <= Knowledge::Ended && found.is_none());
                 output.conclusions.extend(found.map(|found| Conclusion {
                     flow: *flow,
                     row_node: question.row_node.take(),
@@ -154,12 +160,10 @@ impl Asker {
                 }));
                 return false;
             }
-            let again = question.repeat.is_some_and(|at| now >= at);
-            if !question.asked || again {
-                question.asked = true;
-                if again {
-                    question.repeat = None;
-                }
+            if question.next.is_some_and(|at| now >= at) {
+                question.next =
+                    (question.asked < REPEATS).then(|| now + REPEAT * (1 << question.asked));
+                question.asked += 1;
                 // Who knows it well has answered already.
                 if question.best <= Knowledge::Ended {
                     for (name, _) in silent.into_iter().filter(|(_, agent)| **agent) {
@@ -174,7 +178,7 @@ impl Asker {
 
     /// When [`poll`](Self::poll) is due again, if nothing is received before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.questions.values().map(|q| q.repeat.unwrap_or(q.until)).min()
+        self.questions.values().map(|q| q.next.unwrap_or(q.until)).min()
     }
 }
 
@@ -246,13 +250,15 @@ mod tests {
         asker.answer("n3", &flow(1), Knowledge::Nothing);
         assert_eq!(asker.poll(&all, now + MS).conclusions, ended("n2"));
         assert!(asker.questions.is_empty());
-        // Nobody else answers: it has to do.
+        // Somebody is silent, who may know it better.
         let mut asker = Asker::new(now);
         assert!(asker.ask(flow(1), Some("n2".into()), Some("n1".into()), now));
         asker.poll(&all, now);
+        asker.answer("n2", &flow(1), Knowledge::Nothing);
         assert!(asker.poll(&all, now + REPEAT).conclusions.is_empty());
-        let output = asker.poll(&all, now + REPEAT + WAIT);
-        assert_eq!((output.conclusions, output.inconclusive), (ended("n1"), 0));
+        let output = asker.poll(&all, now + WAIT);
+        assert_eq!((output.conclusions, output.inconclusive), (vec![], 1));
+        assert!(asker.questions.is_empty());
     }
 
     #[test]
@@ -281,7 +287,7 @@ mod tests {
         all.insert("n3".into(), false);
         assert_eq!(asker.poll(&all, now).questions.keys().collect::<Vec<_>>(), ["n2"]);
         asker.answer("n2", &flow(1), Knowledge::Nothing);
-        let output = asker.poll(&all, now + REPEAT + WAIT);
+        let output = asker.poll(&all, now + WAIT);
         assert_eq!((output.conclusions, output.inconclusive), (vec![], 1));
 
         // It dies: then there is nobody left who could know it.
@@ -291,6 +297,25 @@ mod tests {
         asker.poll(&all, now + REPEAT);
         all.remove("n3");
         assert_eq!(asker.poll(&all, now + REPEAT + MS).conclusions, nobody());
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_again_and_again_for_a_while() {
+        let now = Instant::now();
+        let mut asker = asking(now);
+        let all = others(&["n2", "n3"]);
+        let mut asked = vec![];
+        let mut at = now;
+        while let Some(next) = asker.next_deadline() {
+            at = next.max(at);
+            let output = asker.poll(&all, at);
+            if !output.questions.is_empty() {
+                assert_eq!(output.questions.len(), 2);
+                asked.push((at - now).as_millis());
+            }
+        }
+        assert_eq!(asked, [0, 100, 300, 700]);
+        assert_eq!(at, now + WAIT);
     }
 
     #[test]

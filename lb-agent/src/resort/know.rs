@@ -72,19 +72,30 @@ fn is_translated(entry: &Entry) -> bool {
         != (entry.reply.source, entry.reply.source_port)
 }
 
-/// The flow of a connection that kube-proxy serves on this node. One that is ending is marked, so
-/// that its client may begin another.
-fn kernels_flow(flow: &FlowId, entry: &Entry, now_s: u32) -> Flow {
-    let ends = matches!(entry.phase, Phase::Closing | Phase::Over);
+/// What a tracked connection's flow has as its state, beside what else it is. One that is ending is
+/// marked, so that its client may begin another.
+fn closing(entry: &Entry) -> u8 {
+    if matches!(entry.phase, Phase::Closing | Phase::Over) { FLOW_CLOSING } else { 0 }
+}
+
+/// The flow of a connection that kube-proxy serves on this node.
+fn kernels_flow(flow: &FlowId, entry: &Entry, seen_s: u32) -> Flow {
     Flow {
         peer: address_bytes(flow.vip),
         peer_port: flow.port.to_be_bytes(),
         client_port: flow.client_port.to_be_bytes(),
         endpoint: NO_ENDPOINT,
-        seen_s: now_s,
-        state: if ends { FLOW_KERNEL | FLOW_CLOSING } else { FLOW_KERNEL },
+        seen_s,
+        state: FLOW_KERNEL | closing(entry),
         pad: [0; 3],
     }
+}
+
+/// When the client of a tracked connection that is looked up now was heard. One that has ended was
+/// not of late: its port may be another connection's, which this node's program must ask about
+/// before it takes its packets for this one's.
+fn heard_s(knowledge: Knowledge, now_s: u32) -> u32 {
+    if knowledge == Knowledge::Ended { now_s.saturating_sub(LIVELY_S) } else { now_s }
 }
 
 /// The flow that a tracked connection to a VIP is, if kube-proxy serves it and it may go on: those
@@ -112,7 +123,7 @@ fn proxied(tables: &mut impl Tables, flow: &FlowId, now_s: u32) -> Knowledge {
         return Knowledge::Nothing;
     };
     let knowledge = worth(&entry);
-    let kernel = kernels_flow(flow, &entry, now_s);
+    let kernel = kernels_flow(flow, &entry, heard_s(knowledge, now_s));
     if knowledge != Knowledge::Nothing && tables.write(&flow.key(), &kernel) {
         knowledge
     } else {
@@ -147,10 +158,11 @@ fn evicted(tables: &mut impl Tables, flow: &FlowId, now_s: u32) -> Knowledge {
             peer_port: port,
             client_port,
             endpoint,
-            seen_s: now_s,
+            seen_s: heard_s(knowledge, now_s),
             ..Flow::default()
         };
-        let to_endpoint = Flow { peer: back.peer, peer_port: back.peer_port, ..to_client };
+        let state = closing(&entry);
+        let to_endpoint = Flow { peer: back.peer, peer_port: back.peer_port, state, ..to_client };
         // The way back first: a packet that is delivered is answered.
         if tables.write(&back, &to_client) && tables.write(&flow.key(), &to_endpoint) {
             return knowledge;
@@ -253,10 +265,13 @@ mod tests {
             assert_eq!(written.is_some(), knowledge != Knowledge::Nothing);
             let ends = if knowledge == Knowledge::Ended { FLOW_CLOSING } else { 0 };
             let state = FLOW_KERNEL | ends;
-            assert!(written.is_none_or(|f| f.state == state && f.endpoint == NO_ENDPOINT));
+            let seen_s = if knowledge == Knowledge::Ended { NOW - 60 } else { NOW };
+            assert!(written.is_none_or(|f| (f.state, f.endpoint) == (state, NO_ENDPOINT)));
+            assert!(written.is_none_or(|f| f.seen_s == seen_s));
             let going_on = going_on(&entry(vip(), phase), NOW);
             let expected = written.filter(|_| phase != Phase::Over);
-            assert_eq!(going_on, expected.map(|written| (flow(), *written)), "{phase:?}");
+            let expected = expected.map(|written| (flow(), Flow { seen_s: NOW, ..*written }));
+            assert_eq!(going_on, expected, "{phase:?}");
         }
         // The kernel has picked up a stray packet.
         let mut stray = entry(vip(), Phase::Open);
@@ -283,5 +298,16 @@ mod tests {
         // The same connection is no other VIP's.
         let other = FlowId { vip: ip("192.0.2.11"), ..flow() };
         assert_eq!(know(&mut fake, &other, NOW), Knowledge::Nothing);
+    }
+
+    #[test]
+    fn an_evicted_flow_that_has_ended_is_made_again_as_such() {
+        for phase in [Phase::Closing, Phase::Over] {
+            let mut fake = Fake { connections: vec![entry(pod(), phase)], ..Fake::default() };
+            assert_eq!(know(&mut fake, &flow(), NOW), Knowledge::Ended, "{phase:?}");
+            let there = fake.flows[&flow().key()];
+            assert_eq!((there.state, there.seen_s), (FLOW_CLOSING, NOW - 60), "{phase:?}");
+            assert_eq!(know(&mut fake, &flow(), NOW), Knowledge::Ended, "{phase:?}");
+        }
     }
 }

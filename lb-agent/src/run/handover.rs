@@ -168,13 +168,13 @@ impl Handover {
         drop(sweeper);
         let mut table = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, id, flow) in &flows {
-            table.write(&id.key(), flow)?;
+            table.adopt(&id.key(), flow)?;
         }
         drop(table);
         if !flows.is_empty() {
             info!(connections = flows.len(), "kube-proxy's connections go on");
         }
-        datapath.end_takeover(flows.into_iter().map(|(key, ..)| key).collect())
+        datapath.end_takeover(&flows.into_iter().map(|(key, ..)| key).collect())
     }
 
     /// Looks when it is time to, for as long as the agent runs.

@@ -242,9 +242,14 @@ fn know(world: &mut World, row: &Row, vip: SocketAddr) -> Result<()> {
                 world.affinity.insert(affinity_key, affinity);
             }
             "asked" => _ = world.elsewhere.insert(key, answer(Answer::Asked, FAR_AHEAD)),
-            "begun" => _ = world.elsewhere.insert(key, answer(Answer::Begun, FAR_AHEAD)),
-            "begun long ago" => _ = world.elsewhere.insert(key, answer(Answer::Begun, LONG_AGO)),
             "asked in vain" => _ = world.elsewhere.insert(key, answer(Answer::Asked, -30)),
+            "asked again" => _ = world.elsewhere.insert(key, answer(Answer::AskedAgain, FAR_AHEAD)),
+            "asked again in vain" => {
+                world.elsewhere.insert(key, answer(Answer::AskedAgain, -30));
+            }
+            "asked again long ago" => {
+                world.elsewhere.insert(key, answer(Answer::AskedAgain, LONG_AGO));
+            }
             "here" => _ = world.elsewhere.insert(key, answer(Answer::Node(0), FAR_AHEAD)),
             "asked long ago" => _ = world.elsewhere.insert(key, answer(Answer::Asked, LONG_AGO)),
             "nobody" => _ = world.elsewhere.insert(key, answer(Answer::Nobody, FAR_AHEAD)),

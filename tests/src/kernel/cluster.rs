@@ -247,7 +247,9 @@ fn learn(random: &mut Random, world: &mut World, nodes: usize) {
             _ => {
                 let key = FlowKey { client, peer: vip, protocol, to_client: false };
                 let node = random.below(nodes) as u16;
-                let answer = random.pick(&[Answer::Node(node), Answer::Nobody, Answer::Asked]);
+                let answers =
+                    [Answer::Node(node), Answer::Nobody, Answer::Asked, Answer::AskedAgain];
+                let answer = random.pick(&answers);
                 world.elsewhere.insert(key, Elsewhere { answer, until: FAR_AHEAD });
             }
         }

@@ -11,12 +11,12 @@ use lb_common::{
     filter,
     hash::row_mask,
     maps::{
-        Affinity, AffinityKey, Announced, AnnouncedKey, Budget, ELSEWHERE_ASKED, ELSEWHERE_BEGUN,
-        ELSEWHERE_NOBODY, ELSEWHERE_NODE, ENDPOINT_PRESENT, Elsewhere, Endpoint, FLOW_CLOSING,
-        FLOW_KERNEL, Flow, FlowKey, FragmentKey, Fragmented, MacKey, MacOwner, NO_ENDPOINT,
-        NO_NODE, NO_RANGE, NODE_LINK, NODE_TUNNEL, Node, RangeKey, Row, SERVICE_CLIENT_IP,
-        SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES, SERVICE_TAKEN_OVER, Sampling, Service,
-        ServiceKey, Settings, TO_CLIENT, TO_ENDPOINT, Uplink, Vip, VipKey,
+        Affinity, AffinityKey, Announced, AnnouncedKey, Budget, ELSEWHERE_ASKED,
+        ELSEWHERE_ASKED_AGAIN, ELSEWHERE_NOBODY, ELSEWHERE_NODE, ENDPOINT_PRESENT, Elsewhere,
+        Endpoint, FLOW_CLOSING, FLOW_KERNEL, Flow, FlowKey, FragmentKey, Fragmented, MacKey,
+        MacOwner, NO_ENDPOINT, NO_NODE, NO_RANGE, NODE_LINK, NODE_TUNNEL, Node, RangeKey, Row,
+        SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES, SERVICE_TAKEN_OVER,
+        Sampling, Service, ServiceKey, Settings, TO_CLIENT, TO_ENDPOINT, Uplink, Vip, VipKey,
     },
 };
 
@@ -280,9 +280,9 @@ impl DataPath {
         let elsewhere = learnt.elsewhere.iter().map(|(key, value)| {
             let (node, verdict) = match value.answer {
                 Answer::Asked => (0, ELSEWHERE_ASKED),
+                Answer::AskedAgain => (0, ELSEWHERE_ASKED_AGAIN),
                 Answer::Node(node) => (node, ELSEWHERE_NODE),
                 Answer::Nobody => (0, ELSEWHERE_NOBODY),
-                Answer::Begun => (0, ELSEWHERE_BEGUN),
             };
             // An entry that the program wrote would soon count no more.
             let until = if value.until == 0 { world::FAR_AHEAD } else { value.until };
@@ -329,7 +329,7 @@ impl DataPath {
             let answer = match value.verdict {
                 ELSEWHERE_NODE => Answer::Node(value.node),
                 ELSEWHERE_NOBODY => Answer::Nobody,
-                ELSEWHERE_BEGUN => Answer::Begun,
+                ELSEWHERE_ASKED_AGAIN => Answer::AskedAgain,
                 _ => Answer::Asked,
             };
             let until = clock.to_world(value.until_s);

@@ -213,12 +213,12 @@ pub struct Affinity {
 pub enum Answer {
     /// Nothing yet.
     Asked,
+    /// Nothing yet; nor had there been when they were asked before.
+    AskedAgain,
     /// This node knows the flow.
     Node(u16),
     /// No node does.
     Nobody,
-    /// Nobody was asked: it began since kube-proxy served the port.
-    Begun,
 }
 
 /// An [`Answer`], and until when it counts.

@@ -2,7 +2,7 @@
 
 use super::{
     super::world::{Answer, Elsewhere, NOBODY, World},
-    Case, Dropped, Event, Kind, Packet, RST, Verdict, affinity, deliver, refuse,
+    Case, Dropped, Event, Kind, Packet, RST, Verdict, affinity, deliver, flows, refuse,
     send::{self, Way},
     steer::Steering,
 };
@@ -35,8 +35,10 @@ pub(super) fn decide(
     {
         return node;
     }
-    if let Some((node, place)) = to.next(usize::from(k) + 1..4) {
-        return send::on(world, case, packet, to, node, Way::Position(place));
+    if k < 3
+        && let Some((node, place)) = to.next(to.unasked(k)..4)
+    {
+        return send::on(world, case, packet, to, node, Way::Position(place.max(k + 1)));
     }
     last_resort(world, case, packet, to, k)
 }
@@ -83,13 +85,7 @@ fn looked_for(
     {
         return send::on(world, case, packet, to, first, Way::Position(1));
     }
-    // Who did not expect this node here has passed over somebody.
-    let astray = match to.row.iter().position(|&node| node == 0) {
-        Some(place) => place == 0 || place > usize::from(k),
-        None => true,
-    };
-    let from = if k > 0 && astray { k } else { k + 1 };
-    if let Some((node, place)) = to.next(usize::from(from).max(1)..3) {
+    if let Some((node, place)) = to.next(to.unasked(k)..3) {
         if k == 0 && to.is_here() && !to.service.client_ip {
             let looked_for = Elsewhere { answer: Answer::Asked, until: 0 };
             world.elsewhere.entry(packet.forth()).or_insert(looked_for).until = 0;
@@ -137,7 +133,7 @@ fn elsewhere(
             }
             refuse::refuse(world, case, packet, "drop_unknown_flow").map(Some)
         }
-        Some(Answer::Asked | Answer::Begun) | None => Ok(None),
+        Some(Answer::Asked | Answer::AskedAgain) | None => Ok(None),
     }
 }
 
@@ -156,21 +152,23 @@ pub(super) fn last_resort(
         return Ok(verdict);
     }
     let key = packet.forth();
-    let counts = |entry: &Elsewhere| entry.until >= 0 && entry.answer == Answer::Asked;
+    let counts = |entry: &Elsewhere| {
+        entry.until >= 0 && matches!(entry.answer, Answer::Asked | Answer::AskedAgain)
+    };
     let asked = world.elsewhere.get(&key).is_some_and(counts);
-    if asked
-        && k < 3
-        && let Some(first) = to.first()
-    {
-        return send::on(world, case, packet, to, first, Way::Position(3));
-    }
+    let again = world.elsewhere.get(&key).is_some_and(flows::is_unanswered);
     if !asked && packet.flags() & RST != 0 {
         return Err("drop_unknown_flow");
     }
-    let mut verdict = Verdict::untouched(super::DROP, "drop_asked", case.frame);
+    let mut verdict = match to.first().filter(|_| k < 3 && (asked || again)) {
+        Some(first) => send::on(world, case, packet, to, first, Way::Position(3))
+            .unwrap_or_else(|reason| Verdict::untouched(super::DROP, reason, case.frame)),
+        None => Verdict::untouched(super::DROP, "drop_asked", case.frame),
+    };
     if !asked {
         // Written as now and little more: the rig reads it so.
-        world.elsewhere.insert(key, Elsewhere { answer: Answer::Asked, until: 0 });
+        let answer = if again { Answer::AskedAgain } else { Answer::Asked };
+        world.elsewhere.insert(key, Elsewhere { answer, until: 0 });
         let node = to.row.first().copied().unwrap_or(NOBODY);
         verdict.event = Some(Event::Unknown(key, node));
     }

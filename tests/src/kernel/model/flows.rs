@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    super::world::{Answer, Flow, FlowKey, UDP_IDLE, World},
-    Dropped, Kind, Packet,
+    super::world::{Answer, Elsewhere, Flow, FlowKey, UDP_IDLE, World},
+    Dropped, FIN, Kind, Packet, RST,
     hash::flow_hash,
 };
 
@@ -60,13 +60,19 @@ fn is_doubtful(packet: &Packet, flow: &Flow) -> bool {
     packet.protocol == 6 && packet.kind != Kind::Error && -flow.seen >= 3
 }
 
-/// Whether the agents have said that the flow is here, or have not answered when they were asked.
+/// Whether the agents have said that the flow is here, or have not answered when they were asked twice.
 fn is_known_here(world: &World, packet: &Packet) -> bool {
     world.elsewhere.get(&packet.forth()).is_some_and(|entry| match entry.answer {
         Answer::Node(node) => node == 0 && entry.until >= 0,
-        Answer::Asked => entry.until < 0 && -entry.until < 60,
-        Answer::Nobody | Answer::Begun => false,
+        Answer::AskedAgain => is_unanswered(entry),
+        Answer::Asked | Answer::Nobody => false,
     })
+}
+
+/// Whether the agents were asked a while ago, and did not answer.
+pub(super) fn is_unanswered(entry: &Elsewhere) -> bool {
+    let asked = matches!(entry.answer, Answer::Asked | Answer::AskedAgain);
+    asked && entry.until < 0 && -entry.until < 60
 }
 
 /// The client of a known flow was heard.
@@ -93,6 +99,15 @@ pub(super) fn heard(world: &mut World, packet: &Packet) -> Result<Flow, Dropped>
         }
     }
     Ok(flow)
+}
+
+/// The kernel's connection of a packet that nobody knows ends.
+pub(super) fn ending(world: &mut World, packet: &Packet) {
+    if packet.protocol == 6 && packet.flags() & (FIN | RST) == FIN {
+        let client_port = packet.client.port();
+        let flow = Flow { peer: packet.vip, client_port, endpoint: None, closing: true, seen: 0 };
+        world.flows.insert(packet.forth(), flow);
+    }
 }
 
 /// Notes a new flow to an endpoint, or to the kernel.

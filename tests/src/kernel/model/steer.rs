@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    super::world::{Answer, Elsewhere, NOBODY, Row, Service, World},
+    super::world::{NOBODY, Row, Service, World},
     Case, Dropped, Kind, Packet, Verdict, decide, deliver, flows,
     hash::flow_hash,
     headers::{Ip, number},
@@ -31,6 +31,15 @@ impl Steering {
     /// The row's node, if it is another one.
     pub(super) fn first(&self) -> Option<u16> {
         self.row.first().copied().filter(|&node| node != NOBODY && node != 0)
+    }
+
+    /// The first place in the row, from the second on, whose node has not been asked about a packet that
+    /// has come to this node at place `k`: who did not expect this node there has passed over
+    /// somebody.
+    pub(super) fn unasked(&self, k: u8) -> usize {
+        let k = usize::from(k);
+        let expected = self.row.iter().take(k + 1).skip(1).any(|&node| node == 0);
+        if k > 0 && !expected { k } else { k + 1 }
     }
 
     /// The first of the nodes at places in the row that is another one, and its place.
@@ -109,23 +118,22 @@ pub(super) fn steer(
     let to = find(service, packet);
     let tunnel = case.arrival.tunnel;
     let begins = packet.begins();
-    let looked_at = if begins {
-        // A SYN repeated, or a port used again.
-        to.is_here()
-    } else {
-        to.service.here || to.is_here() || tunnel.is_some()
-    };
+    let at_first_hop = (to.service.here || to.service.taken_over) && tunnel.is_none();
+    // A SYN repeated, or a port used again.
+    let looked_at = to.is_here() || at_first_hop || (tunnel.is_some() && !begins);
     if looked_at && flows::known(world, packet).is_some() {
         return deliver::known(world, case, packet, &to);
     }
     if to.service.taken_over && tunnel.is_none() && !case.arrival.agent && packet.protocol != 17 {
-        let key = packet.forth();
-        let begins = begins && packet.kind != Kind::Error;
         if begins {
-            world.elsewhere.insert(key, Elsewhere { answer: Answer::Begun, until: 0 });
-        } else if world.elsewhere.get(&key).is_none_or(|entry| entry.until < 0) {
-            return Ok(Verdict::untouched(super::PASS, "delivered_kernel", case.frame));
+            flows::begin(world, packet, None, true)?;
+        } else {
+            flows::ending(world, packet);
         }
+        return Ok(Verdict::untouched(super::PASS, "delivered_kernel", case.frame));
+    }
+    if begins && at_first_hop && !to.is_here() {
+        world.flows.remove(&packet.forth());
     }
     match tunnel {
         None => first_hop(world, case, packet, &to),
