@@ -36,6 +36,9 @@ const SERVICE_NAMESPACE: &str = "metallb.io/service-namespace";
 
 /// These objects are for people: what changes within that long is written together.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Where there are thousands, looking at them takes a part of the time at most, within this bound.
+const SHARE: u32 = 10;
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the objects are still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,6 +92,7 @@ impl<'a> Writer<'a> {
         let mut said = None;
         loop {
             let now = announced.borrow_and_update().clone();
+            let started = Instant::now();
             let trouble = self.settle(&now).await.err();
             if trouble != said {
                 match (&trouble, &said) {
@@ -99,7 +103,7 @@ impl<'a> Writer<'a> {
                 said.clone_from(&trouble);
             }
             let again = Instant::now() + if trouble.is_some() { PATIENCE } else { LOOK_AGAIN };
-            sleep(PAUSE).await;
+            sleep((started.elapsed() * SHARE).clamp(PAUSE, LONGEST_PAUSE)).await;
             tokio::select! {
                 changed = announced.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep_until(again) => {}
