@@ -235,6 +235,15 @@ pub fn pin_constant_xdp_program(name: &str, action: i32, pin: &Path) -> io::Resu
     Ok(())
 }
 
+/// Has a process, and what it starts from now on, run on what others leave (nice 10).
+///
+/// # Errors
+/// There is no such process.
+pub fn yield_to_others(pid: u32) -> io::Result<()> {
+    // SAFETY: changes nothing but the scheduling of that process's first thread.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid, 10) }).map(drop)
+}
+
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -25,6 +25,7 @@ pub mod frames;
 pub mod kubelet;
 pub mod maps;
 pub mod namespace;
+pub mod openings;
 pub mod pod;
 pub mod probe;
 pub mod routed;

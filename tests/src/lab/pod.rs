@@ -2,9 +2,16 @@
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::{
-    io::{self, BufRead as _, BufReader, Write as _},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    rc::Rc,
     thread,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    runtime,
+    task::{self, LocalSet},
 };
 
 /// A pod's answer.
@@ -33,17 +40,30 @@ pub fn serve(pod: &str, node: &str, port: u16) -> Result<()> {
     // Dual stack: IPv4 clients appear as ::ffff:a.b.c.d.
     let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let tcp = TcpListener::bind(any).with_context(|| format!("listening on TCP port {port}"))?;
+    tcp.set_nonblocking(true)?;
     let udp = UdpSocket::bind(any).with_context(|| format!("listening on UDP port {port}"))?;
     thread::scope(|scope| {
         scope.spawn(|| serve_udp(&udp, pod, node));
-        for stream in tcp.incoming().flatten() {
-            scope.spawn(move || {
-                // A client that goes away is the client's business.
-                let _ = serve_http(&stream, pod, node);
-            });
-        }
-    });
-    Ok(())
+        // One thread for all connections: one for each would take most of the machine where
+        // thousands come in a second.
+        let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+        LocalSet::new().block_on(&runtime, accept(tcp, pod, node))
+    })
+}
+
+async fn accept(tcp: TcpListener, pod: &str, node: &str) -> Result<()> {
+    let tcp = tokio::net::TcpListener::from_std(tcp)?;
+    let (pod, node): (Rc<str>, Rc<str>) = (pod.into(), node.into());
+    loop {
+        let Ok((stream, _)) = tcp.accept().await else {
+            // It was gone before, or there are too many: let those that are here come to an end.
+            task::yield_now().await;
+            continue;
+        };
+        let (pod, node) = (Rc::clone(&pod), Rc::clone(&node));
+        // A client that goes away is the client's business.
+        task::spawn_local(async move { serve_http(stream, &pod, &node).await });
+    }
 }
 
 fn answer(pod: &str, node: &str, client: SocketAddr) -> Answer {
@@ -71,7 +91,7 @@ fn serve_udp(socket: &UdpSocket, pod: &str, node: &str) {
 }
 
 /// Answers each request of a connection. `GET /N` gets an answer with N more bytes in it.
-fn serve_http(stream: &TcpStream, pod: &str, node: &str) -> io::Result<()> {
+async fn serve_http(stream: TcpStream, pod: &str, node: &str) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut answer = answer(pod, node, stream.peer_addr()?);
     answer.local = Some(stream.local_addr()?.ip().to_canonical());
@@ -81,7 +101,7 @@ fn serve_http(stream: &TcpStream, pod: &str, node: &str) -> io::Result<()> {
         let mut lines = 0;
         loop {
             let mut line = String::new();
-            if requests.read_line(&mut line)? == 0 {
+            if requests.read_line(&mut line).await? == 0 {
                 return Ok(());
             }
             let line = line.trim_end();
@@ -102,8 +122,7 @@ fn serve_http(stream: &TcpStream, pod: &str, node: &str) -> io::Result<()> {
              Connection: {connection}\r\n\r\n",
             body.len() + 1
         );
-        let mut stream = stream;
-        stream.write_all(format!("{head}{body}\n").as_bytes())?;
+        requests.write_all(format!("{head}{body}\n").as_bytes()).await?;
         if close {
             return Ok(());
         }

@@ -270,6 +270,11 @@ impl<T: Send + 'static> Running<T> {
         Self { stop, thread: Some(thread) }
     }
 
+    /// Whether it has ended by itself.
+    pub(super) fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Ends the probing, and tells what was seen.
     ///
     /// # Errors

@@ -82,13 +82,12 @@ impl Routed {
 
     /// The same on a control plane with these files of `examples/` and kube-proxy on the nodes; the
     /// Service has its addresses already, as from another load balancer, and the nodes announce them.
-    /// There are no agents yet.
+    /// There are no agents yet, and nothing is [recorded](Lab::record).
     ///
     /// # Errors
     /// That does not come about.
     pub fn on_kubernetes(shape: Shape, examples: &[&str]) -> Result<Self> {
         let lab = Lab::new(shape)?;
-        lab.record()?;
         let vips = addresses::both(addresses::FIRST_VIPS);
         let result = (|| {
             let (control, options) = scenario::control_plane_with(&lab, examples)?;

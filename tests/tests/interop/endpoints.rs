@@ -11,6 +11,11 @@ use herald_tests::lab::{
 };
 use std::{collections::BTreeSet, fs};
 
+/// From which ports the client connects, here and by the kernel's default.
+const PORT_RANGE: &str = "net/ipv4/ip_local_port_range";
+const FEW_PORTS: &str = "20000 22999";
+const ALL_PORTS: &str = "32768 60999";
+
 fn with(lab: &Lab, condition: impl Fn(&Pod) -> Option<Condition>) -> Vec<(&Pod, Condition)> {
     lab.pods.iter().filter_map(|pod| Some((pod, condition(pod)?))).collect()
 }
@@ -21,7 +26,29 @@ fn all_ready(lab: &Lab) -> Vec<(&Pod, Condition)> {
 
 /// Pods are added, one after another, which take rows from others; those that were there from the
 /// beginning keep all their connections. Then the new ones are drained again.
+///
+/// The client's ports are few: most connections have one that had another connection before, to a pod
+/// that takes its row later.
 pub(crate) fn come_and_go(routed: &mut Routed) -> Result<()> {
+    let result = with_few_ports(routed).and_then(|()| added_and_drained(routed));
+    let remote = &routed.remote()?.namespace;
+    remote.sysctl(PORT_RANGE, ALL_PORTS)?;
+    result
+}
+
+/// Has the client use few ports, each of them soon again, and most of them once.
+fn with_few_ports(routed: &Routed) -> Result<()> {
+    let remote = &routed.remote()?.namespace;
+    remote.sysctl(PORT_RANGE, FEW_PORTS)?;
+    remote.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+    for vip in routed.cluster.vips {
+        let spread = probe::spread(remote, Over::Tcp, (vip, WEB_PORT).into(), 2000)?;
+        ensure!(spread.failed == 0, "{vip}: {:?}", spread.first_failure);
+    }
+    Ok(())
+}
+
+fn added_and_drained(routed: &mut Routed) -> Result<()> {
     let names: Vec<_> = routed.lab().pods.iter().map(|pod| pod.name.clone()).collect();
     let (first, rest) = names.split_at(2);
     let listed = |routed: &Routed, names: &[String], rest: Option<Condition>| {

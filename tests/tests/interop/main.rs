@@ -2,6 +2,7 @@
 //! not one may break that a change need not break.
 mod ecmp;
 mod endpoints;
+mod half_closed;
 mod links;
 mod rollout;
 mod takeover;
@@ -10,7 +11,7 @@ use herald_tests::{
     lab::{Shape, command, control_plane::check_programs, routed::Routed},
     suite::{self, Shared, case},
 };
-use std::{env, process::ExitCode};
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let request = suite::begin();
@@ -20,28 +21,24 @@ fn main() -> ExitCode {
         .err()
         .map(|e| e.to_string());
     let routed = Shared::new(|| Routed::new(Shape::routed(), &[]), Routed::failed);
-    let mut cases = vec![
+    let cases = vec![
         case("ecmp::node_leaves", || routed.with(ecmp::node_leaves)),
         case("ecmp::node_joins", || routed.with(ecmp::node_joins)),
         case("ecmp::agents_upgraded", || routed.with(ecmp::agents_upgraded)),
         case("ecmp::node_reboots", || routed.with(ecmp::node_reboots)),
         case("ecmp::node_dies", || routed.with(ecmp::node_dies)),
         case("ecmp::several_changes", || routed.with(ecmp::several_changes)),
+        case("endpoints::come_and_go", || routed.with(endpoints::come_and_go)),
         case("endpoints::drained", || routed.with(endpoints::drained)),
+        case("endpoints::policy_local", || routed.with(endpoints::policy_local)),
+        case("half_closed::go_on", || routed.with(half_closed::go_on)),
         case("links::narrow_path", || routed.with(links::narrow_path)),
         case("links::narrow_pods", || routed.with(links::narrow_pods)),
         case("links::node_apart", links::node_apart),
         case("links::foreign_sources_refused", links::foreign_sources_refused),
         case("rollout::deployment_rolled", rollout::deployment_rolled),
         case("takeover::from_kube_proxy", takeover::from_kube_proxy),
+        case("takeover::under_load", takeover::under_load),
     ];
-    // What the data path does not hold yet, or not every time; each moves up when it does.
-    if env::var("HERALD_PENDING").is_ok_and(|value| value == "1") {
-        cases.extend([
-            case("endpoints::come_and_go", || routed.with(endpoints::come_and_go)),
-            case("endpoints::policy_local", || routed.with(endpoints::policy_local)),
-            case("takeover::under_load", takeover::under_load),
-        ]);
-    }
     suite::run(&request, obstacle, cases)
 }
