@@ -236,6 +236,25 @@ impl Rig {
     }
 }
 
+/// Whether the kernel's test run takes a frame.
+pub fn runs(direction: Direction, frame: &[u8]) -> bool {
+    let shortest = match (direction, frame.get(12..14)) {
+        (Direction::Egress, Some([0x08, 0x00])) => 34,
+        (Direction::Egress, Some([0x86, 0xdd])) => 54,
+        _ => 15,
+    };
+    frame.len() >= shortest
+}
+
+/// Whether checksums that were right when the frame arrived are right in what is sent of it.
+pub fn checksums_are_kept(direction: Direction, arrived: &[u8], verdict: &Verdict) -> bool {
+    let sent = verdict.action != model::DROP || direction == Direction::Egress;
+    let right = |frame: &[u8]| model::checksums_are_valid(&fields::bare(frame));
+    // What leaves has no padding yet: the kernel's own stack takes it off.
+    let padded = direction == Direction::Egress && fields::is_padded(arrived);
+    !sent || padded || !right(arrived) || right(&verdict.frame)
+}
+
 /// Whether two worlds differ at most in what is written quickly.
 fn same_tables(a: &World, b: &World) -> bool {
     let shared = Arc::ptr_eq(&a.services, &b.services) || a.services == b.services;
