@@ -52,8 +52,13 @@ pub(crate) fn run() -> Result<bool> {
 pub(crate) fn checks() -> Result<Checks> {
     let mut checks = Checks::default();
     checks.check("formatting", || {
-        step("cargo fmt", project::cargo().args(["fmt", "--all", "--check", "--", "--color=never"]))
-            .context("cargo fmt --all mends it")
+        for (folder, all) in [("", &["--all"][..]), ("fuzz", &[])] {
+            let mut format = project::cargo();
+            format.current_dir(project::root().join(folder)).arg("fmt").args(all);
+            step("cargo fmt", format.args(["--check", "--", "--color=never"]))
+                .context("cargo fmt --all mends it, and in fuzz/ cargo fmt")?;
+        }
+        Ok(())
     });
     checks.check("lengths of files", lengths);
     checks.check("clippy", || {

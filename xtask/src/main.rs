@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod fuzz;
 mod lint;
 mod process;
 mod project;
@@ -76,6 +77,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Fuzz what is read from outside, for a short time each
+    Fuzz(fuzz::Options),
     /// Check formatting, lints, documentation, licences, file lengths and generated files
     Lint,
 }
@@ -114,6 +117,7 @@ fn run(command: Command) -> Result<bool> {
         }
         Command::Test(options) => test::run(&options),
         Command::Bench { args } => agent::become_bench(&args),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Lint => lint::run(),
     }
 }

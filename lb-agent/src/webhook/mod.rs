@@ -12,6 +12,34 @@ mod keeper;
 mod review;
 mod server;
 
+/// For the fuzz targets (`fuzz/`).
+#[cfg(feature = "fuzz")]
+pub mod fuzz {
+    use super::{convert, review};
+    use crate::source::index::Configuration;
+    use serde_json::Value;
+
+    /// The answer to an `AdmissionReview`.
+    ///
+    /// # Errors
+    /// What is wrong with the review itself.
+    pub fn review(
+        body: &[u8],
+        namespace: &str,
+        known: Option<&Configuration>,
+    ) -> Result<Value, String> {
+        review::answer(body, namespace, known)
+    }
+
+    /// The answer to a `ConversionReview`.
+    ///
+    /// # Errors
+    /// What is wrong with the review itself.
+    pub fn convert(body: &[u8]) -> Result<Value, String> {
+        convert::answer(body)
+    }
+}
+
 use crate::source::index::Configuration;
 use keeper::Keeper;
 use kube::Client;
