@@ -306,7 +306,7 @@ fn write_announced(
             }
             let Uplink { ifindex, vlan, .. } = *uplink;
             let key = AnnouncedKey { vip: address_bytes(*vip), ifindex, vlan, pad: 0 };
-            let value = Announced { mac: uplink.mac, pad: [0; 2] };
+            let value = Announced { mac: uplink.mac, ..Announced::default() };
             let map = &mut state.contents.announced;
             if upsert(map, key, value, &mut changes.writes, |k, v| Write::Announced(k, Some(v))) {
                 changes.newly_announced.push(NewlyAnnounced {
