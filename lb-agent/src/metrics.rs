@@ -24,6 +24,7 @@ use prometheus_client::{
 use std::{
     collections::BTreeMap,
     fmt,
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -35,6 +36,8 @@ use std::{
 pub struct KernelStats {
     /// Frames by outcome.
     pub frames: Counters,
+    /// Answers to ARP requests and neighbour solicitations, by VIP.
+    pub answered: BTreeMap<IpAddr, u64>,
     /// Packets and bytes by VIP:port.
     pub services: Vec<(ServiceAddress, ServiceStats)>,
     /// How each uplink carries the ingress program, by name.
@@ -162,6 +165,7 @@ impl Collector for FromView {
         let Some(stats) = (view.read)() else { return Ok(()) };
         uplinks(&mut encoder, &stats.ingress)?;
         frames(&mut encoder, &stats.frames)?;
+        answered(&mut encoder, &stats.answered)?;
         services(&mut encoder, &stats, Unit::Packets)?;
         services(&mut encoder, &stats, Unit::Bytes)
     }
@@ -236,6 +240,23 @@ fn frames(encoder: &mut DescriptorEncoder<'_>, frames: &Counters) -> Result<(), 
     Ok(())
 }
 
+/// What is asked for where it is announced is answered: one count serves both of MetalLB's metrics.
+fn answered(encoder: &mut DescriptorEncoder<'_>, by_vip: &BTreeMap<IpAddr, u64>) -> fmt::Result {
+    for (name, help) in [
+        ("metallb_layer2_requests_received", "ARP requests and neighbour solicitations for a VIP"),
+        ("metallb_layer2_responses_sent", "Answers to ARP requests and neighbour solicitations"),
+    ] {
+        // A gauge by its type, since OpenMetrics would have MetalLB's name end in _total.
+        let kind = ConstGauge::new(0u64).metric_type();
+        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+        for (vip, answered) in by_vip {
+            let vip = vip.to_string();
+            ConstGauge::new(*answered).encode(family.encode_family(&[("ip", vip.as_str())])?)?;
+        }
+    }
+    Ok(())
+}
+
 #[derive(Clone, Copy)]
 enum Unit {
     Packets,
@@ -294,7 +315,8 @@ mod tests {
             };
             let stats = ServiceStats { forwarded_packets: 7, ..ServiceStats::default() };
             let ingress = [("eth0".to_owned(), IngressMode::Tcx)].into();
-            Some(KernelStats { frames, services: vec![(address, stats)], ingress })
+            let answered = [("10.0.0.1".parse().unwrap(), 5)].into();
+            Some(KernelStats { frames, answered, services: vec![(address, stats)], ingress })
         });
         let view = Arc::new(View::new("node-1".into(), read));
         assert!(!view.is_ready());
@@ -325,6 +347,8 @@ mod tests {
             r#"herald_flow_questions_total{outcome="asked"} 2"#,
             "herald_conntrack_deleted_total 0",
             r#"metallb_layer2_gratuitous_sent{ip="10.0.0.1"} 1"#,
+            r#"metallb_layer2_requests_received{ip="10.0.0.1"} 5"#,
+            r#"metallb_layer2_responses_sent{ip="10.0.0.1"} 5"#,
             "metallb_k8s_client_updates_total 0",
             "metallb_k8s_client_config_loaded_bool 1",
             "metallb_k8s_client_config_stale_bool 0",

@@ -10,7 +10,7 @@
 //! byte by byte.
 
 /// Version of everything in this module; part of the pin directory's name.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Most rows that all Services of a node can use together, unless the agent is told otherwise.
 pub const DEFAULT_ROWS: u32 = 1 << 21;
@@ -90,14 +90,25 @@ pub struct AnnouncedKey {
 }
 
 /// Value of `ANNOUNCED`: this node answers ARP or neighbour solicitations for the key.
-#[repr(C, align(4))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Announced {
     /// The link-layer address to answer with.
     pub mac: [u8; 6],
     /// Always 0.
     pub pad: [u8; 2],
+    /// How often it was answered for, since the agent wrote the entry. The program counts it.
+    pub answered: u64,
 }
+
+/// What is counted is not part of what the agent says.
+impl PartialEq for Announced {
+    fn eq(&self, other: &Self) -> bool {
+        self.mac == other.mac
+    }
+}
+
+impl Eq for Announced {}
 
 /// Key of `SERVICES`.
 #[repr(C, align(8))]
@@ -521,7 +532,7 @@ no_padding! {
     VipKey { 16 },
     Vip { 4, 4 },
     AnnouncedKey { 16, 4, 2, 2 },
-    Announced { 6, 2 },
+    Announced { 6, 2, 8 },
     ServiceKey { 16, 2, 1, 1, 4 },
     Service { 14 * 4 },
     Row { 8 },

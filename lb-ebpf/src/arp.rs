@@ -64,15 +64,16 @@ pub(crate) fn handle<F: Frame>(frame: &F, vlan: u16) -> Outcome {
         }
         // What is answered is found first: it costs one lookup, as few as can be.
         let vip = mapped(target);
-        let Some(mac) = answer::mac_for(vip, frame.ifindex(), vlan) else {
+        let Some(answer) = answer::find(vip, frame.ifindex(), vlan) else {
             return if is_vip(vip) { Outcome::ArpNotAnnounced } else { Outcome::Passed };
         };
         // A request goes to everybody or, to check a cache entry, to one host
         // (RFC 1122 section 2.3.2.1); what a switch floods to us by mistake does neither.
-        let destination = (*ethernet).destination;
+        let (destination, mac) = ((*ethernet).destination, answer.mac);
         if destination != [0xffff; 3] && destination != mac {
             return Outcome::PassedOtherHost;
         }
+        answer.count();
         (*ethernet).destination = (*ethernet).source;
         (*ethernet).source = mac;
         (*arp).operation = REPLY;

@@ -55,9 +55,9 @@ pub(crate) fn handle<F: Frame>(frame: &F, vlan: u16) -> Option<Outcome> {
         return None;
     }
     let solicitation = kind == SOLICITATION;
-    let mac = if solicitation { answer::mac_for(vip, frame.ifindex(), vlan) } else { None };
+    let answer = if solicitation { answer::find(vip, frame.ifindex(), vlan) } else { None };
     // What is announced is a VIP: an answer costs one lookup.
-    if mac.is_none() && !is_vip(vip) {
+    if answer.is_none() && !is_vip(vip) {
         return None;
     }
     if !solicitation {
@@ -68,14 +68,18 @@ pub(crate) fn handle<F: Frame>(frame: &F, vlan: u16) -> Option<Outcome> {
         return Some(Outcome::PassedClaim);
     }
     let Some(valid) = validate(frame, ip, message) else { return Some(Outcome::NdpInvalid) };
-    let Some(mac) = mac else { return Some(Outcome::NdpNotAnnounced) };
+    let Some(answer) = answer else { return Some(Outcome::NdpNotAnnounced) };
     // SAFETY: `at` has checked the bounds.
     let destination = unsafe { (*ethernet).destination };
     let to_group = destination[0].to_be() >> 8 & 1 != 0;
-    if !to_group && destination != mac {
+    if !to_group && destination != answer.mac {
         return Some(Outcome::PassedOtherHost);
     }
-    Some(advertise(frame, &valid, target, mac, from).unwrap_or(Outcome::NdpInvalid))
+    let Some(answered) = advertise(frame, &valid, target, answer.mac, from) else {
+        return Some(Outcome::NdpInvalid);
+    };
+    answer.count();
+    Some(answered)
 }
 
 /// What an advertisement needs of a valid solicitation.

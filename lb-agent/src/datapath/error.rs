@@ -402,7 +402,7 @@ mod tests {
     fn messages_are_one_line_and_name_the_way_out() {
         let error = Error::MapMismatch {
             map: "VIPS".into(),
-            path: "/sys/fs/bpf/herald/v2/maps/VIPS".into(),
+            path: "/sys/fs/bpf/herald/v3/maps/VIPS".into(),
             found: MapLayout { kind: 1, key_size: 8, value_size: 8, max_entries: 1, flags: 0 },
             expected: MapLayout { kind: 1, key_size: 16, value_size: 8, max_entries: 1, flags: 0 },
             pin_dir: "/sys/fs/bpf/herald".into(),

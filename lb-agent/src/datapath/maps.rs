@@ -203,6 +203,16 @@ impl Maps {
         self.settings.set(0, settings, 0).map_err(failed("SETTINGS"))
     }
 
+    /// How often each VIP was answered for on each interface, since its entry was written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn answered(&self) -> Result<impl Iterator<Item = (AnnouncedKey, u64)>, Error> {
+        let entries = entries(&self.announced, "ANNOUNCED")?;
+        Ok(entries.into_iter().map(|(key, announced)| (key, announced.answered)))
+    }
+
     /// Carries out one write.
     ///
     /// # Errors

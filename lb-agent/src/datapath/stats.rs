@@ -5,6 +5,7 @@ use lb_common::{
     maps::{ServiceKey, ServiceStats},
     outcome::Counters,
 };
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// A protocol of `SERVICES`; `None` for a number that the agent never writes.
 fn protocol(number: u8) -> Option<Protocol> {
@@ -27,6 +28,20 @@ impl Datapath {
     /// [`Error::Map`]
     pub fn counters(&self) -> Result<Counters, Error> {
         self.maps().counters()
+    }
+
+    /// How many ARP requests and neighbour solicitations for each VIP were answered on this node, since
+    /// it announces it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]
+    pub fn answered(&self) -> Result<BTreeMap<IpAddr, u64>, Error> {
+        let mut answered = BTreeMap::new();
+        for (key, count) in self.maps().answered()? {
+            *answered.entry(address_from_bytes(key.vip)).or_default() += count;
+        }
+        Ok(answered)
     }
 
     /// Packets and bytes of each VIP:port on this node, since its Service was first served here.

@@ -277,6 +277,7 @@ fn view(node: String, datapath: &Arc<Mutex<Datapath>>) -> View {
             let datapath = lock(&datapath);
             Some(KernelStats {
                 frames: datapath.counters().ok()?,
+                answered: datapath.answered().ok()?,
                 services: datapath.service_stats().ok()?,
                 ingress: datapath.ingress_modes(),
             })

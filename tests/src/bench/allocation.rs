@@ -117,7 +117,7 @@ async fn create(
             { "name": "http", "port": 80, "targetPort": 8080 },
             { "name": "https", "port": 443, "targetPort": 8443 },
         ]);
-        let mut body = api_server::service(&name(prefix, number), ports);
+        let mut body = api_server::service(&name(prefix, number), &ports);
         body["spec"]["loadBalancerClass"] = class.into();
         body
     });

@@ -162,7 +162,7 @@ impl Api {
 
 /// A Service of type LoadBalancer with `ports`, without node ports: there are fewer of those than
 /// Services.
-pub fn service(name: &str, ports: Value) -> Value {
+pub fn service(name: &str, ports: &Value) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",

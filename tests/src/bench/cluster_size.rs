@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::Path,
     sync::{
         atomic::Ordering::Relaxed,
         mpsc::{Receiver, channel},
@@ -223,7 +223,7 @@ async fn objects(api: &Api, nodes: &[FleetNode], pods: &[Pod]) -> Result<()> {
     api.create_all("Nodes", NODES, bodies.into_iter()).await?;
     let services = pods.len() / PODS;
     let bodies = (0..services).map(|number| {
-        api_server::service(&service_name(number), json!([{ "port": PORT, "targetPort": 8080 }]))
+        api_server::service(&service_name(number), &json!([{ "port": PORT, "targetPort": 8080 }]))
     });
     api.create_all("Services", SERVICES, bodies).await?;
     let bodies = pods
@@ -274,9 +274,9 @@ fn idle(agent: &Agent) -> Result<f64> {
 
 /// Has an endpoint of a Service not be ready any more. How long it took until the Service has other
 /// rows in the kernel, ms: since the request, and since the API server's answer.
-async fn change(api: &Api, pins: &PathBuf, service: &str, vip: IpAddr) -> Result<(f64, f64)> {
+async fn change(api: &Api, pins: &Path, service: &str, vip: IpAddr) -> Result<(f64, f64)> {
     let key = service_key((vip, PORT).into(), 6);
-    let (_watching, watched, changed) = watch(pins.clone(), key)?;
+    let (_watching, watched, changed) = watch(pins, key)?;
     watched.recv_timeout(PATIENCE).context("nobody watches the map")?;
     let path = "/endpoints/0/conditions/ready";
     let patch = json!([{ "op": "replace", "path": path, "value": false }]);
@@ -295,8 +295,8 @@ async fn change(api: &Api, pins: &PathBuf, service: &str, vip: IpAddr) -> Result
 }
 
 /// Looks at a Service's entry until it names other rows; tells when it has begun, and when that was.
-fn watch(pins: PathBuf, key: ServiceKey) -> Result<(Running<()>, Receiver<()>, Receiver<Instant>)> {
-    let map = Map::HashMap(MapData::from_pin(maps::path(&pins, "SERVICES")?)?);
+fn watch(pins: &Path, key: ServiceKey) -> Result<(Running<()>, Receiver<()>, Receiver<Instant>)> {
+    let map = Map::HashMap(MapData::from_pin(maps::path(pins, "SERVICES")?)?);
     let map: HashMap<_, ServiceKey, Service> = map.try_into()?;
     let before = map.get(&key, 0)?.rows_start;
     let (begun, watched) = channel();

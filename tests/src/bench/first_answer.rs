@@ -84,7 +84,7 @@ fn on(lab: &Lab, samples: usize, others: usize) -> Result<FirstAnswer> {
         let alone = several(client, api, "alone", 0, samples).await?;
         let names = || (0..others).map(|n| format!("other-{n:05}"));
         let services = names().map(|name| {
-            let mut body = api_server::service(&name, json!([{ "port": 80, "targetPort": 8080 }]));
+            let mut body = api_server::service(&name, &json!([{ "port": 80, "targetPort": 8080 }]));
             body["metadata"]["annotations"] = json!({ "metallb.io/address-pool": "wide" });
             body
         });
@@ -154,7 +154,7 @@ async fn sample(
     name: &str,
     vip: Ipv4Addr,
 ) -> Result<(Duration, Duration)> {
-    let mut service = api_server::service(name, json!([{ "port": 80, "targetPort": 8080 }]));
+    let mut service = api_server::service(name, &json!([{ "port": 80, "targetPort": 8080 }]));
     service["metadata"]["annotations"] = json!({ "metallb.io/loadBalancerIPs": vip.to_string() });
     let slice = api_server::slice(name, &[pod()]);
     let (_asking, asked, answered) = ask(client, vip);

@@ -100,7 +100,11 @@ pub fn load(ifindex: u32, object: &[u8]) -> Result<DataPath> {
             let bit = filter::vip_bit(&key.vip);
             bits[bit as usize / 64] |= 1 << (bit % 64);
             let key = AnnouncedKey { vip: octets(vip), ifindex, vlan: 0, pad: 0 };
-            path.hash("ANNOUNCED")?.insert(key, Announced { mac: MY_MAC, pad: [0; 2] }, 0)?;
+            path.hash("ANNOUNCED")?.insert(
+                key,
+                Announced { mac: MY_MAC, ..Announced::default() },
+                0,
+            )?;
             for port in FIRST_PORT..FIRST_PORT + PORTS {
                 let range = range_of(family, port, stats);
                 let here = range < DELIVERED;

@@ -99,7 +99,7 @@ impl DataPath {
         }
         let announced = world.announced.iter().map(|(&(vip, ifindex, vlan), &mac)| {
             let key = AnnouncedKey { vip: octets(vip), ifindex, vlan, pad: 0 };
-            (key, Announced { mac, pad: [0; 2] })
+            (key, Announced { mac, ..Announced::default() })
         });
         self.replace("ANNOUNCED", announced)?;
         self.set_services(world, clock)?;

@@ -11,7 +11,7 @@ use herald_tests::{
     system::PacketSocket,
 };
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Instant,
 };
 
@@ -27,6 +27,7 @@ pub(crate) fn arp(cluster: &Cluster) -> Result<()> {
     let (lab, client) = (&cluster.lab, &cluster.lab.client);
     let owner = scenario::owner(lab, vip.into())?.context("nobody answers")?;
     let before = counters(cluster)?;
+    let told = answers_told(owner, vip.into())?;
     for i in 0..QUESTIONS {
         let sender = if i % 2 == 0 { client.ipv4 } else { Ipv4Addr::UNSPECIFIED };
         let answers = frames::arp(&client.namespace, client.mac, sender, vip, LISTEN)?;
@@ -44,7 +45,24 @@ pub(crate) fn arp(cluster: &Cluster) -> Result<()> {
             node.name
         );
     }
+    let told = answers_told(owner, vip.into())? - told;
+    ensure!(told == QUESTIONS as u64, "the metrics tell of {told} requests for {vip}");
     Ok(())
+}
+
+/// How many requests for a VIP the metrics of a node tell of, which are as many as answers.
+fn answers_told(node: &Host, vip: IpAddr) -> Result<u64> {
+    let url = "http://127.0.0.1:9120/metrics";
+    let metrics = node.namespace.output("curl", &["-s", "--fail", url])?;
+    let value = |name: &str| -> Result<u64> {
+        let series = format!("{name}{{ip=\"{vip}\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
+        Ok(value.with_context(|| format!("no {series}"))?.parse()?)
+    };
+    let requests = value("metallb_layer2_requests_received")?;
+    let responses = value("metallb_layer2_responses_sent")?;
+    ensure!(requests == responses, "{requests} requests, {responses} responses");
+    Ok(requests)
 }
 
 /// A host that checks whether an entry of its cache still holds asks one node alone.
@@ -83,6 +101,7 @@ pub(crate) fn ndp(cluster: &Cluster) -> Result<()> {
     let (lab, client) = (&cluster.lab, &cluster.lab.client);
     let owner = scenario::owner(lab, vip.into())?.context("nobody answers")?;
     let before = counters(cluster)?;
+    let told = answers_told(owner, vip.into())?;
     for i in 0..QUESTIONS {
         let (sender, flags, destination) = if i % 2 == 0 {
             (client.ipv6, SOLICITED_OVERRIDE, client.mac)
@@ -99,6 +118,8 @@ pub(crate) fn ndp(cluster: &Cluster) -> Result<()> {
         ensure!(answers[0].flags == flags, "asked by {sender}: {answers:?}");
         ensure!(answers[0].frame_destination == destination, "asked by {sender}: {answers:?}");
     }
+    let told = answers_told(owner, vip.into())? - told;
+    ensure!(told == QUESTIONS as u64, "the metrics tell of {told} solicitations for {vip}");
     let after = counters(cluster)?;
     for (node, (before, after)) in lab.nodes.iter().zip(before.iter().zip(after)) {
         let answered = after.ndp_answered - before.ndp_answered;

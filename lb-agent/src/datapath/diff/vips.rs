@@ -129,7 +129,7 @@ fn announce(
         for uplink in uplinks.iter().take(MAX_UPLINKS).filter(matches) {
             let Uplink { ifindex, vlan, .. } = *uplink;
             let key = AnnouncedKey { vip: address_bytes(vip), ifindex, vlan, pad: 0 };
-            let value = Announced { mac: uplink.mac, pad: [0; 2] };
+            let value = Announced { mac: uplink.mac, ..Announced::default() };
             let map = &mut state.contents.announced;
             stale.remove(&key);
             if map.len() >= MAX_ANNOUNCED as usize && !map.contains_key(&key) {
