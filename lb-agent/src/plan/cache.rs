@@ -8,6 +8,7 @@ use super::{
     Announcing, EndpointAddress, Interfaces, Notice, Plan, PlanOptions, PlannedNode,
     PlannedService, PlannedVip, RowCache, ServiceAddress,
     endpoints::{Placement, warning},
+    lowest::Owners,
     owner::Election,
     service::{Planner, ServicePlan},
     tally::Tally,
@@ -38,6 +39,7 @@ pub struct PlanCache {
     /// What is told of a port, or of a VIP.
     of_ports: BTreeMap<ServiceAddress, Vec<Arc<Notice>>>,
     of_vips: HashMap<IpAddr, OfVip>,
+    owners: Owners,
     notices: Tally<Arc<Notice>>,
     local_notices: Tally<Arc<Notice>>,
     local_endpoints: Tally<EndpointAddress>,
@@ -271,7 +273,8 @@ impl PlanCache {
             return;
         }
         let Common { alive, options, .. } = &self.common;
-        let mut election = Election::new(snapshot, alive, options);
+        let mut election = Election::new(snapshot, alive, options, &mut self.owners);
+        let mut gone = Vec::new();
         let mut concerned = BTreeSet::new();
         for (vip, mut names) in touched {
             let before = self.plan.vips.get(&vip);
@@ -291,7 +294,10 @@ impl PlanCache {
                         self.plan.vips.insert(vip, Arc::new(planned));
                     }
                 }
-                None => drop(self.plan.vips.remove(&vip)),
+                None => {
+                    self.plan.vips.remove(&vip);
+                    gone.push(vip);
+                }
             }
             let mut of_vip = self.of_vips.remove(&vip).unwrap_or_default();
             let Told { notices, local_notices } = told;
@@ -302,6 +308,9 @@ impl PlanCache {
                 self.of_vips.insert(vip, of_vip);
             }
             concerned.extend(names);
+        }
+        for vip in gone {
+            self.owners.forget(vip);
         }
         for name in concerned {
             self.settle_announcing(name);
@@ -352,7 +361,10 @@ fn decide(
     told: &mut Told,
 ) -> PlannedVip {
     let (owner, announce) = match election.decide(vip, pool, services, &mut told.notices) {
-        Some((owner, interfaces)) => (Some(owner.to_owned()), (owner == me).then_some(interfaces)),
+        Some((owner, interfaces)) => {
+            let announce = (owner == me).then_some(interfaces);
+            (Some(owner), announce)
+        }
         None => (None, None),
     };
     if announce.is_some() {

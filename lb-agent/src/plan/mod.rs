@@ -10,6 +10,7 @@
 pub mod build;
 mod cache;
 pub mod endpoints;
+pub mod lowest;
 pub mod owner;
 pub mod rows;
 mod service;

@@ -8,13 +8,13 @@
 use super::{
     Interfaces, Notice, PlanOptions,
     endpoints::{can_serve, warning},
+    lowest::{Nodes, Owners},
 };
 use crate::{
     ipam::pools::Pool,
     membership::{Alive, AliveNode, NO_INTERFACE},
     snapshot::{ExternalTrafficPolicy, L2Advertisement, Service, Snapshot, any_matches},
 };
-use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -49,11 +49,19 @@ pub struct Election<'a> {
     snapshot: &'a Snapshot,
     /// Candidates by the advertisements (positions) that are looked at together.
     candidates: HashMap<Vec<usize>, Rc<Candidates<'a>>>,
+    /// Of these, those with the highest sum of preferences.
+    preferred: HashMap<Vec<usize>, Nodes>,
+    owners: &'a mut Owners,
 }
 
 impl<'a> Election<'a> {
     /// Looks up which nodes each advertisement covers.
-    pub fn new(snapshot: &'a Snapshot, alive: &Alive, options: &PlanOptions) -> Self {
+    pub fn new(
+        snapshot: &'a Snapshot,
+        alive: &Alive,
+        options: &PlanOptions,
+        owners: &'a mut Owners,
+    ) -> Self {
         let fit: Vec<_> = snapshot
             .nodes
             .iter()
@@ -84,7 +92,8 @@ impl<'a> Election<'a> {
             }
         };
         let advertisements = snapshot.l2_advertisements.iter().map(cover).collect();
-        Self { advertisements, snapshot, candidates: HashMap::new() }
+        let (candidates, preferred) = (HashMap::new(), HashMap::new());
+        Self { advertisements, snapshot, candidates, preferred, owners }
     }
 
     /// The owner of a VIP and the interfaces it announces it on, if anybody may.
@@ -94,9 +103,8 @@ impl<'a> Election<'a> {
         pool: &Pool,
         services: &[&Service],
         notices: &mut BTreeSet<Notice>,
-    ) -> Option<(&'a str, Interfaces)> {
-        let mut together: Option<BTreeSet<&'a str>> = None;
-        let mut advertisements = BTreeSet::new();
+    ) -> Option<(String, Interfaces)> {
+        // Together with the advertisements that each of them has.
         let mut asking = Vec::new();
         for service in services {
             let Some(own) = self.advertisements_of(vip, pool, service, notices) else { continue };
@@ -110,39 +118,38 @@ impl<'a> Election<'a> {
                 notices.insert(Notice { warning: false, ..notice });
                 continue;
             }
-            let local = service.external_traffic_policy == ExternalTrafficPolicy::Local;
-            let nodes: BTreeSet<_> = (self.candidates(&own).keys().copied())
-                .filter(|node| !local || serving.nodes.contains(node))
-                .filter(|node| together.as_ref().is_none_or(|t| t.contains(node)))
-                .collect();
-            together = Some(nodes);
-            advertisements.extend(own);
-            asking.push(*service);
+            asking.push((*service, own, serving));
         }
-        let together = together?;
-        let advertisements: Vec<_> = advertisements.into_iter().collect();
-        let scores = self.candidates(&advertisements);
-        let winner = (together.into_iter()).map(|node| (scores.get(node), node)).fold(
-            (None, Vec::new()),
-            |(best, mut nodes): (Option<&i64>, Vec<_>), (score, node)| {
-                if score > best {
-                    nodes.clear();
-                }
-                if score >= best {
-                    nodes.push(node);
-                }
-                (best.max(score), nodes)
-            },
-        );
-        let Some(owner) = lowest_digest(winner.1, vip) else {
-            for service in asking {
+        let (_, first, _) = asking.first()?;
+        let advertisements: BTreeSet<_> = asking.iter().flat_map(|(_, own, _)| own).collect();
+        let advertisements: Vec<_> = advertisements.into_iter().copied().collect();
+        let local = |service: &Service| {
+            service.external_traffic_policy == ExternalTrafficPolicy::Local
+        };
+        let any_node = asking.iter().all(|(service, own, _)| !local(service) && own == first);
+        let best = if any_node {
+            self.preferred(&advertisements)
+        } else {
+            let mut together: Option<BTreeSet<&'a str>> = None;
+            for (service, own, serving) in &asking {
+                let nodes: BTreeSet<_> = (self.candidates(own).keys().copied())
+                    .filter(|node| !local(service) || serving.nodes.contains(node))
+                    .filter(|node| together.as_ref().is_none_or(|t| t.contains(node)))
+                    .collect();
+                together = Some(nodes);
+            }
+            let scores = self.candidates(&advertisements);
+            Nodes::new(highest(&scores, together.into_iter().flatten()))
+        };
+        let Some(owner) = self.owners.lowest(&best, vip) else {
+            for (service, ..) in asking {
                 notices.insert(self.nobody(vip, service, &advertisements));
             }
             return None;
         };
         let covering = (advertisements.iter())
             .map(|i| &self.advertisements[*i])
-            .filter(|a| a.nodes.contains_key(owner));
+            .filter(|a| a.nodes.contains_key(owner.as_str()));
         let mut named = BTreeSet::new();
         for advertisement in covering {
             if advertisement.spec.interfaces.is_empty() {
@@ -218,6 +225,18 @@ impl<'a> Election<'a> {
         sums
     }
 
+    /// The candidates of these advertisements with the highest sum of preferences.
+    fn preferred(&mut self, advertisements: &[usize]) -> Nodes {
+        if let Some(known) = self.preferred.get(advertisements) {
+            return Nodes::clone(known);
+        }
+        let candidates = self.candidates(advertisements);
+        let nodes = highest(&candidates, candidates.keys().copied());
+        let nodes = self.owners.list(advertisements, nodes);
+        self.preferred.insert(advertisements.to_vec(), Nodes::clone(&nodes));
+        nodes
+    }
+
     fn serving(&self, service: &Service) -> Serving<'a> {
         let slices = self.snapshot.slices_of(&service.name);
         let mut serving = Serving { anywhere: false, nodes: BTreeSet::new() };
@@ -271,14 +290,10 @@ fn has_interface(alive: &AliveNode, wanted: &[String]) -> bool {
     alive.interfaces.is_empty() || wanted.iter().any(|name| alive.interfaces.contains(name))
 }
 
-/// The node with the lowest SHA-256 of `node#ip`.
-fn lowest_digest(nodes: Vec<&str>, vip: IpAddr) -> Option<&str> {
-    if nodes.len() < 2 {
-        return nodes.first().copied();
-    }
-    let vip = vip.to_string();
-    let digest = |node: &&str| {
-        Sha256::new().chain_update(node).chain_update("#").chain_update(&vip).finalize()
-    };
-    nodes.into_iter().min_by_key(digest)
+/// Of some nodes, sorted, those with the highest score.
+fn highest<'a>(scores: &Candidates<'a>, nodes: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let scored: Vec<_> = nodes.map(|node| (scores.get(node), node)).collect();
+    let best = scored.iter().map(|(score, _)| *score).max();
+    let best = scored.into_iter().filter(|(score, _)| Some(*score) == best);
+    best.map(|(_, node)| node.to_owned()).collect()
 }
