@@ -80,11 +80,11 @@ impl Owners {
 
 fn lowest(nodes: &[String], vip: IpAddr) -> Option<([u8; 32], String)> {
     let vip = vip.to_string();
-    let digest = |node: &String| {
+    let digests = nodes.iter().map(|node| {
         let text = Sha256::new().chain_update(node).chain_update("#").chain_update(&vip);
         (<[u8; 32]>::from(text.finalize()), node)
-    };
-    nodes.iter().map(digest).min().map(|(digest, node)| (digest, node.clone()))
+    });
+    digests.min().map(|(digest, node)| (digest, node.clone()))
 }
 
 #[cfg(test)]

@@ -123,9 +123,8 @@ impl<'a> Election<'a> {
         let (_, first, _) = asking.first()?;
         let advertisements: BTreeSet<_> = asking.iter().flat_map(|(_, own, _)| own).collect();
         let advertisements: Vec<_> = advertisements.into_iter().copied().collect();
-        let local = |service: &Service| {
-            service.external_traffic_policy == ExternalTrafficPolicy::Local
-        };
+        let local =
+            |service: &Service| service.external_traffic_policy == ExternalTrafficPolicy::Local;
         let any_node = asking.iter().all(|(service, own, _)| !local(service) && own == first);
         let best = if any_node {
             self.preferred(&advertisements)
