@@ -160,7 +160,7 @@ pub(crate) fn note_ending(key: &FlowKey) -> u32 {
         state: FLOW_KERNEL | FLOW_CLOSING,
         pad: [0; 3],
     };
-    u32::from(FLOWS.insert(key, &flow, ANY).is_ok())
+    u32::from(FLOWS.insert(key, flow, ANY).is_ok())
 }
 
 /// Notes a new flow: to the endpoint with this index or, if `kernel`, to wherever the kernel

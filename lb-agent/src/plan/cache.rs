@@ -150,8 +150,8 @@ impl PlanCache {
 
     /// The Services that are others than in the snapshot before, or their EndpointSlices.
     fn changed(&mut self, snapshot: &Snapshot) -> BTreeSet<ObjectName> {
-        let services = self.services.diff(&snapshot.services).map(name_of);
-        let slices = self.slices.diff(&snapshot.slices).map(name_of);
+        let services = self.services.diff(&snapshot.services).map(|change| name_of(&change));
+        let slices = self.slices.diff(&snapshot.slices).map(|change| name_of(&change));
         let changed = services.chain(slices).cloned().collect();
         self.services = snapshot.services.clone();
         self.slices = snapshot.slices.clone();
@@ -380,8 +380,8 @@ fn decide(
     PlannedVip { owner, announce, services }
 }
 
-fn name_of<'a, V>(item: DiffItem<'a, 'a, ObjectName, V>) -> &'a ObjectName {
-    match item {
+fn name_of<'a, V>(change: &DiffItem<'a, 'a, ObjectName, V>) -> &'a ObjectName {
+    match change {
         DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name,
         DiffItem::Update { new: (name, _), .. } => name,
     }

@@ -80,14 +80,14 @@ impl Asker {
         }
     }
 
-    /// Asks about a flow that this node itself does not know, or, if this is the node `ended_at`, as
-    /// one that has ended. False if it cannot be asked about now, for there are too many: its next
+    /// Asks about a flow that this node itself does not know, or that this node, whose name is given
+    /// then, knows as one that has ended. False if it cannot be asked about now, for there are too many: its next
     /// packet asks again. [`poll`](Self::poll) after it.
     pub fn ask(
         &mut self,
         flow: FlowId,
         row_node: Option<String>,
-        ended_at: Option<String>,
+        ended: Option<(String, Knowledge)>,
         now: Instant,
     ) -> bool {
         if self.questions.contains_key(&flow) {
@@ -96,10 +96,11 @@ impl Asker {
         if self.questions.len() >= OPEN || !self.rate.allows(now) {
             return false;
         }
+        let (ended_at, best) = ended.unzip();
         let question = Question {
             row_node,
             answered: BTreeSet::new(),
-            best: if ended_at.is_some() { Knowledge::Ended } else { Knowledge::Nothing },
+            best: best.unwrap_or_default(),
             ended_at,
             asked: 0,
             next: Some(now),
@@ -117,7 +118,7 @@ impl Asker {
             return;
         }
         question.best = knowledge;
-        if knowledge == Knowledge::Ended {
+        if knowledge.is_doubtful() {
             question.ended_at = Some(from.to_owned());
             return;
         }
@@ -150,12 +151,11 @@ impl Asker {
                     // It has been said.
                     (_, None) => None,
                 };
-                output.inconclusive +=
-                    usize::from(question.best <= Knowledge::Ended && found.is_none());
+                output.inconclusive += usize::from(question.best.is_doubtful() && found.is_none());
                 output.conclusions.extend(found.map(|found| Conclusion {
                     flow: *flow,
                     row_node: question.row_node.take(),
-                    ended: question.best == Knowledge::Ended,
+                    ended: matches!(question.best, Knowledge::Ended(_)),
                     found,
                 }));
                 return false;
@@ -165,7 +165,7 @@ impl Asker {
                     (question.asked < REPEATS).then(|| now + REPEAT * (1 << question.asked));
                 question.asked += 1;
                 // Who knows it well has answered already.
-                if question.best <= Knowledge::Ended {
+                if question.best.is_doubtful() {
                     for (name, _) in silent.into_iter().filter(|(_, agent)| **agent) {
                         output.questions.entry(name.clone()).or_default().push(*flow);
                     }
@@ -239,20 +239,36 @@ mod tests {
         // The port has begun another connection, elsewhere.
         let mut asker = asking(now);
         asker.poll(&all, now);
-        asker.answer("n2", &flow(1), Knowledge::Ended);
+        asker.answer("n2", &flow(1), Knowledge::ended(9));
         assert!(asker.poll(&all, now + MS).conclusions.is_empty());
         asker.answer("n3", &flow(1), Knowledge::Lively);
         assert_eq!(asker.poll(&all, now + MS).conclusions, found("n3"));
         // It has not.
         let mut asker = asking(now);
         asker.poll(&all, now);
-        asker.answer("n2", &flow(1), Knowledge::Ended);
+        asker.answer("n2", &flow(1), Knowledge::ended(9));
         asker.answer("n3", &flow(1), Knowledge::Nothing);
         assert_eq!(asker.poll(&all, now + MS).conclusions, ended("n2"));
         assert!(asker.questions.is_empty());
+        // Of several that used the port one after the other, the last is meant.
+        for (own, theirs, last) in [(9, 3, "n2"), (3, 9, "n1"), (3, 3, "n1")] {
+            let mut asker = Asker::new(now);
+            let here = Some(("n1".into(), Knowledge::ended(own)));
+            assert!(asker.ask(flow(1), Some("n2".into()), here, now));
+            asker.poll(&all, now);
+            asker.answer("n3", &flow(1), Knowledge::ended(200));
+            asker.answer("n2", &flow(1), Knowledge::ended(theirs));
+            let conclusions = asker.poll(&all, now + MS).conclusions;
+            assert_eq!(conclusions[0].found, Found::At(last.into()), "{own} {theirs}");
+        }
         // Somebody is silent, who may know it better.
         let mut asker = Asker::new(now);
-        assert!(asker.ask(flow(1), Some("n2".into()), Some("n1".into()), now));
+        assert!(asker.ask(
+            flow(1),
+            Some("n2".into()),
+            Some(("n1".into(), Knowledge::ended(9))),
+            now
+        ));
         asker.poll(&all, now);
         asker.answer("n2", &flow(1), Knowledge::Nothing);
         assert!(asker.poll(&all, now + REPEAT).conclusions.is_empty());

@@ -33,7 +33,7 @@ pub fn know(tables: &mut impl Tables, flow: &FlowId, now_s: u32) -> Knowledge {
     if let Some(known) = tables.flow(&flow.key()).filter(|known| is_valid(tables, known)) {
         let idle = now_s.saturating_sub(known.seen_s);
         return match () {
-            () if known.state & FLOW_CLOSING != 0 || idle >= UDP_IDLE_S => Knowledge::Ended,
+            () if known.state & FLOW_CLOSING != 0 || idle >= UDP_IDLE_S => Knowledge::ended(idle),
             () if idle >= LIVELY_S => Knowledge::Open,
             () => Knowledge::Lively,
         };
@@ -62,7 +62,8 @@ fn worth(entry: &Entry) -> Knowledge {
     match entry.phase {
         _ if !entry.seen_reply || entry.zoned => Knowledge::Nothing,
         Phase::Reset => Knowledge::Nothing,
-        Phase::Over | Phase::Closing => Knowledge::Ended,
+        // When its client was heard last is not known.
+        Phase::Over | Phase::Closing => Knowledge::ended(LIVELY_S),
         Phase::Opening | Phase::Open => Knowledge::Open,
     }
 }
@@ -95,7 +96,7 @@ fn kernels_flow(flow: &FlowId, entry: &Entry, seen_s: u32) -> Flow {
 /// not of late: its port may be another connection's, which this node's program must ask about
 /// before it takes its packets for this one's.
 fn heard_s(knowledge: Knowledge, now_s: u32) -> u32 {
-    if knowledge == Knowledge::Ended { now_s.saturating_sub(LIVELY_S) } else { now_s }
+    if knowledge.is_doubtful() { now_s.saturating_sub(LIVELY_S) } else { now_s }
 }
 
 /// The flow that a tracked connection to a VIP is, if kube-proxy serves it and it may go on: those
@@ -244,7 +245,7 @@ mod tests {
         known.seen_s = NOW - 100;
         assert_eq!(knowledge(known), Knowledge::Open);
         known.state = FLOW_CLOSING;
-        assert_eq!(knowledge(known), Knowledge::Ended);
+        assert_eq!(knowledge(known), Knowledge::ended(100));
         known.endpoint = 4;
         assert_eq!(knowledge(known), Knowledge::Nothing);
         known.state = FLOW_KERNEL;
@@ -255,17 +256,17 @@ mod tests {
     fn connections_of_kube_proxy_become_the_kernels_flows() {
         for (phase, knowledge) in [
             (Phase::Open, Knowledge::Open),
-            (Phase::Closing, Knowledge::Ended),
-            (Phase::Over, Knowledge::Ended),
+            (Phase::Closing, Knowledge::ended(60)),
+            (Phase::Over, Knowledge::ended(60)),
             (Phase::Reset, Knowledge::Nothing),
         ] {
             let mut fake = Fake { connections: vec![entry(vip(), phase)], ..Fake::default() };
             assert_eq!(know(&mut fake, &flow(), NOW), knowledge, "{phase:?}");
             let written = fake.flows.get(&flow().key());
             assert_eq!(written.is_some(), knowledge != Knowledge::Nothing);
-            let ends = if knowledge == Knowledge::Ended { FLOW_CLOSING } else { 0 };
+            let ends = if knowledge == Knowledge::ended(60) { FLOW_CLOSING } else { 0 };
             let state = FLOW_KERNEL | ends;
-            let seen_s = if knowledge == Knowledge::Ended { NOW - 60 } else { NOW };
+            let seen_s = if knowledge == Knowledge::ended(60) { NOW - 60 } else { NOW };
             assert!(written.is_none_or(|f| (f.state, f.endpoint) == (state, NO_ENDPOINT)));
             assert!(written.is_none_or(|f| f.seen_s == seen_s));
             let going_on = going_on(&entry(vip(), phase), NOW);
@@ -304,10 +305,10 @@ mod tests {
     fn an_evicted_flow_that_has_ended_is_made_again_as_such() {
         for phase in [Phase::Closing, Phase::Over] {
             let mut fake = Fake { connections: vec![entry(pod(), phase)], ..Fake::default() };
-            assert_eq!(know(&mut fake, &flow(), NOW), Knowledge::Ended, "{phase:?}");
+            assert_eq!(know(&mut fake, &flow(), NOW), Knowledge::ended(60), "{phase:?}");
             let there = fake.flows[&flow().key()];
             assert_eq!((there.state, there.seen_s), (FLOW_CLOSING, NOW - 60), "{phase:?}");
-            assert_eq!(know(&mut fake, &flow(), NOW), Knowledge::Ended, "{phase:?}");
+            assert_eq!(know(&mut fake, &flow(), NOW), Knowledge::ended(60), "{phase:?}");
         }
     }
 }

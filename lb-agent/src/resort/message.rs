@@ -9,7 +9,7 @@
 //! | 1 | 0 |
 //! | 8 | the receiver's [cookie](crate::membership::cookies) |
 //! | | each flow: client 16, VIP 16 (IPv4 mapped), client's port 2, VIP's port 2, protocol 1 |
-//! | | and with it in an answer: knowledge 1; in a verdict: 1 a node or 0 nobody, and its address 16 |
+//! | | and with it in an answer: knowledge 1 (0 none, 1 open, 2 lively, from 3 on ended and silent for as many seconds more); in a verdict: 1 a node or 0 nobody, and its address 16 |
 //!
 //! Numbers are big-endian. They travel between the ports of the heartbeats. A change of the
 //! layout is a new version; an agent ignores versions that it does not know.
@@ -19,10 +19,10 @@ use crate::{
     membership::cookies::Cookie,
 };
 use lb_common::maps::{FlowKey, TO_ENDPOINT};
-use std::net::IpAddr;
+use std::{cmp::Reverse, net::IpAddr};
 
 const MAGIC: [u8; 4] = *b"Hrlf";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const QUESTION: u8 = 1;
 const ANSWER: u8 = 2;
 const VERDICT: u8 = 3;
@@ -76,8 +76,9 @@ pub enum Knowledge {
     /// It does not.
     #[default]
     Nothing,
-    /// One that one side at least has ended.
-    Ended,
+    /// One that one side at least has ended, and that was silent for so many seconds: of several that
+    /// used the same client port one after the other, the one that was heard last is meant.
+    Ended(Reverse<u8>),
     /// One that was open when it was last seen.
     Open,
     /// One that was seen in the last minute.
@@ -85,7 +86,37 @@ pub enum Knowledge {
 }
 
 impl Knowledge {
-    const ALL: [Self; 4] = [Self::Nothing, Self::Ended, Self::Open, Self::Lively];
+    /// The longest silence that is told.
+    const LONGEST: u8 = u8::MAX - 3;
+
+    /// A flow that has ended, and was silent for so many seconds.
+    pub fn ended(silent_s: u32) -> Self {
+        let silent_s = u8::try_from(silent_s).unwrap_or(u8::MAX);
+        Self::Ended(Reverse(silent_s.min(Self::LONGEST)))
+    }
+
+    /// Whether it is no better than of a flow that has ended.
+    pub fn is_doubtful(self) -> bool {
+        self < Self::Open
+    }
+
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Open => 1,
+            Self::Lively => 2,
+            Self::Ended(Reverse(silent_s)) => 3 + silent_s.min(Self::LONGEST),
+        }
+    }
+
+    fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Nothing,
+            1 => Self::Open,
+            2 => Self::Lively,
+            silent => Self::Ended(Reverse(silent - 3)),
+        }
+    }
 }
 
 /// What came of asking.
@@ -158,7 +189,7 @@ impl Message {
             Body::Answer(flows) => {
                 for (flow, knowledge) in flows.iter().take(MAX_FLOWS) {
                     put(&mut bytes, flow);
-                    bytes.push(*knowledge as u8);
+                    bytes.push(knowledge.to_byte());
                 }
             }
             Body::Verdict(flows) => {
@@ -220,8 +251,7 @@ fn flow(rest: &mut &[u8]) -> Result<FlowId, Malformed> {
 fn answer(rest: &mut &[u8]) -> Result<(FlowId, Knowledge), Malformed> {
     let flow = flow(rest)?;
     let [knowledge] = take(rest)?;
-    let knowledge = Knowledge::ALL.get(usize::from(knowledge)).ok_or(Malformed::Meaning)?;
-    Ok((flow, *knowledge))
+    Ok((flow, Knowledge::from_byte(knowledge)))
 }
 
 fn verdict(rest: &mut &[u8]) -> Result<(FlowId, Found<IpAddr>), Malformed> {
@@ -254,7 +284,7 @@ mod tests {
     }
 
     fn any_body() -> impl Strategy<Value = Body> {
-        let knowledge = prop::sample::select(Knowledge::ALL.to_vec());
+        let knowledge = any::<u8>().prop_map(Knowledge::from_byte);
         let found = any::<Option<IpAddr>>()
             .prop_map(|at| at.map_or(Found::Nobody, |at| Found::At(at.to_canonical())));
         prop_oneof![
@@ -278,7 +308,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_do_no_harm(kind in 0u8..5, bytes in vec(any::<u8>(), 0..300)) {
             let _ = Message::parse(&bytes);
-            let _ = Message::parse(&[&b"Hrlf\x01"[..], &[kind], &bytes].concat());
+            let _ = Message::parse(&[&b"Hrlf\x02"[..], &[kind], &bytes].concat());
         }
 
         #[test]
@@ -299,7 +329,7 @@ mod tests {
         let body = Body::Verdict(vec![(flow, Found::At(ip("10.0.0.2")))]);
         let bytes = Message { cookie: Cookie::new(7).unwrap(), body }.encode();
         let expected = [
-            &b"Hrlf\x01\x03\x01\0\0\0\0\0\0\0\0\x07"[..],
+            &b"Hrlf\x02\x03\x01\0\0\0\0\0\0\0\0\x07"[..],
             b"\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x01",
             b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x01\x02\0\x50\x06",
             b"\x01\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x02",
@@ -307,7 +337,7 @@ mod tests {
         .concat();
         assert_eq!(bytes, expected);
         let mut newer = bytes;
-        newer[4] = 2;
-        assert_eq!(Message::parse(&newer), Err(Malformed::Version(2)));
+        newer[4] = 3;
+        assert_eq!(Message::parse(&newer), Err(Malformed::Version(3)));
     }
 }

@@ -135,9 +135,10 @@ impl Resort {
         };
         match self.know(&flow) {
             None => {}
-            Some(knowledge @ (Knowledge::Nothing | Knowledge::Ended)) => {
-                let ended_at = (knowledge == Knowledge::Ended).then(|| self.parts.me.clone());
-                let asked = self.asker.ask(flow, row_node, ended_at, Instant::now());
+            Some(knowledge) if knowledge.is_doubtful() => {
+                let ended =
+                    (knowledge != Knowledge::Nothing).then(|| (self.parts.me.clone(), knowledge));
+                let asked = self.asker.ask(flow, row_node, ended, Instant::now());
                 let own = &self.parts.view.own;
                 (if asked { &own.asked } else { &own.not_asked }).add(1);
                 // Its next packet asks again, rather than wait for an answer that nobody gives.

@@ -116,14 +116,15 @@ impl Index {
     /// Sets or removes an object. Returns whether that changes anything.
     pub fn set<K: Kind>(&mut self, name: ObjectName, object: Option<K::Reduced>) -> bool {
         let store = K::store(self);
-        let was = match &object {
+        let is = object.clone();
+        let was = match object {
             None => store.remove(&name),
-            Some(object) if store.get(&name) == Some(object) => return false,
-            Some(object) => store.insert(name.clone(), object.clone()),
+            Some(object) if store.get(&name) == Some(&object) => return false,
+            Some(object) => store.insert(name.clone(), object),
         };
-        let changed = was.is_some() || object.is_some();
+        let changed = was.is_some() || is.is_some();
         if changed {
-            K::changed(&mut self.current, &name, was.as_ref(), object.as_ref());
+            K::changed(&mut self.current, &name, was.as_ref(), is.as_ref());
         }
         self.judge_again_if(changed && K::CONFIGURES);
         changed

@@ -313,10 +313,15 @@ pub(crate) fn webhook(cluster: &Cluster) -> Result<()> {
     try_all(control, &self::documents(good)?).context("with the webhook")?;
     let elsewhere = "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {name: a, \
                      namespace: default}\n";
-    let refused = try_all(control, elsewhere).err().context("another namespace is let in")?;
+    // Any of the agents may be asked, also one that looks for the certificate only now.
+    let refused = wait::until(LIMIT, "another namespace is refused", || {
+        Ok(try_all(control, elsewhere).err())
+    })?;
     ensure!(refused.to_string().contains("metadata.namespace: \"default\""), "{refused}");
-    let delete = ["delete", "bfdprofile", "-n", NAMESPACE, "standing"];
-    let refused = control.kubectl(&delete).err().context("a profile in use is deleted")?;
+    let delete = ["delete", "bfdprofile", "-n", NAMESPACE, "standing", "--dry-run=server"];
+    let refused = wait::until(LIMIT, "the deletion of a profile in use is refused", || {
+        Ok(control.kubectl(&delete).err())
+    })?;
     ensure!(refused.to_string().contains("BGPPeer standing"), "{refused}");
 
     certificate_is_replaced(cluster, &documents).context("while the certificate is replaced")?;
