@@ -115,19 +115,18 @@ pub struct Configuration {
 impl Index {
     /// Sets or removes an object. Returns whether that changes anything.
     pub fn set<K: Kind>(&mut self, name: ObjectName, object: Option<K::Reduced>) -> bool {
-        let store = K::store(self);
-        let is = object.clone();
-        let was = match object {
-            None => store.remove(&name),
-            Some(object) if store.get(&name) == Some(&object) => return false,
-            Some(object) => store.insert(name.clone(), object),
-        };
-        let changed = was.is_some() || is.is_some();
-        if changed {
-            K::changed(&mut self.current, &name, was.as_ref(), is.as_ref());
+        let was = K::store(self).get(&name).cloned();
+        if was == object {
+            return false;
         }
-        self.judge_again_if(changed && K::CONFIGURES);
-        changed
+        K::changed(&mut self.current, &name, was.as_ref(), object.as_ref());
+        let store = K::store(self);
+        match object {
+            Some(object) => store.insert(name, object),
+            None => store.remove(&name),
+        };
+        self.judge_again_if(K::CONFIGURES);
+        true
     }
 
     /// Replaces all objects of a kind. Returns whether that changes anything.
