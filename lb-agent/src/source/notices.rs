@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tracing::{info, warn};
 
 /// The reason of notices about configuration that cannot be used.
 pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
@@ -27,6 +28,15 @@ pub fn of_faults(kind: Kind, namespace: &str, name: &str, faults: &[Fault]) -> O
         reason: CONFIGURATION_ERROR,
         message: format!("is not used. {}", lines.join("; ")),
     })
+}
+
+/// Writes a notice to the log.
+pub(super) fn log(Notice { kind, object, warning, reason, message }: &Notice) {
+    if *warning {
+        warn!("{kind} {object}: {reason}: {message}");
+    } else {
+        info!("{kind} {object}: {reason}: {message}");
+    }
 }
 
 /// Of notices that stand for as long as they are true, those that did not stand last time.

@@ -3,7 +3,7 @@ use crate::{
     plan::Notice,
     source::{
         COMPONENT,
-        notices::{Telling, Told},
+        notices::{self, Telling, Told},
     },
 };
 use k8s_openapi::{
@@ -30,7 +30,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 /// Notices that may wait: those of giving addresses to some thousand Services at once.
 const QUEUE: usize = 8192;
@@ -105,12 +105,7 @@ impl Events {
         if telling == Telling::Nothing {
             return;
         }
-        let Notice { kind, object, warning, reason, message } = &notice;
-        if *warning {
-            warn!("{kind} {object}: {reason}: {message}");
-        } else {
-            info!("{kind} {object}: {reason}: {message}");
-        }
+        notices::log(&notice);
         if let Err(mpsc::error::TrySendError::Full(item)) =
             self.queue.try_send(Item { notice, uid, telling })
         {

@@ -276,7 +276,7 @@ impl State {
             notices::of_faults(kind, &self.scope.namespace, name, faults)
         });
         let unusable = unusable.map(Arc::new).collect();
-        self.unusable.update(unusable).iter().for_each(|notice| log(notice));
+        self.unusable.update(unusable).iter().for_each(|notice| notices::log(notice));
         let snapshot = index.snapshot();
         self.snapshots.send_if_modified(|last| {
             let changed = last.as_deref() != Some(&snapshot);
@@ -353,17 +353,9 @@ impl Source for Manifests {
     async fn notify(&self, notice: &Notice) {
         let telling = lock(&self.told).judge(Instant::now(), notice);
         if telling != Telling::Nothing {
-            log(notice);
+            // There is no API that has Events.
+            notices::log(notice);
         }
-    }
-}
-
-/// There is no API that has Events: they stand in the log.
-fn log(Notice { kind, object, warning, reason, message }: &Notice) {
-    if *warning {
-        warn!("{kind} {object}: {reason}: {message}");
-    } else {
-        info!("{kind} {object}: {reason}: {message}");
     }
 }
 
