@@ -5,6 +5,7 @@ mod bytes;
 pub mod cli;
 pub mod conntrack;
 pub mod datapath;
+mod differences;
 pub mod exit;
 pub mod http;
 pub mod inspect;

@@ -160,7 +160,7 @@ pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now:
     }
     let fragments =
         services::write_fragment_rows(state, inputs.plan, &positions, rows, &mut changes, now);
-    let services::Written { kept, vips } =
+    let services::Written { kept, vips, gone: ports } =
         services::write(state, inputs.plan, &positions, rows, &mut changes, now);
     let touched = Touched::new(state, inputs, vips);
     let gone = vips::write(state, inputs, &touched, &mut changes);
@@ -170,7 +170,7 @@ pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now:
     write_filter(&mut state.contents.ingress_filter, &ingress_filter, writes, Write::IngressFilter);
 
     vips::remove(state, gone, &mut changes);
-    services::prune(state, inputs.plan, &mut changes, now);
+    services::prune(state, inputs.plan, ports, &mut changes, now);
     source_ranges::prune(state, inputs.plan, &mut changes, now);
 
     // Rows that are in force against the plan, or were before, still point to these.

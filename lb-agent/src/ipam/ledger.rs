@@ -12,10 +12,10 @@ use super::{
     rules::{Loss, Rules, list},
 };
 use crate::{
+    differences,
     plan::Notice,
     snapshot::{ObjectName, Service, Snapshot},
 };
-use imbl::ordmap::DiffItem;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -109,11 +109,8 @@ impl Ledger {
             return Touched::All;
         }
         if !Arc::ptr_eq(&before, snapshot) {
-            let changes = before.services.diff(&snapshot.services);
-            self.deferred.extend(changes.map(|change| match change {
-                DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name.clone(),
-                DiffItem::Update { new: (name, _), .. } => name.clone(),
-            }));
+            let changed = differences::keys(&before.services, &snapshot.services);
+            self.deferred.extend(changed.cloned());
         }
         let changed = std::mem::take(&mut self.deferred);
         let (later, now) = changed.into_iter().partition(|n| in_flight.sent.contains_key(n));

@@ -14,11 +14,11 @@ use super::{
     tally::Tally,
 };
 use crate::{
+    differences,
     ipam::pools::{Pool, Pools},
     membership::Alive,
-    snapshot::{IpAddressPool, L2Advertisement, Node, ObjectName, Service, Slices, Snapshot},
+    snapshot::{ObjectName, Service, Snapshot},
 };
-use imbl::{OrdMap, ordmap::DiffItem};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -30,9 +30,8 @@ use std::{
 pub struct PlanCache {
     /// Rows, by endpoints.
     pub rows: RowCache,
+    snapshot: Snapshot,
     common: Common,
-    services: OrdMap<ObjectName, Arc<Service>>,
-    slices: OrdMap<ObjectName, Slices>,
     parts: HashMap<ObjectName, Part>,
     /// Services that want a port that another has.
     losers: BTreeSet<(ServiceAddress, ObjectName)>,
@@ -46,15 +45,12 @@ pub struct PlanCache {
     plan: Plan,
 }
 
-/// What the plan of every Service depends on.
+/// What the plan of every Service depends on, besides nodes, pools and advertisements themselves.
 #[derive(Debug, Default)]
 struct Common {
     me: String,
     options: PlanOptions,
     alive: Alive,
-    nodes: OrdMap<String, Node>,
-    pools: OrdMap<String, IpAddressPool>,
-    advertisements: OrdMap<String, L2Advertisement>,
     /// Positions of nodes in the plan.
     positions: BTreeMap<String, u16>,
     /// An address in a Service's status counts while a pool of ours has it: whoever wrote
@@ -68,21 +64,13 @@ impl Common {
             me: me.to_owned(),
             options: options.clone(),
             alive: alive.clone(),
-            nodes: snapshot.nodes.clone(),
-            pools: snapshot.pools.clone(),
-            advertisements: snapshot.l2_advertisements.clone(),
             positions: snapshot.nodes.keys().cloned().zip(0..).collect(),
             parsed: Pools::new(snapshot).0,
         }
     }
 
-    fn is(&self, snapshot: &Snapshot, me: &str, alive: &Alive, options: &PlanOptions) -> bool {
-        self.me == me
-            && self.options == *options
-            && self.alive == *alive
-            && self.nodes == snapshot.nodes
-            && self.pools == snapshot.pools
-            && self.advertisements == snapshot.l2_advertisements
+    fn is(&self, me: &str, alive: &Alive, options: &PlanOptions) -> bool {
+        self.me == me && self.options == *options && self.alive == *alive
     }
 }
 
@@ -124,8 +112,15 @@ impl PlanCache {
         alive: &Alive,
         options: &PlanOptions,
     ) -> Plan {
-        let mut changed = self.changed(snapshot);
-        if !self.common.is(snapshot, me, alive, options) {
+        let before = std::mem::replace(&mut self.snapshot, snapshot.clone());
+        let services = differences::keys(&before.services, &snapshot.services);
+        let slices = differences::keys(&before.slices, &snapshot.slices);
+        let mut changed: BTreeSet<_> = services.chain(slices).cloned().collect();
+        let same = self.common.is(me, alive, options)
+            && before.nodes == snapshot.nodes
+            && before.pools == snapshot.pools
+            && before.l2_advertisements == snapshot.l2_advertisements;
+        if !same {
             self.common = Common::new(snapshot, me, alive, options);
             self.plan_nodes(snapshot);
             changed.extend(self.parts.keys().chain(snapshot.services.keys()).cloned());
@@ -146,16 +141,6 @@ impl PlanCache {
         self.plan.notices = self.notices.set().clone();
         self.plan.local_notices = self.local_notices.set().clone();
         self.plan.clone()
-    }
-
-    /// The Services that are others than in the snapshot before, or their EndpointSlices.
-    fn changed(&mut self, snapshot: &Snapshot) -> BTreeSet<ObjectName> {
-        let services = self.services.diff(&snapshot.services).map(|change| name_of(&change));
-        let slices = self.slices.diff(&snapshot.slices).map(|change| name_of(&change));
-        let changed = services.chain(slices).cloned().collect();
-        self.services = snapshot.services.clone();
-        self.slices = snapshot.slices.clone();
-        changed
     }
 
     /// What depends on nothing but what is common to all.
@@ -378,11 +363,4 @@ fn decide(
     }
     let services = services.iter().map(|service| service.name.clone()).collect();
     PlannedVip { owner, announce, services }
-}
-
-fn name_of<'a, V>(change: &DiffItem<'a, 'a, ObjectName, V>) -> &'a ObjectName {
-    match change {
-        DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name,
-        DiffItem::Update { new: (name, _), .. } => name,
-    }
 }

@@ -23,7 +23,7 @@ impl<T: Ord + Clone> Tally<T> {
     }
 
     /// Puts an element in; returns the one of those that are equal which is kept.
-    pub(super) fn add(&mut self, element: T) -> T {
+    fn add(&mut self, element: T) -> T {
         if let Some(known) = self.set.get(&element).cloned() {
             *self.more.entry(element).or_default() += 1;
             return known;
@@ -33,7 +33,7 @@ impl<T: Ord + Clone> Tally<T> {
     }
 
     /// Takes it out again.
-    pub(super) fn remove(&mut self, element: &T) {
+    fn remove(&mut self, element: &T) {
         let Some(more) = self.more.get_mut(element) else {
             self.set.remove(element);
             return;

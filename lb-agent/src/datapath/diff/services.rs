@@ -53,6 +53,8 @@ pub(super) struct Written {
     pub(super) kept: Vec<ServiceKey>,
     /// VIPs that may have more or fewer ports than before.
     pub(super) vips: BTreeSet<IpAddr>,
+    /// Those that the plan does not have any more.
+    pub(super) gone: Vec<ServiceAddress>,
 }
 
 /// Writes the Services whose plan is new.
@@ -67,6 +69,7 @@ pub(super) fn write(
     end_windows(state, changes, now);
     let mut new = Vec::new();
     let mut vips = BTreeSet::new();
+    let mut gone = Vec::new();
     for item in state.standing.diff(&plan.services) {
         match item {
             DiffItem::Add(address, planned) => {
@@ -74,7 +77,10 @@ pub(super) fn write(
                 new.push((address, planned));
             }
             DiffItem::Update { new: changed, .. } => new.push(changed),
-            DiffItem::Remove(address, _) => drop(vips.insert(address.vip)),
+            DiffItem::Remove(address, _) => {
+                vips.insert(address.vip);
+                gone.push(*address);
+            }
         }
     }
     let mut writer = Writer { state, positions, rows, changes, now };
@@ -115,7 +121,7 @@ pub(super) fn write(
         changes.again_at(Some(u64::from(*end) * 1_000_000_000));
     }
     state.placed.sweep(&mut state.ranges, &mut state.endpoint_ranges);
-    Written { kept, vips }
+    Written { kept, vips, gone }
 }
 
 /// Why a Service's entry is not what the plan says.
@@ -415,13 +421,16 @@ fn taken_over(state: &State, key: &ServiceKey) -> u32 {
     of(&state.taken_over, SERVICE_TAKEN_OVER) | of(&state.proxied, SERVICE_HERE)
 }
 
-/// Removes the entries of Services that the plan does not have.
-pub(super) fn prune(state: &mut State, plan: &Plan, changes: &mut Changes, now: u64) {
-    let gone = state.standing.diff(&plan.services).filter_map(|item| match item {
-        DiffItem::Remove(address, _) => Some(*address),
-        DiffItem::Add(..) | DiffItem::Update { .. } => None,
-    });
-    for address in gone.collect::<Vec<_>>() {
+/// Removes the entries of Services that the plan does not have: those that stood and are gone, and
+/// an earlier agent's.
+pub(super) fn prune(
+    state: &mut State,
+    plan: &Plan,
+    gone: Vec<ServiceAddress>,
+    changes: &mut Changes,
+    now: u64,
+) {
+    for address in gone {
         state.standing.remove(&address);
         remove(state, service_key(&address), changes, now);
     }

@@ -8,10 +8,10 @@ use super::{
     Changes, Inputs, NewlyAnnounced, set_bit,
 };
 use crate::{
+    differences,
     plan::{Interfaces, Plan, ServiceAddress},
     snapshot::Protocol,
 };
-use imbl::ordmap::DiffItem;
 use lb_common::{
     filter::vip_bit,
     maps::{Announced, AnnouncedKey, MAX_ANNOUNCED, MAX_UPLINKS, MAX_VIPS, Vip, VipKey},
@@ -34,10 +34,7 @@ impl Touched {
             return Self::All;
         }
         let mut vips = ports;
-        vips.extend(before.vips.diff(&inputs.plan.vips).map(|item| match item {
-            DiffItem::Add(vip, _) | DiffItem::Remove(vip, _) => *vip,
-            DiffItem::Update { new: (vip, _), .. } => *vip,
-        }));
+        vips.extend(differences::keys(&before.vips, &inputs.plan.vips));
         Self::Some(vips)
     }
 }
