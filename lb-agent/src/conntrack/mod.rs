@@ -119,6 +119,19 @@ impl Conntrack {
         }
     }
 
+    /// All connections to these addresses, and perhaps to others; handed to `each`.
+    ///
+    /// # Errors
+    ///
+    /// As with [`get`](Self::get).
+    pub fn connections(
+        &mut self,
+        to: &BTreeSet<IpAddr>,
+        mut each: impl FnMut(Entry),
+    ) -> io::Result<()> {
+        looks(to).iter().try_for_each(|look| self.look(look, &mut each))
+    }
+
     fn look(&mut self, look: &Look, each: impl FnMut(Entry)) -> io::Result<()> {
         match *look {
             Look::Family(ipv6) => self.list(ipv6, None, each),
@@ -198,18 +211,5 @@ impl Sweeper {
         }
         let over = takeover.end(pass, Instant::now());
         Ok(Swept { removed: conntrack.delete(&over)?, over })
-    }
-
-    /// All connections to these addresses, and perhaps to others; handed to `each`.
-    ///
-    /// # Errors
-    ///
-    /// As with [`Conntrack::get`].
-    pub fn connections(
-        &mut self,
-        to: &BTreeSet<IpAddr>,
-        mut each: impl FnMut(Entry),
-    ) -> io::Result<()> {
-        looks(to).iter().try_for_each(|look| self.conntrack.look(look, &mut each))
     }
 }

@@ -28,6 +28,9 @@ use std::{
 const SOONEST: Duration = Duration::from_millis(20);
 /// Longest pause while connections of the former kind are open.
 const LATEST: Duration = Duration::from_secs(5);
+/// A pause is at least so many times as long as the look before it: the kernel goes through its
+/// whole table to list any part of it, and new connections want that table, too.
+const REST: u32 = 3;
 /// For how long at least the entries are looked at: connections that were being opened at
 /// the change may not show at once.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -58,17 +61,18 @@ pub enum Hands {
 #[derive(Debug)]
 struct Job {
     hands: Hands,
-    next: Instant,
-    pause: Duration,
     since: Instant,
 }
 
-/// Which entries have to go, and when to look for them.
+/// Which entries have to go, and when to look for them: for those of all ports at once.
 #[derive(Debug, Default)]
 pub struct Takeover {
     jobs: BTreeMap<Port, Job>,
     /// By which `Entry::original.destination` the job of an entry is found.
     places: BTreeMap<(IpAddr, u16, u8), Port>,
+    next: Option<Instant>,
+    pause: Duration,
+    rest_until: Option<Instant>,
 }
 
 /// What to look at.
@@ -103,13 +107,14 @@ pub(super) fn looks(addresses: &BTreeSet<IpAddr>) -> Vec<Look> {
 pub struct Pass {
     /// What to list.
     pub looks: Vec<Look>,
-    ports: BTreeMap<Port, usize>,
-    open: BTreeSet<Port>,
+    begun: Instant,
+    /// The ports of which something was found, be it to remove or still open.
+    found: BTreeSet<Port>,
     delete: Vec<Entry>,
 }
 
 impl Takeover {
-    /// A VIP:port is served in another way than before, from now on. It is due at once.
+    /// A VIP:port is served in another way than before, from now on.
     pub fn changes(&mut self, port: Port, hands: Hands, now: Instant) {
         self.forget(&port);
         let of = |address: IpAddr, at: u16| (address, at, port.protocol);
@@ -123,39 +128,37 @@ impl Takeover {
                 }
             }
         }
-        self.jobs.insert(port, Job { hands, next: now, pause: SOONEST, since: now });
+        self.jobs.insert(port, Job { hands, since: now });
+        self.pause = SOONEST;
+        self.next = Some(self.rest_until.map_or(now, |rested| rested.max(now)));
     }
 
     /// A VIP:port is not served any more.
     pub fn forget(&mut self, port: &Port) {
-        self.jobs.remove(port);
-        self.places.retain(|_, of| of != port);
+        let Some(job) = self.jobs.remove(port) else { return };
+        let mut of = |address: IpAddr, at: u16| {
+            let place = (address, at, port.protocol);
+            if self.places.get(&place) == Some(port) {
+                self.places.remove(&place);
+            }
+        };
+        match job.hands {
+            Hands::Direct => of(port.vip, port.port),
+            Hands::Kernel(endpoints) => endpoints.iter().for_each(|at| of(at.ip(), at.port())),
+        }
     }
 
     /// When to look next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.jobs.values().map(|job| job.next).min()
+        self.next
     }
 
-    /// What to look at now.
+    /// What to look at, if it is time to.
     pub fn begin(&self, now: Instant) -> Option<Pass> {
-        let due: BTreeMap<Port, usize> =
-            self.jobs.iter().filter(|(_, job)| job.next <= now).map(|(p, _)| (*p, 0)).collect();
-        if due.is_empty() {
-            return None;
-        }
-        let addresses: BTreeSet<IpAddr> = self
-            .places
-            .iter()
-            .filter(|(_, p)| due.contains_key(p))
-            .map(|((a, ..), _)| *a)
-            .collect();
-        Some(Pass {
-            looks: looks(&addresses),
-            ports: due,
-            open: BTreeSet::new(),
-            delete: Vec::new(),
-        })
+        self.next.filter(|next| *next <= now)?;
+        let addresses = self.places.keys().map(|(address, ..)| *address).collect();
+        let (found, delete) = (BTreeSet::new(), Vec::new());
+        Some(Pass { looks: looks(&addresses), begun: now, found, delete })
     }
 
     /// Takes an entry that was found into account.
@@ -163,9 +166,7 @@ impl Takeover {
         let to = entry.original;
         let place = (to.destination, to.destination_port, to.protocol);
         let Some(port) = self.places.get(&place) else { return };
-        let (Some(job), Some(found)) = (self.jobs.get(port), pass.ports.get_mut(port)) else {
-            return;
-        };
+        let Some(job) = self.jobs.get(port) else { return };
         // What another has translated, or tracks apart, is not in the way.
         let plain =
             entry.reply.source == to.destination && entry.reply.source_port == to.destination_port;
@@ -179,27 +180,25 @@ impl Takeover {
         // UDP has no end; its next packet begins a new flow all the same.
         let stateless = !matches!(to.protocol, STREAM | ASSOCIATION);
         if stateless || matches!(entry.phase, Phase::Over | Phase::Reset) {
-            *found += 1;
             pass.delete.push(*entry);
-        } else {
-            pass.open.insert(*port);
         }
+        pass.found.insert(*port);
     }
 
     /// Ends a look. Returns what is to be removed.
     pub fn end(&mut self, pass: Pass, now: Instant) -> Vec<Entry> {
-        for (port, found) in &pass.ports {
-            let Some(job) = self.jobs.get_mut(port) else { continue };
-            if !pass.open.contains(port) && *found == 0 && now >= job.since + SETTLE {
-                self.forget(port);
-                continue;
-            }
-            job.pause = if *found > 0 { SOONEST } else { (job.pause * 2).min(LATEST) };
-            if now < job.since + SETTLE {
-                job.pause = job.pause.min(SOONEST * 5);
-            }
-            job.next = now + job.pause;
-        }
+        let settled = |job: &Job| now >= job.since + SETTLE;
+        let over: Vec<Port> = (self.jobs.iter())
+            .filter(|(port, job)| settled(job) && !pass.found.contains(port))
+            .map(|(port, _)| *port)
+            .collect();
+        over.iter().for_each(|port| self.forget(port));
+        let longest = if self.jobs.values().all(settled) { LATEST } else { SOONEST * 5 };
+        let longer = if pass.delete.is_empty() { self.pause * 2 } else { SOONEST };
+        self.pause = longer.min(longest);
+        let rest = now.saturating_duration_since(pass.begun) * REST;
+        self.rest_until = Some(now + rest);
+        self.next = (!self.jobs.is_empty()).then(|| now + self.pause.max(rest));
         pass.delete
     }
 }
@@ -325,6 +324,22 @@ mod tests {
             [Look::To(VIP.parse().unwrap()), Look::Family(true)]
         );
         takeover.forget(&Port { vip: ip("192.0.2.3"), port: 80, protocol: 6 });
-        assert_eq!(takeover.jobs.len(), 19);
+        assert_eq!((takeover.jobs.len(), takeover.places.len()), (19, 19));
+    }
+
+    #[test]
+    fn a_slow_look_is_followed_by_a_long_rest() {
+        let mut takeover = Takeover::default();
+        let now = Instant::now();
+        takeover.changes(port(), Hands::Direct, now);
+        let pass = takeover.begin(now).unwrap();
+        let end = now + Duration::from_secs(1);
+        takeover.end(pass, end);
+        let rested = end + Duration::from_secs(3);
+        assert_eq!(takeover.next_deadline(), Some(rested));
+        // Nor does another change cut it short.
+        takeover.changes(Port { port: 81, ..port() }, Hands::Direct, end);
+        assert_eq!(takeover.next_deadline(), Some(rested));
+        assert!(takeover.begin(end).is_none());
     }
 }

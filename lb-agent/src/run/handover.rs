@@ -2,21 +2,23 @@
 //! out of new connections' way ([`takeover`](crate::conntrack::takeover)).
 use crate::{
     conntrack::{
-        Entry, Sweeper, Swept,
+        Conntrack, Entry, Sweeper, Swept,
         takeover::{Hands, Port},
     },
     datapath::{
         Error, address_bytes, address_from_bytes, apply::Datapath, flows::FlowMaps, state::Contents,
     },
     metrics::View,
-    plan::{Plan, PlannedVip, ServiceAddress},
+    plan::{Plan, PlannedService, PlannedVip, ServiceAddress},
     resort::{FlowId, know::going_on},
+    snapshot::Snapshot,
     system,
 };
 use imbl::ordmap::DiffItem;
 use lb_common::maps::{SERVICE_KERNEL, ServiceKey};
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
@@ -45,13 +47,13 @@ fn service_key(vip: IpAddr, port: u16, protocol: u8) -> ServiceKey {
 pub(super) struct Changes {
     /// What is served in another way than before, or for the first time.
     hands: Vec<(Port, Hands)>,
-    /// What is served for the first time, in whichever way.
+    /// What is served for the first time, in whichever way, and may have been kube-proxy's before.
     pub(super) first: BTreeSet<ServiceKey>,
 }
 
 /// Which VIP:ports a plan serves in another way than what stands in the maps, or for the
-/// first time.
-pub(super) fn changes(plan: &Plan, datapath: &Datapath) -> Changes {
+/// first time. `before` is the snapshot of the last plan, if there was one.
+pub(super) fn changes(plan: &Plan, before: Option<&Snapshot>, datapath: &Datapath) -> Changes {
     let mut changes = Changes::default();
     let contents = datapath.contents();
     // What stands as it is planned is served as it was.
@@ -64,12 +66,15 @@ pub(super) fn changes(plan: &Plan, datapath: &Datapath) -> Changes {
         let protocol = address.protocol.number();
         let key = service_key(address.vip, address.port, protocol);
         let kernel = service.kernel;
-        let before = contents.services.get(&key).map(|s| s.flags & SERVICE_KERNEL != 0);
-        if before.is_none() {
+        let stands = contents.services.get(&key).map(|s| s.flags & SERVICE_KERNEL != 0);
+        if stands.is_none() {
+            if before.is_some_and(|before| !had(before, service, address)) {
+                continue;
+            }
             changes.first.insert(key);
         }
         // What Herald leaves to kube-proxy from the start, kube-proxy had before.
-        if before == Some(kernel) || before.is_none() && kernel {
+        if stands == Some(kernel) || stands.is_none() && kernel {
             continue;
         }
         let port = Port { vip: address.vip, port: address.port, protocol };
@@ -77,6 +82,21 @@ pub(super) fn changes(plan: &Plan, datapath: &Datapath) -> Changes {
         changes.hands.push((port, hands));
     }
     changes
+}
+
+/// Whether a Service had an address and its port already, so that kube-proxy served it. One that
+/// has just got them is served by both within the same few milliseconds, and announced by
+/// nobody before; the table of connections, which takes milliseconds to go through, is spared
+/// then. A connection that does begin in between is found by the last resort.
+fn had(before: &Snapshot, service: &PlannedService, address: &ServiceAddress) -> bool {
+    before.services.get(&service.service).is_some_and(|service| {
+        let is_vip = |ip: &String| ip.parse() == Ok(address.vip);
+        service.ingress.iter().any(|ingress| ingress.ip.as_ref().is_some_and(is_vip))
+            && service
+                .ports
+                .iter()
+                .any(|at| (at.port, at.protocol) == (address.port, address.protocol))
+    })
 }
 
 /// The plan, but for the announcement of addresses that are not announced yet where kube-proxy's
@@ -99,8 +119,11 @@ pub(super) fn before_announcing(plan: &Plan, datapath: &Datapath) -> Plan {
 
 /// Follows what is served how.
 pub(super) struct Handover {
-    /// None where the kernel tracks nothing.
-    sweeper: Mutex<Option<Sweeper>>,
+    /// Where to read; none where the kernel tracks nothing.
+    connections: Mutex<Option<Conntrack>>,
+    /// What [`run`](Self::run) has not seen yet. It goes through the table meanwhile, and no plan
+    /// waits for that. None once it has ended.
+    changes: Mutex<Option<Vec<(Port, Hands)>>>,
     changed: Notify,
     flows: Arc<Mutex<FlowMaps>>,
     view: Arc<View>,
@@ -108,9 +131,15 @@ pub(super) struct Handover {
 
 impl Handover {
     pub(super) fn new(flows: Arc<Mutex<FlowMaps>>, view: Arc<View>) -> Self {
-        let sweeper =
-            Sweeper::open().inspect_err(|error| debug!("no connection tracking: {error}")).ok();
-        Self { sweeper: Mutex::new(sweeper), changed: Notify::new(), flows, view }
+        let connections =
+            Conntrack::open().inspect_err(|error| debug!("no connection tracking: {error}")).ok();
+        Self {
+            connections: Mutex::new(connections),
+            changes: Mutex::new(Some(Vec::new())),
+            changed: Notify::new(),
+            flows,
+            view,
+        }
     }
 
     /// To be called just after a plan was applied, be it in part, with what it should
@@ -127,16 +156,13 @@ impl Handover {
         if changes.is_empty() {
             return;
         }
-        let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sweeper) = sweeper.as_mut() else { return };
+        let mut waiting = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(waiting) = waiting.as_mut() else { return };
         info!(
             ports = changes.len(),
             "VIPs' ports change hands: finished connections are removed from connection tracking"
         );
-        let now = Instant::now();
-        for (port, hands) in changes {
-            sweeper.takeover.changes(port, hands, now);
-        }
+        waiting.extend(changes);
         self.changed.notify_one();
     }
 
@@ -152,9 +178,9 @@ impl Handover {
         let vips = taken_over.iter().map(|key| address_from_bytes(key.vip)).collect();
         let now_s = u32::try_from(system::monotonic_ns() / 1_000_000_000).unwrap_or(u32::MAX);
         let mut flows = Vec::new();
-        let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sweeper) = sweeper.as_mut() {
-            let listed = sweeper.connections(&vips, |entry| {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connections) = connections.as_mut() {
+            let listed = connections.connections(&vips, |entry| {
                 let to = entry.original;
                 let key = service_key(to.destination, to.destination_port, to.protocol);
                 if taken_over.contains(&key) {
@@ -165,7 +191,7 @@ impl Handover {
                 debug!("connections of kube-proxy cannot be listed: {error}");
             }
         }
-        drop(sweeper);
+        drop(connections);
         let mut table = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, id, flow) in &flows {
             table.adopt(&id.key(), flow)?;
@@ -179,11 +205,24 @@ impl Handover {
 
     /// Looks when it is time to, for as long as the agent runs.
     pub(super) async fn run(self: Arc<Self>) {
+        if let Ok(mut sweeper) = Sweeper::open() {
+            self.sweep_for_ever(&mut sweeper).await;
+        }
+        *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Ends when connection tracking cannot be changed.
+    async fn sweep_for_ever(&self, sweeper: &mut Sweeper) {
         loop {
-            let next = {
-                let sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
-                sweeper.as_ref().and_then(|sweeper| sweeper.takeover.next_deadline())
+            let changes = {
+                let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+                changes.as_mut().map(std::mem::take).unwrap_or_default()
             };
+            let now = Instant::now();
+            for (port, hands) in changes {
+                sweeper.takeover.changes(port, hands, now);
+            }
+            let next = sweeper.takeover.next_deadline();
             let due = async {
                 match next {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -193,10 +232,10 @@ impl Handover {
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = due => {
-                    block_in_place(|| {
-                        let mut slot = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
-                        self.sweep(&mut slot);
-                    });
+                    let swept = block_in_place(|| self.sweep(sweeper));
+                    if swept.is_err() {
+                        return;
+                    }
                     // Here a runtime that has been shut down meanwhile ends the task, before
                     // it asks for a timer.
                     tokio::task::yield_now().await;
@@ -205,8 +244,7 @@ impl Handover {
         }
     }
 
-    fn sweep(&self, slot: &mut Option<Sweeper>) {
-        let Some(sweeper) = slot else { return };
+    fn sweep(&self, sweeper: &mut Sweeper) -> io::Result<()> {
         match sweeper.sweep() {
             Ok(Swept { removed, over }) => {
                 if removed > 0 {
@@ -214,6 +252,7 @@ impl Handover {
                 }
                 self.view.own.conntrack_deleted.add(removed);
                 self.forget(&over);
+                Ok(())
             }
             Err(error) => {
                 // Without the module there is nothing to be in the way.
@@ -223,7 +262,7 @@ impl Handover {
                          while VIP ports change hands, some new connections are slow"
                     );
                 }
-                *slot = None;
+                Err(error)
             }
         }
     }

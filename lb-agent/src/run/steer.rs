@@ -113,8 +113,9 @@ pub(super) struct Steering<S> {
     announcer: Announcer,
     sockets: BTreeMap<u32, FrameSocket>,
     silence: Silence,
-    /// The plan that is in force.
+    /// The plan that is in force, and the snapshot that it was made from.
     plan: Arc<Plan>,
+    planned_from: Option<Arc<Snapshot>>,
     /// [`Datapath::announcements`] when the announcer was told, and when groups were joined.
     announced: u64,
     joined: Option<u64>,
@@ -162,6 +163,7 @@ impl<S: Source> Steering<S> {
             sockets: BTreeMap::new(),
             silence: Silence::default(),
             plan: Arc::default(),
+            planned_from: None,
             announced: 0,
             joined: None,
             troubles: BTreeSet::new(),
@@ -267,7 +269,8 @@ impl<S: Source> Steering<S> {
         let (plan, applied) = block_in_place(|| {
             let plan = plan_with(&snapshot, node, &alive, options, cache);
             let mut datapath = lock(datapath);
-            let mut changes = handover::changes(&plan, &datapath);
+            let before = self.planned_from.as_deref();
+            let mut changes = handover::changes(&plan, before, &datapath);
             datapath.take_over(std::mem::take(&mut changes.first));
             let applied = (|| {
                 if datapath.taking_over() {
@@ -300,6 +303,7 @@ impl<S: Source> Steering<S> {
                 debug!(writes = applied.writes, took = ?started.elapsed(), "plan applied");
                 retry_at = retry_of(&applied, &mut troubles);
                 self.ask_for_replies(&plan, &links);
+                self.planned_from = Some(snapshot);
                 self.in_force(plan, uplinks, alive.len()).await;
             }
             Err(error) => {
