@@ -3,7 +3,9 @@ use super::{
     Error,
     object::Object,
     ranges::Range,
-    state::{Contents, Filter, ReadRows, SourceRange, Write, empty_filter},
+    state::{
+        Contents, Filter, ReadRows, SourceRange, Write, empty_filter, kernel_endpoints, kernel_rows,
+    },
 };
 use crate::system::MappedRows;
 use aya::{
@@ -234,9 +236,13 @@ impl Maps {
             Write::EgressFilter(position, word) => {
                 self.egress_filter.set(*position, word, 0).map_err(failed("EGRESS_FILTER"))
             }
-            Write::Rows(start, rows) => inside(self.tables.rows.write(*start, rows)),
-            Write::RowEndpoints(start, endpoints) => {
-                let words = endpoints.iter().map(|endpoint| word(*endpoint));
+            Write::Rows(start, rows, nodes) => {
+                inside(self.tables.rows.write(*start, &kernel_rows(rows, nodes)))
+            }
+            Write::RowsForFragments(start, rows) => inside(self.tables.rows.write(*start, rows)),
+            Write::RowEndpoints(start, table, endpoints) => {
+                let words = kernel_endpoints(table, endpoints);
+                let words = words.iter().map(|endpoint| word(*endpoint));
                 inside(self.tables.row_endpoints.write_words(*start, words))
             }
             Write::FragmentRows(range) => self.change_settings(|settings| {

@@ -6,15 +6,15 @@ use super::{
     uplinks,
 };
 use crate::plan::{
-    EndpointAddress, PerRow, PlannedRow, PlannedService, PlannedVip, ServiceAddress,
+    EndpointAddress, PerRow, PlannedRow, PlannedService, PlannedVip, Rows, ServiceAddress,
 };
 use imbl::{OrdMap, OrdSet};
 use lb_common::{
     filter,
     maps::{
         Announced, AnnouncedKey, Endpoint, MAX_ENDPOINTS, MAX_NODES, MAX_SERVICES,
-        MAX_SOURCE_RANGES, MacKey, MacOwner, NO_RANGE, Node, RangeKey, Row, SERVICE_TAKEN_OVER,
-        Service, ServiceKey, Uplink, Vip, VipKey,
+        MAX_SOURCE_RANGES, MacKey, MacOwner, NO_ENDPOINT, NO_NODE, NO_RANGE, Node, RangeKey, Row,
+        SERVICE_TAKEN_OVER, Service, ServiceKey, Uplink, Vip, VipKey,
     },
 };
 use std::{
@@ -45,10 +45,14 @@ pub enum Write {
     NodeMac(MacKey, Option<MacOwner>),
     /// A word of `EGRESS_FILTER`.
     EgressFilter(u32, u64),
-    /// Rows of `ROWS` that nothing points to yet.
-    Rows(u32, Vec<Row>),
-    /// Elements of `ROW_ENDPOINTS` that nothing points to yet.
-    RowEndpoints(u32, Vec<u32>),
+    /// Rows of `ROWS` that nothing points to yet: a Service's, to be computed as they are written,
+    /// so that those of many need not be held at once; and the indices of nodes by position.
+    Rows(u32, Arc<Rows>, Arc<[u16]>),
+    /// The same of the rows for fragments.
+    RowsForFragments(u32, Vec<Row>),
+    /// Elements of `ROW_ENDPOINTS` that nothing points to yet, and the indices of endpoints by
+    /// position.
+    RowEndpoints(u32, Arc<PerRow>, Box<[u32]>),
     /// Where the rows for fragments stand, in `SETTINGS`; none serves no fragments.
     FragmentRows(Option<Range>),
     /// An entry of `SOURCE_RANGES`; false removes it.
@@ -68,6 +72,24 @@ pub enum Write {
 /// An entry of `SOURCE_RANGES`: the length of the prefix in bits (the set's number
 /// included), and which set and prefix it is.
 pub type SourceRange = (u32, RangeKey);
+
+/// A planned row as it stands in `ROWS`, given the indices of nodes by position.
+pub(crate) fn kernel_row(row: &PlannedRow, nodes: &[u16]) -> Row {
+    // NO_NODE is no position, and stays what it is.
+    let index = |node: u16| nodes.get(usize::from(node)).copied().unwrap_or(NO_NODE);
+    Row { nodes: row.nodes.map(index) }
+}
+
+/// A Service's rows as they stand in `ROWS`.
+pub(crate) fn kernel_rows(rows: &Rows, nodes: &[u16]) -> Vec<Row> {
+    rows.table().iter().map(|row| kernel_row(row, nodes)).collect()
+}
+
+/// This node's endpoints by row as they stand in `ROW_ENDPOINTS`, given their indices by position.
+pub(crate) fn kernel_endpoints(table: &PerRow, endpoints: &[u32]) -> Vec<u32> {
+    let index = |at: &u16| endpoints.get(usize::from(*at)).copied().unwrap_or(NO_ENDPOINT);
+    table.table().iter().map(index).collect()
+}
 
 /// Reads `ROWS` and `ROW_ENDPOINTS`.
 pub trait ReadRows {
@@ -259,10 +281,10 @@ impl Shared {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Placed {
     /// By address in memory. Holds each allocation, so that no other can have its address.
-    rows: HashMap<usize, (Place, Arc<Vec<PlannedRow>>)>,
+    rows: HashMap<usize, (Place, Arc<Rows>)>,
     endpoints: HashMap<usize, (Place, Arc<PerRow>)>,
     /// The indices of nodes that they were translated with.
-    nodes: Vec<u16>,
+    nodes: Arc<[u16]>,
 }
 
 /// A range, and the allocation of it that is meant.
@@ -286,10 +308,10 @@ impl Place {
 impl Placed {
     /// Notes the indices of nodes; true, and everything is forgotten, if they are others
     /// than before.
-    pub(crate) fn translate_with(&mut self, nodes: &[u16]) -> bool {
-        let changed = self.nodes != nodes;
+    pub(crate) fn translate_with(&mut self, nodes: &Arc<[u16]>) -> bool {
+        let changed = self.nodes != *nodes;
         if changed {
-            self.nodes = nodes.to_vec();
+            self.nodes = Arc::clone(nodes);
             self.forget();
         }
         changed
@@ -300,12 +322,12 @@ impl Placed {
         self.endpoints.clear();
     }
 
-    pub(crate) fn rows(&self, rows: &Arc<Vec<PlannedRow>>, shared: &Shared) -> Option<Range> {
+    pub(crate) fn rows(&self, rows: &Arc<Rows>, shared: &Shared) -> Option<Range> {
         let (place, _) = self.rows.get(&Arc::as_ptr(rows).addr())?;
         place.stands(shared).then_some(place.range)
     }
 
-    pub(crate) fn note_rows(&mut self, range: Range, rows: &Arc<Vec<PlannedRow>>, shared: &Shared) {
+    pub(crate) fn note_rows(&mut self, range: Range, rows: &Arc<Rows>, shared: &Shared) {
         let place = Place::new(range, shared);
         self.rows.insert(Arc::as_ptr(rows).addr(), (place, Arc::clone(rows)));
     }

@@ -12,6 +12,7 @@ mod cache;
 pub mod endpoints;
 pub mod lowest;
 pub mod owner;
+mod row_cache;
 pub mod rows;
 mod service;
 mod tally;
@@ -19,7 +20,8 @@ mod tally;
 pub use build::{Delivery, PlanOptions, plan, plan_with};
 pub use cache::PlanCache;
 pub use endpoints::NODE_WITHOUT_AGENT;
-pub use rows::RowCache;
+pub use row_cache::RowCache;
+pub use rows::{PerRow, Rows};
 
 use crate::snapshot::{ObjectName, Protocol};
 use imbl::{OrdMap, OrdSet};
@@ -133,7 +135,7 @@ pub struct PlannedService {
     pub source_ranges: Option<BTreeSet<IpNet>>,
     /// Its rows; none if no endpoint is listed. Services with the same pods share one
     /// allocation (`Arc::ptr_eq`).
-    pub rows: Arc<Vec<PlannedRow>>,
+    pub rows: Arc<Rows>,
     /// This node's endpoints for new flows.
     pub endpoints: LocalEndpoints,
 }
@@ -150,22 +152,18 @@ pub enum LocalEndpoints {
     PerRow(Arc<PerRow>),
 }
 
-/// Several endpoints, and which of them is whose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PerRow {
-    /// The endpoints, sorted.
-    pub endpoints: Vec<EndpointAddress>,
-    /// Row by row, a position in `endpoints`.
-    pub rows: Vec<u16>,
-}
-
 impl LocalEndpoints {
-    /// The endpoint of a row.
-    pub fn of_row(&self, row: usize) -> Option<EndpointAddress> {
-        match self {
-            Self::None => None,
-            Self::One(endpoint) => Some(*endpoint),
-            Self::PerRow(table) => table.endpoints.get(usize::from(*table.rows.get(row)?)).copied(),
+    /// The endpoint of each row.
+    #[cfg(test)]
+    pub(crate) fn by_row(&self) -> impl Fn(usize) -> Option<EndpointAddress> {
+        let all = self.all();
+        let table = match self {
+            Self::PerRow(table) => table.table(),
+            Self::None | Self::One(_) => Vec::new(),
+        };
+        move |row| match all {
+            [one] => Some(*one),
+            all => all.get(usize::from(*table.get(row)?)).copied(),
         }
     }
 

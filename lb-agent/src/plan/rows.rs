@@ -8,17 +8,12 @@
 //! flows. Behind it come the nodes of the others in order, whether or not they take new
 //! flows: whoever had the row before it came, or before it stopped taking new flows,
 //! stands near.
-use super::{LocalEndpoints, PerRow, PlannedRow};
-use crate::plan::EndpointAddress;
+use super::{EndpointAddress, PlannedRow};
 use lb_common::{
     hash::{BlockKey, FEW_ROWS, MORE_ROWS, endpoint_digest, row_before, row_score_in},
     maps::{NO_NODE, mapped},
 };
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// An endpoint that has a place in the rows: an address, since all ports of a pod win the
 /// same rows.
@@ -64,19 +59,47 @@ fn grown_from(taking: usize) -> Option<u32> {
     (most >= 4 && taking == most + 1).then_some(rows)
 }
 
-/// Computes the rows of a list of endpoints.
-///
-/// The result does not depend on the order of the list. Empty if the list is.
-pub fn rows(endpoints: &[RowEndpoint]) -> Vec<PlannedRow> {
-    // By address: whoever is looked at first wins where scores are equal.
-    let mut sorted = endpoints.to_vec();
-    sorted.sort_unstable();
-    let taking = match sorted.iter().filter(|e| e.takes_new).count() {
-        0 => sorted.len(),
-        taking => taking,
-    };
+/// The rows of a Service, as what they are computed from: a table of them takes a hundred times
+/// the memory, and is of use only while it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Rows {
+    /// Sorted by address: whoever is looked at first wins where scores are equal.
+    endpoints: Box<[RowEndpoint]>,
+}
+
+impl Rows {
+    /// Those of a list of endpoints, in whichever order.
+    pub fn new(mut endpoints: Vec<RowEndpoint>) -> Self {
+        endpoints.sort_unstable();
+        Self { endpoints: endpoints.into() }
+    }
+
+    fn taking(&self) -> usize {
+        match self.endpoints.iter().filter(|e| e.takes_new).count() {
+            0 => self.endpoints.len(),
+            taking => taking,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> u32 {
+        row_count(self.taking())
+    }
+
+    /// There are none, since no endpoint is listed.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty()
+    }
+
+    /// Computes them.
+    pub fn table(&self) -> Vec<PlannedRow> {
+        table(&self.endpoints, self.taking())
+    }
+}
+
+fn table(sorted: &[RowEndpoint], taking: usize) -> Vec<PlannedRow> {
     let grown_from = grown_from(taking);
-    let mut computer = Computer::new(&sorted);
+    let mut computer = Computer::new(sorted);
     let mut table: Vec<PlannedRow> = Vec::with_capacity(row_count(taking) as usize);
     for row in 0..row_count(taking) {
         let (taker, order) = computer.row(row);
@@ -226,9 +249,24 @@ impl<'a> Computer<'a> {
     }
 }
 
-/// Of this node's endpoints that take new flows (sorted), the one for each row: that whose
-/// address stands first. Of one address with several ports, each port has its share.
-fn endpoint_by_row(endpoints: &[EndpointAddress], rows: usize) -> Vec<u16> {
+/// Several endpoints of this node that take new flows of a VIP's port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PerRow {
+    /// The endpoints, sorted.
+    pub endpoints: Vec<EndpointAddress>,
+    /// How many rows there are.
+    pub rows: u32,
+}
+
+impl PerRow {
+    /// Which of them is a row's, row by row, as a position in [`endpoints`](Self::endpoints): that whose
+    /// address stands first. Of one address with several ports, each port has its share.
+    pub fn table(&self) -> Vec<u16> {
+        endpoint_by_row(&self.endpoints, self.rows)
+    }
+}
+
+fn endpoint_by_row(endpoints: &[EndpointAddress], rows: u32) -> Vec<u16> {
     let by_address: Vec<_> = endpoints.iter().map(|e| endpoint_digest(bytes(e.address))).collect();
     let by_port: Vec<_> = endpoints
         .iter()
@@ -258,7 +296,7 @@ fn endpoint_by_row(endpoints: &[EndpointAddress], rows: usize) -> Vec<u16> {
         }
         best.2
     };
-    (0..rows as u32).map(best).collect()
+    (0..rows).map(best).collect()
 }
 
 /// The rows by which fragments find a node: 256, each with the node that stands first, so
@@ -296,90 +334,5 @@ const fn bytes(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(a) => mapped(a.octets()),
         IpAddr::V6(a) => a.octets(),
-    }
-}
-
-/// Unused tables are this part of all at most.
-const SWEPT_PART: usize = 8;
-
-/// Something computed, and the round in which it was used last.
-type Kept<T> = (u64, Arc<T>);
-
-/// Rows already computed, so that equal endpoints share one allocation and endpoints
-/// that have not changed cost nothing.
-///
-/// It cannot change what is computed: a key is everything that the value depends on.
-#[derive(Debug, Default)]
-pub struct RowCache {
-    rows: HashMap<Vec<RowEndpoint>, Kept<Vec<PlannedRow>>>,
-    local: HashMap<(usize, Vec<EndpointAddress>), Kept<PerRow>>,
-    fragments: HashMap<Vec<(String, u16)>, Kept<Vec<PlannedRow>>>,
-    round: u64,
-    /// How many Services have changed since it was last looked what is used.
-    changed: usize,
-}
-
-impl RowCache {
-    /// The rows of a sorted list of endpoints.
-    pub fn rows(&mut self, endpoints: Vec<RowEndpoint>) -> Arc<Vec<PlannedRow>> {
-        let round = self.round;
-        let kept = self.rows.entry(endpoints);
-        let kept = kept.or_insert_with_key(|endpoints| (round, Arc::new(rows(endpoints))));
-        kept.0 = round;
-        Arc::clone(&kept.1)
-    }
-
-    /// Which of this node's endpoints that take new flows (sorted) is a row's, for so many rows.
-    pub fn local(&mut self, mut endpoints: Vec<EndpointAddress>, rows: usize) -> LocalEndpoints {
-        if endpoints.len() < 2 {
-            return endpoints.pop().map_or(LocalEndpoints::None, LocalEndpoints::One);
-        }
-        let round = self.round;
-        let kept = self.local.entry((rows, endpoints)).or_insert_with_key(|(rows, endpoints)| {
-            let by_row = endpoint_by_row(endpoints, *rows);
-            (round, Arc::new(PerRow { endpoints: endpoints.clone(), rows: by_row }))
-        });
-        kept.0 = round;
-        LocalEndpoints::PerRow(Arc::clone(&kept.1))
-    }
-
-    /// The rows for fragments among these nodes.
-    pub fn fragments(&mut self, nodes: Vec<(String, u16)>) -> Arc<Vec<PlannedRow>> {
-        let round = self.round;
-        let kept = self.fragments.entry(nodes).or_insert_with_key(|nodes| {
-            let nodes = nodes.iter().map(|(name, position)| (name.as_str(), *position));
-            (round, Arc::new(fragment_rows(nodes)))
-        });
-        kept.0 = round;
-        Arc::clone(&kept.1)
-    }
-
-    /// Ends a plan in which so many Services have changed: what nobody uses any more is forgotten.
-    /// So that one change does not look at everything, that waits until there are enough of them.
-    pub fn sweep(&mut self, changed: usize) {
-        let round = self.round;
-        self.round += 1;
-        self.changed += changed;
-        if self.changed * SWEPT_PART < self.rows.len() {
-            return;
-        }
-        self.changed = 0;
-        // What was not asked for may still be held by a Service that has not changed.
-        fn used<T>(round: u64) -> impl Fn(&Kept<T>) -> bool {
-            move |(last, held)| *last == round || Arc::strong_count(held) > 1
-        }
-        self.rows.retain(|_, kept| used(round)(kept));
-        self.local.retain(|_, kept| used(round)(kept));
-        self.fragments.retain(|_, kept| used(round)(kept));
-    }
-
-    /// How many different tables of rows are kept.
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Whether none is kept.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 }

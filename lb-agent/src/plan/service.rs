@@ -1,6 +1,6 @@
 //! The part of a [`Plan`](super::Plan) that depends on one Service alone.
 use super::{
-    EndpointAddress, LocalEndpoints, Notice, PlannedService, RowCache, ServiceAddress,
+    EndpointAddress, Notice, PlannedService, RowCache, ServiceAddress,
     build::{Delivery, PlanOptions},
     endpoints::{Placement, PortEndpoints, warning},
 };
@@ -69,11 +69,7 @@ impl Planner<'_> {
                         let own = |net: &&IpNet| Family::of(net.addr()) == family;
                         all.iter().filter(own).copied().collect()
                     }),
-                    endpoints: if rows.is_empty() {
-                        LocalEndpoints::None
-                    } else {
-                        self.rows.local(found.taking, rows.len())
-                    },
+                    endpoints: self.rows.local(found.taking, rows.len()),
                     rows,
                 };
                 plan.notices.extend(found.notices);

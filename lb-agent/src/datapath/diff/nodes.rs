@@ -13,12 +13,13 @@ use lb_common::maps::{
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// Which index of `NODES` each node of the plan has.
 pub(super) struct Positions {
     /// By position in the plan; [`NO_NODE`] where there was no room.
-    pub(super) indices: Vec<u16>,
+    pub(super) indices: Arc<[u16]>,
     /// All that are in use.
     pub(super) slots: BTreeSet<u32>,
 }
@@ -38,11 +39,12 @@ pub(super) fn write_nodes(
             NodeOwner::Named(_) => None,
         })
         .collect();
-    let mut positions = Positions { indices: Vec::new(), slots: BTreeSet::new() };
+    let mut indices = Vec::new();
+    let mut slots = BTreeSet::new();
     let mut left_out = 0;
     for node in inputs.plan.nodes.iter() {
         if node.name == inputs.me {
-            positions.indices.push(THIS_NODE);
+            indices.push(THIS_NODE);
             continue;
         }
         let owner = NodeOwner::Named(node.name.clone());
@@ -54,17 +56,17 @@ pub(super) fn write_nodes(
         }
         let Some(index) = state.node_slots.get_or_allocate(&owner, now) else {
             left_out += 1;
-            positions.indices.push(NO_NODE);
+            indices.push(NO_NODE);
             continue;
         };
         // Below MAX_NODES, which is far below NO_NODE.
-        positions.indices.push(index as u16);
-        positions.slots.insert(index);
+        indices.push(index as u16);
+        slots.insert(index);
         let value = node_value(node, inputs, state.contents.nodes.get(&index));
         upsert(&mut state.contents.nodes, index, value, &mut changes.writes, Write::Node);
     }
     changes.full("NODES", MAX_NODES, left_out);
-    positions
+    Positions { indices: indices.into(), slots }
 }
 
 /// How a node is reached: by the first of its addresses that a frame gets to without a router,
@@ -131,7 +133,7 @@ pub(super) fn write_node_macs(
     changes: &mut Changes,
 ) {
     let mut wanted = BTreeMap::new();
-    for (node, &index) in inputs.plan.nodes.iter().zip(&positions.indices) {
+    for (node, &index) in inputs.plan.nodes.iter().zip(&*positions.indices) {
         if index == THIS_NODE || index == NO_NODE {
             continue;
         }

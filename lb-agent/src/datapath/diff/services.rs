@@ -8,7 +8,8 @@ use super::{
         address_bytes,
         ranges::{Exhausted, Range},
         state::{
-            ReadRows, State, UDP_WINDOW_S, Write, endpoint_range, previous_range, range, upsert,
+            ReadRows, State, UDP_WINDOW_S, Write, endpoint_range, kernel_endpoints, kernel_row,
+            kernel_rows, previous_range, range, upsert,
         },
     },
     Changes, Problem, endpoint_key,
@@ -16,15 +17,15 @@ use super::{
     source_ranges,
 };
 use crate::{
-    plan::{LocalEndpoints, PerRow, Plan, PlannedRow, PlannedService, ServiceAddress},
+    plan::{LocalEndpoints, PerRow, Plan, PlannedService, Rows, ServiceAddress},
     snapshot::{ObjectName, Protocol},
 };
 use imbl::ordmap::DiffItem;
 use lb_common::{
     hash::{row_index, row_mask},
     maps::{
-        MAX_SERVICES, NO_ENDPOINT, NO_NODE, NO_RANGE, Row, SERVICE_CLIENT_IP, SERVICE_HERE,
-        SERVICE_KERNEL, SERVICE_RANGES, SERVICE_TAKEN_OVER, Service, ServiceKey,
+        MAX_SERVICES, NO_ENDPOINT, NO_RANGE, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL,
+        SERVICE_RANGES, SERVICE_TAKEN_OVER, Service, ServiceKey,
     },
 };
 use std::{
@@ -114,7 +115,6 @@ pub(super) fn write(
             "ROWS" => state.contents.row_capacity,
             _ => state.contents.row_endpoint_capacity,
         };
-        let needed = needed as u32;
         changes.problems.push(Problem::Rows { map, services, needed, capacity });
     }
     if let Some(end) = state.windows.values().min() {
@@ -161,36 +161,40 @@ struct Writer<'a, R> {
 }
 
 impl<R: ReadRows> Writer<'_, R> {
-    /// Notes the rows, and the endpoints by row, that stand as the plan has them.
+    /// Notes the rows, and the endpoints by row, that stand as the plan has them, though no plan is
+    /// known that they were written for.
     fn find(&mut self, address: &ServiceAddress, planned: &PlannedService) {
+        if self.state.standing.contains_key(address) {
+            return;
+        }
         let services = &self.state.contents.services;
         let Some(service) = services.get(&service_key(address)).copied() else { return };
         if let Some(range) = range(&service)
-            && range.len as usize == planned.rows.len()
+            && range.len == planned.rows.len()
             && self.placed_rows(&planned.rows).is_none()
         {
-            let wanted = planned.rows.iter().map(|row| kernel_row(row, self.positions));
+            let wanted = kernel_rows(&planned.rows, &self.positions.indices);
             if (range.start..).zip(wanted).all(|(at, row)| self.rows.row(at) == Some(row)) {
                 self.note_rows(range, &planned.rows);
             }
         }
         if let LocalEndpoints::PerRow(table) = &planned.endpoints
             && let Some(range) = endpoint_range(&service)
-            && range.len as usize == table.rows.len()
+            && range.len == table.rows
             && self.placed_endpoints(table).is_none()
         {
-            let wanted = self.indices(table);
+            let wanted = kernel_endpoints(table, &self.indices(table));
             if (range.start..).zip(wanted).all(|(at, e)| self.rows.row_endpoint(at) == Some(e)) {
                 self.note_endpoints(range, table);
             }
         }
     }
 
-    fn placed_rows(&self, rows: &Arc<Vec<PlannedRow>>) -> Option<Range> {
+    fn placed_rows(&self, rows: &Arc<Rows>) -> Option<Range> {
         self.state.placed.rows(rows, &self.state.ranges)
     }
 
-    fn note_rows(&mut self, range: Range, rows: &Arc<Vec<PlannedRow>>) {
+    fn note_rows(&mut self, range: Range, rows: &Arc<Rows>) {
         self.state.placed.note_rows(range, rows, &self.state.ranges);
     }
 
@@ -202,13 +206,11 @@ impl<R: ReadRows> Writer<'_, R> {
         self.state.placed.note_endpoints(range, table, &self.state.endpoint_ranges);
     }
 
-    /// Row by row, the index of this node's endpoint.
-    fn indices(&self, table: &PerRow) -> Vec<u32> {
+    /// The indices of this node's endpoints.
+    fn indices(&self, table: &PerRow) -> Box<[u32]> {
         let slots = &self.state.endpoint_slots;
         let index = |e| slots.get(&endpoint_key(e)).unwrap_or(NO_ENDPOINT);
-        let indices: Vec<_> = table.endpoints.iter().map(index).collect();
-        let of = |at: &u16| indices.get(usize::from(*at)).copied().unwrap_or(NO_ENDPOINT);
-        table.rows.iter().map(of).collect()
+        table.endpoints.iter().map(index).collect()
     }
 
     fn service(
@@ -312,16 +314,17 @@ impl<R: ReadRows> Writer<'_, R> {
 
     /// Whether, for every hash whose node is the same in the first table and in the rows that
     /// are planned now, it is so in the one between.
-    fn agree(&self, first: Range, between: Range, planned: &[PlannedRow]) -> bool {
+    fn agree(&self, first: Range, between: Range, planned: &Rows) -> bool {
         let node = |range: Range, hash: u32| {
             let at = range.start + row_index(hash, range.len, row_mask(range.len));
             self.rows.row(at).map(|row| row.nodes[0])
         };
-        let rows = planned.len() as u32;
+        let rows = planned.len();
+        let planned = kernel_rows(planned, &self.positions.indices);
         let hashes = [first.len, between.len, rows].map(row_mask).into_iter().max();
         (0..=hashes.unwrap_or(0)).all(|hash| {
             let row = planned.get(row_index(hash, rows, row_mask(rows)) as usize);
-            let now = row.map(|row| kernel_row(row, self.positions).nodes[0]);
+            let now = row.map(|row| row.nodes[0]);
             node(first, hash) != now || node(between, hash) == now
         })
     }
@@ -352,22 +355,19 @@ impl<R: ReadRows> Writer<'_, R> {
     }
 
     /// Finds or writes rows; `None` if there are none.
-    fn place_rows(
-        &mut self,
-        planned: &Arc<Vec<PlannedRow>>,
-    ) -> Result<Option<Range>, &'static str> {
+    fn place_rows(&mut self, planned: &Arc<Rows>) -> Result<Option<Range>, &'static str> {
         if planned.is_empty() {
             return Ok(None);
         }
         if let Some(range) = self.placed_rows(planned) {
             return Ok(Some(range));
         }
-        let range = self.allocate_rows(planned.len() as u32).map_err(|full| {
+        let range = self.allocate_rows(planned.len()).map_err(|full| {
             self.changes.again_at(full.retry_at);
             "ROWS"
         })?;
-        let rows = planned.iter().map(|row| kernel_row(row, self.positions)).collect();
-        self.changes.writes.push(Write::Rows(range.start, rows));
+        let nodes = Arc::clone(&self.positions.indices);
+        self.changes.writes.push(Write::Rows(range.start, Arc::clone(planned), nodes));
         self.note_rows(range, planned);
         Ok(Some(range))
     }
@@ -390,21 +390,15 @@ impl<R: ReadRows> Writer<'_, R> {
             return Ok(range);
         }
         let ranges = &mut self.state.endpoint_ranges;
-        let range = ranges.allocate(table.rows.len() as u32, self.now).map_err(|full| {
+        let range = ranges.allocate(table.rows, self.now).map_err(|full| {
             self.changes.again_at(full.retry_at);
             "ROW_ENDPOINTS"
         })?;
         let indices = self.indices(table);
-        self.changes.writes.push(Write::RowEndpoints(range.start, indices));
+        self.changes.writes.push(Write::RowEndpoints(range.start, Arc::clone(table), indices));
         self.note_endpoints(range, table);
         Ok(range)
     }
-}
-
-fn kernel_row(row: &PlannedRow, positions: &Positions) -> Row {
-    // NO_NODE is no position, and stays what it is.
-    let index = |node: u16| positions.indices.get(usize::from(node)).copied().unwrap_or(NO_NODE);
-    Row { nodes: row.nodes.map(index) }
 }
 
 fn flags(service: &PlannedService) -> u32 {
@@ -473,7 +467,8 @@ pub(super) fn write_fragment_rows(
     now: u64,
 ) -> Option<Range> {
     let before = state.contents.fragment_rows;
-    let wanted: Vec<_> = plan.fragment_rows.iter().map(|row| kernel_row(row, positions)).collect();
+    let wanted: Vec<_> =
+        plan.fragment_rows.iter().map(|row| kernel_row(row, &positions.indices)).collect();
     let stands = before.is_some_and(|range| {
         range.len as usize == wanted.len()
             && (range.start..).zip(&wanted).all(|(at, row)| rows.row(at).as_ref() == Some(row))
@@ -501,7 +496,7 @@ pub(super) fn write_fragment_rows(
     };
     if let Some(range) = range {
         state.ranges.use_of(range);
-        changes.writes.push(Write::Rows(range.start, wanted));
+        changes.writes.push(Write::RowsForFragments(range.start, wanted));
     }
     changes.writes.push(Write::FragmentRows(range));
     state.contents.fragment_rows = range;

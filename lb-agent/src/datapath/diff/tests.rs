@@ -9,11 +9,11 @@ use crate::{
         address_from_bytes,
         neighbours::NextHops,
         ranges::{REST_NS, Range, UNIT},
-        state::{Contents, endpoint_range, previous_range, range},
+        state::{Contents, endpoint_range, kernel_endpoints, kernel_rows, previous_range, range},
     },
     plan::{
         Interfaces, LocalEndpoints, PerRow, PlannedNode, PlannedRow, PlannedService, PlannedVip,
-        ServiceAddress,
+        Rows, ServiceAddress, rows::RowEndpoint,
     },
     snapshot::Protocol,
     testing::next_hop,
@@ -87,12 +87,16 @@ impl Model {
             Write::Node(i, v) => set(&mut c.nodes, i, (v != Node::default()).then_some(v)),
             Write::NodeMac(k, v) => set(&mut c.node_macs, k, v),
             Write::EgressFilter(i, v) => c.egress_filter[i as usize] = v,
-            Write::Rows(start, rows) => {
+            Write::Rows(start, rows, nodes) => {
+                self.write(Write::RowsForFragments(start, kernel_rows(&rows, &nodes)));
+            }
+            Write::RowsForFragments(start, rows) => {
                 self.rested(0, Range { start, len: rows.len() as u32 });
                 let start = start as usize;
                 self.rows[start..start + rows.len()].copy_from_slice(&rows);
             }
-            Write::RowEndpoints(start, endpoints) => {
+            Write::RowEndpoints(start, table, endpoints) => {
+                let endpoints = kernel_endpoints(&table, &endpoints);
                 self.rested(1, Range { start, len: endpoints.len() as u32 });
                 let start = start as usize;
                 self.row_endpoints[start..start + endpoints.len()].copy_from_slice(&endpoints);
@@ -221,7 +225,9 @@ impl Model {
             let id = service.ranges.to_be_bytes();
             let written = c.source_ranges.iter().filter(|(_, key)| key.ranges == id).count();
             assert_eq!(prefixes, written);
-            self.compare_rows(inputs, service.rows_start, service.rows, &planned.rows);
+            let planned_rows = planned.rows.table();
+            self.compare_rows(inputs, service.rows_start, service.rows, &planned_rows);
+            let of_row = planned.endpoints.by_row();
             let several = service.endpoints_start != NO_RANGE;
             assert_eq!(several, matches!(planned.endpoints, LocalEndpoints::PerRow(_)));
             for row in 0..service.rows as usize {
@@ -230,7 +236,7 @@ impl Model {
                     start => self.row_endpoints[start as usize + row],
                 };
                 let endpoint = c.endpoints.get(&index).map(|e| (e.address, e.port));
-                assert_eq!(endpoint, planned.endpoints.of_row(row).as_ref().map(endpoint_key));
+                assert_eq!(endpoint, of_row(row).as_ref().map(endpoint_key));
             }
         }
         let fragments = c.fragment_rows.unwrap_or(Range { start: 0, len: 0 });
@@ -310,7 +316,8 @@ fn spec() -> impl Strategy<Value = Spec> {
 /// What an earlier plan made, as the planner's cache has it.
 #[derive(Default)]
 struct Made {
-    rows: Vec<Arc<Vec<PlannedRow>>>,
+    fragments: Vec<Arc<Vec<PlannedRow>>>,
+    rows: Vec<Arc<Rows>>,
     tables: Vec<Arc<PerRow>>,
 }
 
@@ -334,11 +341,11 @@ impl Spec {
         plan.nodes = Arc::new([node("me".to_owned(), 100)].into_iter().chain(others).collect());
         plan.local_endpoints = self.endpoints.iter().map(|n| endpoint(*n)).collect();
         plan.fragment_rows =
-            shared(&mut made.rows, (0..UNIT as u16).map(|row| self.row(row, 1)).collect());
+            shared(&mut made.fragments, (0..UNIT as u16).map(|row| self.row(row)).collect());
         for (&n, &(blocks, seed, more)) in &self.services {
             let vip = IpAddr::from([192, 0, 2, (n / 2) as u8]);
-            let rows = (0..(blocks * UNIT) as u16).map(|row| self.row(seed * 7 + row / 5, 4));
-            let rows = shared(&mut made.rows, rows.collect());
+            let rows = shared(&mut made.rows, self.rows(blocks, seed));
+            assert_eq!(rows.len(), blocks * UNIT);
             let has = |bit: u8| more >> bit & 1 != 0;
             let local: Vec<_> = self.endpoints.iter().map(|n| endpoint(*n)).collect();
             let endpoints = match local[..] {
@@ -346,9 +353,7 @@ impl Spec {
                 [] => LocalEndpoints::None,
                 [first, ..] if has(0) => LocalEndpoints::One(first),
                 _ => {
-                    let count = local.len() as u16;
-                    let by_row = (0..rows.len() as u16).map(|row| (row / 3 + seed) % count);
-                    let table = PerRow { rows: by_row.collect(), endpoints: local.clone() };
+                    let table = PerRow { rows: rows.len(), endpoints: local.clone() };
                     LocalEndpoints::PerRow(shared(&mut made.tables, table))
                 }
             };
@@ -378,17 +383,22 @@ impl Spec {
         plan
     }
 
-    fn row(&self, seed: u16, most: u16) -> PlannedRow {
+    fn row(&self, row: u16) -> PlannedRow {
+        let node = row % (self.nodes.len() as u16 + 1);
+        PlannedRow { nodes: [node, NO_NODE, NO_NODE, NO_NODE] }
+    }
+
+    /// Those of so many endpoints that take new flows, or that none takes any more.
+    fn rows(&self, blocks: u32, seed: u16) -> Rows {
         let count = self.nodes.len() as u16 + 1;
-        let mut nodes = [NO_NODE; 4];
-        for (k, node) in (0..count.min(most)).zip(&mut nodes) {
-            *node = (seed + k) % count;
-        }
-        if most == 4 && seed % 11 == 3 {
-            nodes.rotate_right(1);
-            nodes[0] = NO_NODE;
-        }
-        PlannedRow { nodes }
+        let endpoint = |n: u16, takes_new| RowEndpoint {
+            address: IpAddr::from([10, 9, seed as u8, n as u8]),
+            node: (seed + n) % count,
+            takes_new,
+        };
+        let takes_new = seed != 3;
+        let more = (takes_new && blocks > 0 && seed > 1).then(|| endpoint(9, false));
+        Rows::new((0..blocks as u16).map(|n| endpoint(n, takes_new)).chain(more).collect())
     }
 
     fn reach(&self) -> Reach {

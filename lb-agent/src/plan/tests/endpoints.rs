@@ -24,7 +24,7 @@ fn key(port: u16, protocol: Protocol) -> ServiceAddress {
 /// The nodes that take new flows, and all that rows name.
 fn nodes(plan: &Plan) -> (BTreeSet<&str>, BTreeSet<&str>) {
     let name = |p: u16| plan.nodes[usize::from(p)].name.as_str();
-    let rows = &plan.services[&key(80, Protocol::Tcp)].rows;
+    let rows = plan.services[&key(80, Protocol::Tcp)].rows.table();
     (
         rows.iter().filter_map(PlannedRow::first).map(name).collect(),
         rows.iter().flat_map(|r| r.nodes).filter(|n| *n != NO_NODE).map(name).collect(),
@@ -134,7 +134,7 @@ fn ports_are_matched_by_name_and_protocol_and_vips_by_family() {
     let plan = plan_all_alive(&snapshot, "n1");
     let first = |vip, port, protocol| {
         let key = ServiceAddress { vip: ip(vip), port, protocol };
-        plan.services[&key].endpoints.of_row(0).map(|e| (e.address, e.port))
+        plan.services[&key].endpoints.by_row()(0).map(|e| (e.address, e.port))
     };
     assert_eq!(plan.services.len(), 4);
     assert_eq!(first(VIP, 80, Protocol::Tcp), Some((ip("10.1.0.1"), 8080)));

@@ -1,7 +1,7 @@
 use crate::{
     plan::{
-        EndpointAddress, LocalEndpoints, PLAN_VERSION, PlannedRow, RowCache,
-        rows::{RowEndpoint, fragment_rows, row_count, rows},
+        EndpointAddress, LocalEndpoints, PLAN_VERSION, PlannedRow, RowCache, Rows,
+        rows::{RowEndpoint, fragment_rows, row_count},
     },
     snapshot::Protocol,
 };
@@ -19,6 +19,10 @@ fn endpoint(n: u32, node: u16, takes_new: bool) -> RowEndpoint {
 
 fn at(address: IpAddr, port: u16) -> EndpointAddress {
     EndpointAddress { address, port, protocol: Protocol::Tcp }
+}
+
+fn rows(endpoints: &[RowEndpoint]) -> Vec<PlannedRow> {
+    Rows::new(endpoints.to_vec()).table()
 }
 
 fn score(address: IpAddr, row: u32) -> u64 {
@@ -109,10 +113,11 @@ fn every_endpoint_gets_an_equal_share() {
         for node in 0..3 {
             let own: Vec<_> = list.iter().filter(|e| e.node == node).collect();
             let local = own.iter().map(|e| at(e.address, 8080)).collect();
-            let local = RowCache::default().local(local, table.len());
+            let local = RowCache::default().local(local, table.len() as u32);
+            let of_row = local.by_row();
             for e in own {
                 let won = |(row, planned): &(usize, &PlannedRow)| {
-                    planned.first() == Some(node) && local.of_row(*row) == Some(at(e.address, 8080))
+                    planned.first() == Some(node) && of_row(*row) == Some(at(e.address, 8080))
                 };
                 let share = table.iter().enumerate().filter(won).count();
                 sum += share;
@@ -132,7 +137,7 @@ fn ports_of_one_address_share_what_it_wins() {
     let LocalEndpoints::PerRow(table) = RowCache::default().local(both, 768) else {
         panic!("two have a table");
     };
-    let second = table.rows.iter().filter(|row| **row == 1).count();
+    let second = table.table().iter().filter(|row| **row == 1).count();
     assert!((300..468).contains(&second), "{second}");
 }
 

@@ -2,7 +2,7 @@
 use super::all_alive;
 use crate::{
     membership::{Alive, AliveNode},
-    plan::{Plan, PlanCache, PlanOptions, PlannedRow, plan, plan_with},
+    plan::{Plan, PlanCache, PlanOptions, Rows, plan, plan_with},
     snapshot::{Endpoint, ExternalTrafficPolicy, L2Advertisement, Snapshot},
     testing::{cluster, endpoint, holder, name, slice},
 };
@@ -125,7 +125,7 @@ impl World {
 
 /// Everything of a plan that all nodes must agree on.
 fn common(plan: &Plan) -> impl PartialEq + use<> {
-    let rows = |rows: &Arc<Vec<PlannedRow>>| rows.iter().map(|r| r.nodes).collect::<Vec<_>>();
+    let rows = |rows: &Rows| rows.table().iter().map(|r| r.nodes).collect::<Vec<_>>();
     (
         plan.nodes.clone(),
         plan.vips.iter().map(|(ip, v)| (*ip, v.owner.clone())).collect::<Vec<_>>(),
@@ -186,8 +186,9 @@ proptest! {
             }
             let mine = plan.nodes.iter().position(|n| n.name == *me).map(|p| p as u16);
             for service in plan.services.values() {
-                for (at, row) in service.rows.iter().enumerate() {
-                    let endpoint = service.endpoints.of_row(at);
+                let of_row = service.endpoints.by_row();
+                for (at, row) in service.rows.table().iter().enumerate() {
+                    let endpoint = of_row(at);
                     prop_assert!(row.first() != mine || row.first().is_none() || endpoint.is_some());
                     prop_assert!(endpoint.is_none_or(|e| plan.local_endpoints.contains(&e)));
                 }
