@@ -63,7 +63,7 @@ pub fn measure() -> Result<Tables> {
         Ok((plan, applied.writes, took))
     };
     let (plan, _, full) = round(&snapshot)?;
-    let rows: usize = plan.services.values().map(|service| service.rows.len()).sum();
+    let rows: u32 = plan.services.values().map(|service| service.rows.len()).sum();
     ensure!(plan.services.len() == PORTS as usize, "{} ports", plan.services.len());
 
     let mut changes = Vec::new();
@@ -79,7 +79,7 @@ pub fn measure() -> Result<Tables> {
         changes.push(took);
     }
     changes.sort_unstable();
-    let bytes = rows * size_of::<Row>();
+    let bytes = rows as usize * size_of::<Row>();
     Ok(Tables { full, bytes, changes, deviations: deviations(&plan) })
 }
 
@@ -123,12 +123,13 @@ fn deviations(plan: &Plan) -> Vec<f64> {
     let mut deviations = Vec::new();
     for service in plan.services.values() {
         // Rows of a table that is no power of two do not all have the same weight.
-        let count = service.rows.len() as u32;
+        let count = service.rows.len();
+        let table = service.rows.table();
         let mask = lb_common::hash::row_mask(count);
         let mut wins = BTreeMap::<_, u32>::new();
         for hash in 0..=mask {
             let row = lb_common::hash::row_index(hash, count, mask);
-            *wins.entry(service.rows[row as usize].first()).or_default() += 1;
+            *wins.entry(table[row as usize].first()).or_default() += 1;
         }
         let ideal = f64::from(mask + 1) / wins.len() as f64;
         deviations.extend(wins.into_values().map(|wins| (f64::from(wins) / ideal - 1.0).abs()));
