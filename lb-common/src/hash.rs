@@ -179,6 +179,13 @@ pub const fn row_mask(rows: u32) -> u32 {
     if rows == 0 { 0 } else { rows.next_power_of_two() - 1 }
 }
 
+/// How many of the hash values that differ in their lowest bits (up to the mask) fall to a row among
+/// `rows`: two for those that would be split next.
+pub const fn row_weight(row: u32, rows: u32) -> u32 {
+    let half = row_mask(rows).div_ceil(2);
+    1 + (row < half && row + half >= rows) as u32
+}
+
 /// The row in a smaller table from which the flows of `row` come when the table grows.
 pub const fn row_before(row: u32, smaller: u32) -> u32 {
     let mut row = row;
@@ -264,6 +271,17 @@ mod tests {
             assert!(moved <= 65_536 * (large - small) / large + 6554, "{small} {large} {moved}");
         }
         assert_eq!((row_mask(0), row_mask(1), row_mask(768)), (0, 0, 1023));
+    }
+
+    #[test]
+    fn the_weight_of_a_row_is_how_many_hash_values_fall_to_it() {
+        for rows in [1, 2, 3, 256, 512, 768, 1280, 8192] {
+            let mut found = vec![0; rows as usize];
+            (0..=row_mask(rows))
+                .for_each(|h| found[row_index(h, rows, row_mask(rows)) as usize] += 1);
+            let told: Vec<_> = (0..rows).map(|row| row_weight(row, rows)).collect();
+            assert_eq!(found, told, "{rows}");
+        }
     }
 
     /// Largest deviation of a bucket from the mean, in parts of the mean.

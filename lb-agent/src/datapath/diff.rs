@@ -155,13 +155,13 @@ pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now:
     let filter = &mut state.contents.ingress_filter;
     write_filter(filter, &both, &mut changes.writes, Write::IngressFilter);
 
-    if state.placed.translate_with(&positions.indices) {
+    if state.placed.translate_with(positions.by_name(inputs.plan)) {
         state.standing.clear();
     }
     let fragments =
         services::write_fragment_rows(state, inputs.plan, &positions, rows, &mut changes, now);
     let services::Written { kept, vips, gone: ports } =
-        services::write(state, inputs.plan, &positions, rows, &mut changes, now);
+        services::write(state, inputs.plan, rows, &mut changes, now);
     let touched = Touched::new(state, inputs, vips);
     let gone = vips::write(state, inputs, &touched, &mut changes);
 

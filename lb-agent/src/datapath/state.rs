@@ -46,8 +46,8 @@ pub enum Write {
     /// A word of `EGRESS_FILTER`.
     EgressFilter(u32, u64),
     /// Rows of `ROWS` that nothing points to yet: a Service's, to be computed as they are written,
-    /// so that those of many need not be held at once; and the indices of nodes by position.
-    Rows(u32, Arc<Rows>, Arc<[u16]>),
+    /// so that those of many need not be held at once; and the indices of the nodes that they name.
+    Rows(u32, Arc<Rows>, Box<[u16]>),
     /// The same of the rows for fragments.
     RowsForFragments(u32, Vec<Row>),
     /// Elements of `ROW_ENDPOINTS` that nothing points to yet, and the indices of endpoints by
@@ -73,7 +73,7 @@ pub enum Write {
 /// included), and which set and prefix it is.
 pub type SourceRange = (u32, RangeKey);
 
-/// A planned row as it stands in `ROWS`, given the indices of nodes by position.
+/// A planned row as it stands in `ROWS`, given the indices of the nodes that it names.
 pub(crate) fn kernel_row(row: &PlannedRow, nodes: &[u16]) -> Row {
     // NO_NODE is no position, and stays what it is.
     let index = |node: u16| nodes.get(usize::from(node)).copied().unwrap_or(NO_NODE);
@@ -283,8 +283,8 @@ pub(crate) struct Placed {
     /// By address in memory. Holds each allocation, so that no other can have its address.
     rows: HashMap<usize, (Place, Arc<Rows>)>,
     endpoints: HashMap<usize, (Place, Arc<PerRow>)>,
-    /// The indices of nodes that they were translated with.
-    nodes: Arc<[u16]>,
+    /// The indices of nodes, by name, that they were translated with.
+    nodes: BTreeMap<String, u16>,
 }
 
 /// A range, and the allocation of it that is meant.
@@ -306,15 +306,27 @@ impl Place {
 }
 
 impl Placed {
-    /// Notes the indices of nodes; true, and everything is forgotten, if they are others
-    /// than before.
-    pub(crate) fn translate_with(&mut self, nodes: &Arc<[u16]>) -> bool {
-        let changed = self.nodes != *nodes;
+    /// Notes the indices of nodes, and forgets rows that name one which has none any more: it may
+    /// come back with another. True, and everything is forgotten, if one has another than before.
+    pub(crate) fn translate_with(&mut self, nodes: BTreeMap<String, u16>) -> bool {
+        let changed = nodes
+            .iter()
+            .any(|(name, index)| self.nodes.get(name).is_some_and(|before| before != index));
+        let gone = self.nodes.keys().any(|name| !nodes.contains_key(name));
+        self.nodes = nodes;
         if changed {
-            self.nodes = Arc::clone(nodes);
             self.forget();
+        } else if gone {
+            let known = |name: &Arc<str>| self.nodes.contains_key(&**name);
+            self.rows.retain(|_, (_, rows)| rows.nodes().iter().all(known));
         }
         changed
+    }
+
+    /// The indices of the nodes that rows name.
+    pub(crate) fn indices(&self, rows: &Rows) -> Box<[u16]> {
+        let index = |name: &Arc<str>| self.nodes.get(&**name).copied().unwrap_or(NO_NODE);
+        rows.nodes().iter().map(index).collect()
     }
 
     pub(crate) fn forget(&mut self) {

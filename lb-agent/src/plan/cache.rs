@@ -51,20 +51,31 @@ struct Common {
     me: String,
     options: PlanOptions,
     alive: Alive,
-    /// Positions of nodes in the plan.
-    positions: BTreeMap<String, u16>,
+    /// The names of all nodes.
+    names: BTreeSet<Arc<str>>,
     /// An address in a Service's status counts while a pool of ours has it: whoever wrote
     /// it there, and whether or not this agent is the one that allocates.
     parsed: Pools,
 }
 
 impl Common {
-    fn new(snapshot: &Snapshot, me: &str, alive: &Alive, options: &PlanOptions) -> Self {
+    fn new(
+        before: &Self,
+        snapshot: &Snapshot,
+        me: &str,
+        alive: &Alive,
+        options: &PlanOptions,
+    ) -> Self {
+        // Rows hold those that they name: they need not be there twice.
+        let name = |name: &String| match before.names.get(name.as_str()) {
+            Some(known) => Arc::clone(known),
+            None => name.as_str().into(),
+        };
         Self {
             me: me.to_owned(),
             options: options.clone(),
             alive: alive.clone(),
-            positions: snapshot.nodes.keys().cloned().zip(0..).collect(),
+            names: snapshot.nodes.keys().map(name).collect(),
             parsed: Pools::new(snapshot).0,
         }
     }
@@ -121,7 +132,7 @@ impl PlanCache {
             && before.pools == snapshot.pools
             && before.l2_advertisements == snapshot.l2_advertisements;
         if !same {
-            self.common = Common::new(snapshot, me, alive, options);
+            self.common = Common::new(&self.common, snapshot, me, alive, options);
             self.plan_nodes(snapshot);
             changed.extend(self.parts.keys().chain(snapshot.services.keys()).cloned());
         }
@@ -161,8 +172,8 @@ impl PlanCache {
     }
 
     fn plan_service(&mut self, snapshot: &Snapshot, service: &Service) -> ServicePlan {
-        let Common { me, options, alive, positions, parsed, .. } = &self.common;
-        let placement = Placement { nodes: &snapshot.nodes, alive, positions, me };
+        let Common { me, options, alive, names, parsed } = &self.common;
+        let placement = Placement { nodes: &snapshot.nodes, alive, names, me };
         let planner = Planner { placement, options, rows: &mut self.rows };
         planner.plan(service, snapshot.slices_of(&service.name), parsed)
     }

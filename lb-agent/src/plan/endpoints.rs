@@ -1,5 +1,5 @@
 //! The endpoints of each Service, port by port, from its EndpointSlices.
-use super::{EndpointAddress, Notice, rows::RowEndpoint};
+use super::{EndpointAddress, Notice, Rows};
 use crate::{
     ipam::pools::Family,
     membership::Alive,
@@ -20,8 +20,8 @@ pub fn can_serve(service: &Service, endpoint: &Endpoint) -> bool {
 /// The endpoints of one port of a Service, and what is wrong with some.
 #[derive(Debug, Default)]
 pub struct PortEndpoints {
-    /// The addresses that have a place in rows, sorted, each once.
-    pub rows: Vec<RowEndpoint>,
+    /// The rows of all that have a place in them.
+    pub rows: Rows,
     /// All of this node, whatever their conditions.
     pub local: Vec<EndpointAddress>,
     /// Those of this node that take new flows, sorted.
@@ -39,8 +39,8 @@ pub struct Placement<'a> {
     pub nodes: &'a OrdMap<String, Node>,
     /// Who is alive.
     pub alive: &'a Alive,
-    /// The positions of nodes in [`Plan::nodes`](super::Plan::nodes).
-    pub positions: &'a BTreeMap<String, u16>,
+    /// Their names, each once in memory.
+    pub names: &'a BTreeSet<Arc<str>>,
     /// The node that is planned for.
     pub me: &'a str,
 }
@@ -63,9 +63,11 @@ impl Placement<'_> {
         let mut found = PortEndpoints::default();
         // One address may be listed twice, on its way from one slice (or node) to another:
         // ready wins over not ready.
-        let mut best = BTreeMap::<EndpointAddress, (bool, bool, u16)>::new();
+        let mut best = BTreeMap::<EndpointAddress, (bool, bool, &Arc<str>)>::new();
         let mut unplaced = BTreeMap::<_, ((IpAddr, String), u32)>::new();
-        let rank = |(ready, serving, node): &(bool, bool, u16)| (!ready, !serving, *node);
+        fn rank<'a>((ready, serving, node): &(bool, bool, &'a Arc<str>)) -> (bool, bool, &'a str) {
+            (!ready, !serving, node)
+        }
         let named = |p: &&EndpointPort| p.name == port.name && p.protocol == port.protocol;
         for (slice, listed) in
             slices.iter().flat_map(|s| s.ports.iter().filter(named).map(move |p| (s, p)))
@@ -100,9 +102,9 @@ impl Placement<'_> {
                         continue;
                     }
                 };
-                if let Some(position) = self.positions.get(node) {
+                if let Some(name) = self.names.get(node) {
                     let ready = endpoint.ready || service.publish_not_ready;
-                    let offer = (ready, endpoint.serving, *position);
+                    let offer = (ready, endpoint.serving, name);
                     let known = best.entry(address).or_insert(offer);
                     *known = std::cmp::min_by_key(*known, offer, rank);
                 }
@@ -115,18 +117,17 @@ impl Placement<'_> {
             found.notices.insert(warning(service, reason, message));
         }
         let any_ready = best.values().any(|(ready, ..)| *ready);
-        let me = self.positions.get(self.me);
         let mut rows = BTreeMap::new();
         for (endpoint, (ready, serving, node)) in best {
             let takes_new = if any_ready { ready } else { serving };
-            if takes_new && Some(&node) == me {
+            if takes_new && **node == *self.me {
                 found.taking.push(endpoint);
             }
             found.translated |= endpoint.port != port.port;
             *rows.entry((endpoint.address, node)).or_insert(false) |= takes_new;
         }
-        let row = |((address, node), takes_new)| RowEndpoint { address, node, takes_new };
-        found.rows = rows.into_iter().map(row).collect();
+        let row = |((address, node), takes_new)| (address, Arc::clone(node), takes_new);
+        found.rows = Rows::new(rows.into_iter().map(row));
         found
     }
 

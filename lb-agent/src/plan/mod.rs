@@ -7,6 +7,7 @@
 //! [`plan_with`] comes to the same by what has changed since the plan before. Its maps are
 //! persistent, and what stays is the same allocation, so that those who follow plans find out
 //! cheaply what has changed.
+mod balance;
 pub mod build;
 mod cache;
 pub mod endpoints;
@@ -31,7 +32,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// The version of everything that nodes must decide alike: the flow hash, the order of
 /// a row, the number of rows and the owner of a VIP. Agents tell it each other.
-pub const PLAN_VERSION: u32 = 3;
+pub const PLAN_VERSION: u32 = 4;
 
 /// What one node shall do.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -180,7 +181,7 @@ impl LocalEndpoints {
 /// Where the flows of one hash value go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedRow {
-    /// Positions in [`Plan::nodes`]: first the node whose endpoint takes the row's new flows,
+    /// Positions in [`Rows::nodes`], or for fragments in [`Plan::nodes`]: first the node whose endpoint takes the row's new flows,
     /// [`NO_NODE`] if none does; then, without repetition, those that may have flows of
     /// before, the likeliest first; then [`NO_NODE`].
     pub nodes: [u16; 4],

@@ -1,7 +1,7 @@
 //! Rows in use, each kept once.
 use super::{
     EndpointAddress, LocalEndpoints, PlannedRow,
-    rows::{PerRow, RowEndpoint, Rows, fragment_rows},
+    rows::{PerRow, Rows, fragment_rows},
 };
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
@@ -25,9 +25,9 @@ pub struct RowCache {
 }
 
 impl RowCache {
-    /// The rows of a list of endpoints.
-    pub fn rows(&mut self, endpoints: Vec<RowEndpoint>) -> Arc<Rows> {
-        shared(&mut self.rows, Rows::new(endpoints), self.round)
+    /// The one allocation of these rows.
+    pub fn rows(&mut self, rows: Rows) -> Arc<Rows> {
+        shared(&mut self.rows, rows, self.round)
     }
 
     /// Which of this node's endpoints that take new flows (sorted) is a row's, for so many rows.

@@ -5,15 +5,19 @@
 //! else is there: a pod that appears or goes changes nothing but its own place.
 //!
 //! A row names first the node of the endpoint that stands first among those that take new
-//! flows. Behind it come the nodes of the others in order, whether or not they take new
+//! flows; in some rows, of the one that stands second, so that shares are [even](super::balance).
+//! Behind it come the nodes of the others in order, whether or not they take new
 //! flows: whoever had the row before it came, or before it stopped taking new flows,
 //! stands near.
-use super::{EndpointAddress, PlannedRow};
+use super::{
+    EndpointAddress, PlannedRow,
+    balance::{NOBODY, Taker, balance},
+};
 use lb_common::{
     hash::{BlockKey, FEW_ROWS, MORE_ROWS, endpoint_digest, row_before, row_score_in},
     maps::{NO_NODE, mapped},
 };
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// An endpoint that has a place in the rows: an address, since all ports of a pod win the
 /// same rows.
@@ -21,7 +25,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 pub struct RowEndpoint {
     /// Its address.
     pub address: IpAddr,
-    /// Its node, as position in [`Plan::nodes`](super::Plan::nodes).
+    /// Its node, as position in [`Rows::nodes`].
     pub node: u16,
     /// Whether new flows may go to it.
     pub takes_new: bool,
@@ -61,17 +65,36 @@ fn grown_from(taking: usize) -> Option<u32> {
 
 /// The rows of a Service, as what they are computed from: a table of them takes a hundred times
 /// the memory, and is of use only while it is written.
+///
+/// It names nodes, and not where those stand among all: one that comes or goes changes no rows but
+/// its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rows {
+    /// Sorted, each once.
+    nodes: Box<[Arc<str>]>,
     /// Sorted by address: whoever is looked at first wins where scores are equal.
     endpoints: Box<[RowEndpoint]>,
 }
 
 impl Rows {
-    /// Those of a list of endpoints, in whichever order.
-    pub fn new(mut endpoints: Vec<RowEndpoint>) -> Self {
+    /// Those of endpoints, in whichever order: their addresses, their nodes, and whether new flows may
+    /// go to them.
+    pub fn new(list: impl IntoIterator<Item = (IpAddr, Arc<str>, bool)>) -> Self {
+        let list: Vec<_> = list.into_iter().collect();
+        let nodes: BTreeSet<Arc<str>> = list.iter().map(|(_, node, _)| Arc::clone(node)).collect();
+        let nodes: Box<[_]> = nodes.into_iter().collect();
+        let endpoint = |(address, node, takes_new)| {
+            let node = nodes.binary_search(&node).map_or(NO_NODE, |position| position as u16);
+            RowEndpoint { address, node, takes_new }
+        };
+        let mut endpoints: Vec<_> = list.into_iter().map(endpoint).collect();
         endpoints.sort_unstable();
-        Self { endpoints: endpoints.into() }
+        Self { nodes, endpoints: endpoints.into() }
+    }
+
+    /// The nodes that rows name by their positions here.
+    pub fn nodes(&self) -> &[Arc<str>] {
+        &self.nodes
     }
 
     fn taking(&self) -> usize {
@@ -91,25 +114,30 @@ impl Rows {
         self.endpoints.is_empty()
     }
 
-    /// Computes them.
+    /// Computes them. They name [nodes](Self::nodes).
     pub fn table(&self) -> Vec<PlannedRow> {
         table(&self.endpoints, self.taking())
     }
 }
 
-fn table(sorted: &[RowEndpoint], taking: usize) -> Vec<PlannedRow> {
-    let grown_from = grown_from(taking);
+/// The rows of a sorted list of endpoints, `taking` of which take new flows (or none does).
+pub(super) fn table(sorted: &[RowEndpoint], taking: usize) -> Vec<PlannedRow> {
+    let count = row_count(taking);
     let mut computer = Computer::new(sorted);
-    let mut table: Vec<PlannedRow> = Vec::with_capacity(row_count(taking) as usize);
-    for row in 0..row_count(taking) {
-        let (taker, order) = computer.row(row);
-        let parent = grown_from
-            .map(|smaller| row_before(row, smaller))
-            .and_then(|parent| table.get(parent as usize))
-            .map_or(NO_NODE, |parent| parent.nodes[0]);
-        table.push(arrange(taker, order, parent));
-    }
-    table
+    let (mut takers, orders): (Vec<_>, Vec<_>) = (0..count).map(|row| computer.row(row)).unzip();
+    let node = |endpoint: u32| sorted.get(endpoint as usize).map_or(NO_NODE, |e| e.node);
+    // Of the rows by their scores alone: the smaller table had others evened.
+    let parents: Vec<u16> = match grown_from(taking) {
+        Some(smaller) => {
+            let parent = |row| takers.get(row_before(row, smaller) as usize);
+            (0..count).map(|row| parent(row).map_or(NO_NODE, |parent| node(parent.first))).collect()
+        }
+        None => Vec::new(),
+    };
+    balance(&mut takers, sorted.len(), taking);
+    let rows = takers.iter().zip(orders).enumerate();
+    let parent = |row: usize| parents.get(row).copied().unwrap_or(NO_NODE);
+    rows.map(|(row, (taker, order))| arrange(node(taker.first), order, parent(row))).collect()
 }
 
 /// The row's node, the next in order, the node that had the row which this one was split
@@ -142,6 +170,7 @@ const CLOSE: u64 = 8;
 struct Candidate {
     /// Never 0, which stands for nobody: 0 itself is taken for 1.
     score: u64,
+    position: u32,
     node: u16,
     takes_new: bool,
 }
@@ -155,7 +184,8 @@ struct Computer<'a> {
     block_keys: Vec<BlockKey>,
     /// How many of the nodes are to be found: four, unless there are fewer.
     wanted: usize,
-    any_takes: bool,
+    /// On how many nodes there are endpoints that take new flows.
+    taking_nodes: usize,
     /// Only scores from here on are looked at closely; if that finds too few, all are.
     threshold: u64,
     scores: Vec<u64>,
@@ -167,13 +197,15 @@ struct Computer<'a> {
 impl<'a> Computer<'a> {
     fn new(endpoints: &'a [RowEndpoint]) -> Self {
         let nodes: BTreeSet<_> = endpoints.iter().map(|e| e.node).collect();
+        let taking: BTreeSet<_> =
+            endpoints.iter().filter(|e| e.takes_new).map(|e| e.node).collect();
         let count = endpoints.len();
         Self {
             endpoints,
             digests: endpoints.iter().map(|e| endpoint_digest(bytes(e.address))).collect(),
             block_keys: vec![BlockKey::default(); count],
             wanted: nodes.len().min(4),
-            any_takes: endpoints.iter().any(|e| e.takes_new),
+            taking_nodes: taking.len(),
             threshold: match count as u64 {
                 0..=16 => 0,
                 many => u64::MAX - u64::MAX / many * CLOSE,
@@ -184,9 +216,9 @@ impl<'a> Computer<'a> {
         }
     }
 
-    /// The node whose endpoint takes new flows, and the first nodes in order. To be called
+    /// The endpoints that may take new flows, and the first nodes in order. To be called
     /// for consecutive rows, from 0.
-    fn row(&mut self, row: u32) -> (u16, [u16; 4]) {
+    fn row(&mut self, row: u32) -> (Taker, [u16; 4]) {
         if row & 0xff == 0 {
             for (digest, key) in self.digests.iter().zip(&mut self.block_keys) {
                 *key = BlockKey::new(*digest, row >> 8);
@@ -196,7 +228,8 @@ impl<'a> Computer<'a> {
         self.pick(found).unwrap_or_else(|| {
             let all = self.collect(row, 0);
             // With all of them there are enough nodes, and one takes new flows if any does.
-            self.pick(all).unwrap_or((NO_NODE, [NO_NODE; 4]))
+            let nobody = Taker { first: NOBODY, second: NOBODY };
+            self.pick(all).unwrap_or((nobody, [NO_NODE; 4]))
         })
     }
 
@@ -214,23 +247,30 @@ impl<'a> Computer<'a> {
         for (position, candidate) in self.positions[..found].iter().zip(&mut self.close) {
             let RowEndpoint { node, takes_new, .. } = self.endpoints[*position as usize];
             let score = self.scores[*position as usize].max(1);
-            *candidate = Candidate { score, node, takes_new };
+            *candidate = Candidate { score, position: *position, node, takes_new };
         }
         found
     }
 
-    /// The node whose endpoint takes new flows and the first nodes among the candidates;
+    /// The endpoints that may take new flows and the first nodes among the candidates;
     /// `None` if there are too few candidates to tell.
-    fn pick(&mut self, found: usize) -> Option<(u16, [u16; 4])> {
+    fn pick(&mut self, found: usize) -> Option<(Taker, [u16; 4])> {
         let close = &mut self.close[..found];
-        let mut taker = Candidate { node: NO_NODE, ..Candidate::default() };
+        let mut first = Candidate { position: NOBODY, node: NO_NODE, ..Candidate::default() };
         for c in &*close {
-            let better = c.takes_new & (c.score > taker.score);
-            taker = if better { *c } else { taker };
+            let better = c.takes_new & (c.score > first.score);
+            first = if better { *c } else { first };
         }
-        if taker.score == 0 && self.any_takes {
+        let mut second = Candidate { position: NOBODY, ..Candidate::default() };
+        for c in &*close {
+            let better = c.takes_new & (c.score > second.score) & (c.node != first.node);
+            second = if better { *c } else { second };
+        }
+        let taking = usize::from(first.score != 0) + usize::from(second.score != 0);
+        if taking < self.taking_nodes.min(2) {
             return None;
         }
+        let taker = Taker { first: first.position, second: second.position };
         let mut nodes = [NO_NODE; 4];
         for place in &mut nodes[..self.wanted] {
             let mut best = Candidate::default();
@@ -245,7 +285,7 @@ impl<'a> Computer<'a> {
                 c.score = if c.node == best.node { 0 } else { c.score };
             }
         }
-        Some((taker.node, nodes))
+        Some((taker, nodes))
     }
 }
 

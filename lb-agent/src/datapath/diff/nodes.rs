@@ -6,22 +6,29 @@ use super::{
     },
     Changes, Inputs,
 };
-use crate::plan::PlannedNode;
+use crate::plan::{Plan, PlannedNode};
 use lb_common::maps::{
     MAX_NODES, MacKey, MacOwner, NO_NODE, NODE_LINK, NODE_TUNNEL, Node, THIS_NODE,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    sync::Arc,
 };
 
 /// Which index of `NODES` each node of the plan has.
 pub(super) struct Positions {
     /// By position in the plan; [`NO_NODE`] where there was no room.
-    pub(super) indices: Arc<[u16]>,
+    pub(super) indices: Vec<u16>,
     /// All that are in use.
     pub(super) slots: BTreeSet<u32>,
+}
+
+impl Positions {
+    /// The same by name.
+    pub(super) fn by_name(&self, plan: &Plan) -> BTreeMap<String, u16> {
+        let names = plan.nodes.iter().map(|node| node.name.clone());
+        names.zip(self.indices.iter().copied()).collect()
+    }
 }
 
 pub(super) fn write_nodes(
@@ -66,7 +73,7 @@ pub(super) fn write_nodes(
         upsert(&mut state.contents.nodes, index, value, &mut changes.writes, Write::Node);
     }
     changes.full("NODES", MAX_NODES, left_out);
-    Positions { indices: indices.into(), slots }
+    Positions { indices, slots }
 }
 
 /// How a node is reached: by the first of its addresses that a frame gets to without a router,
@@ -133,7 +140,7 @@ pub(super) fn write_node_macs(
     changes: &mut Changes,
 ) {
     let mut wanted = BTreeMap::new();
-    for (node, &index) in inputs.plan.nodes.iter().zip(&*positions.indices) {
+    for (node, &index) in inputs.plan.nodes.iter().zip(&positions.indices) {
         if index == THIS_NODE || index == NO_NODE {
             continue;
         }

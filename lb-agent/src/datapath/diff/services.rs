@@ -62,7 +62,6 @@ pub(super) struct Written {
 pub(super) fn write(
     state: &mut State,
     plan: &Plan,
-    positions: &Positions,
     rows: &impl ReadRows,
     changes: &mut Changes,
     now: u64,
@@ -84,7 +83,7 @@ pub(super) fn write(
             }
         }
     }
-    let mut writer = Writer { state, positions, rows, changes, now };
+    let mut writer = Writer { state, rows, changes, now };
     // Rows that stand already, before those that share them are looked at.
     for (address, planned) in &new {
         writer.find(address, planned);
@@ -154,7 +153,6 @@ fn forget_previous(state: &mut State, key: ServiceKey, changes: &mut Changes, no
 
 struct Writer<'a, R> {
     state: &'a mut State,
-    positions: &'a Positions,
     rows: &'a R,
     changes: &'a mut Changes,
     now: u64,
@@ -173,7 +171,7 @@ impl<R: ReadRows> Writer<'_, R> {
             && range.len == planned.rows.len()
             && self.placed_rows(&planned.rows).is_none()
         {
-            let wanted = kernel_rows(&planned.rows, &self.positions.indices);
+            let wanted = kernel_rows(&planned.rows, &self.state.placed.indices(&planned.rows));
             if (range.start..).zip(wanted).all(|(at, row)| self.rows.row(at) == Some(row)) {
                 self.note_rows(range, &planned.rows);
             }
@@ -320,7 +318,7 @@ impl<R: ReadRows> Writer<'_, R> {
             self.rows.row(at).map(|row| row.nodes[0])
         };
         let rows = planned.len();
-        let planned = kernel_rows(planned, &self.positions.indices);
+        let planned = kernel_rows(planned, &self.state.placed.indices(planned));
         let hashes = [first.len, between.len, rows].map(row_mask).into_iter().max();
         (0..=hashes.unwrap_or(0)).all(|hash| {
             let row = planned.get(row_index(hash, rows, row_mask(rows)) as usize);
@@ -366,7 +364,7 @@ impl<R: ReadRows> Writer<'_, R> {
             self.changes.again_at(full.retry_at);
             "ROWS"
         })?;
-        let nodes = Arc::clone(&self.positions.indices);
+        let nodes = self.state.placed.indices(planned);
         self.changes.writes.push(Write::Rows(range.start, Arc::clone(planned), nodes));
         self.note_rows(range, planned);
         Ok(Some(range))

@@ -13,7 +13,7 @@ use crate::{
     },
     plan::{
         Interfaces, LocalEndpoints, PerRow, PlannedNode, PlannedRow, PlannedService, PlannedVip,
-        Rows, ServiceAddress, rows::RowEndpoint,
+        Rows, ServiceAddress,
     },
     snapshot::Protocol,
     testing::next_hop,
@@ -226,7 +226,8 @@ impl Model {
             let written = c.source_ranges.iter().filter(|(_, key)| key.ranges == id).count();
             assert_eq!(prefixes, written);
             let planned_rows = planned.rows.table();
-            self.compare_rows(inputs, service.rows_start, service.rows, &planned_rows);
+            let names: Vec<&str> = planned.rows.nodes().iter().map(|name| &**name).collect();
+            self.compare_rows(inputs, service.rows_start, &names, service.rows, &planned_rows);
             let of_row = planned.endpoints.by_row();
             let several = service.endpoints_start != NO_RANGE;
             assert_eq!(several, matches!(planned.endpoints, LocalEndpoints::PerRow(_)));
@@ -240,7 +241,8 @@ impl Model {
             }
         }
         let fragments = c.fragment_rows.unwrap_or(Range { start: 0, len: 0 });
-        self.compare_rows(inputs, fragments.start, fragments.len, &plan.fragment_rows);
+        let names: Vec<&str> = plan.nodes.iter().map(|node| node.name.as_str()).collect();
+        self.compare_rows(inputs, fragments.start, &names, fragments.len, &plan.fragment_rows);
         let vips: Vec<_> =
             self.contents.vips.keys().map(|key| address_from_bytes(key.vip)).collect();
         let wanted: BTreeSet<_> = plan.vips.keys().copied().collect();
@@ -253,11 +255,21 @@ impl Model {
 }
 
 impl Model {
-    fn compare_rows(&self, inputs: Inputs<'_>, start: u32, len: u32, planned: &[PlannedRow]) {
+    fn compare_rows(
+        &self,
+        inputs: Inputs<'_>,
+        start: u32,
+        names: &[&str],
+        len: u32,
+        planned: &[PlannedRow],
+    ) {
         assert_eq!(len as usize, planned.len());
         for (at, wanted) in (start as usize..).zip(planned) {
             for (node, wanted) in self.rows[at].nodes.into_iter().zip(wanted.nodes) {
-                match inputs.plan.nodes.get(usize::from(wanted)) {
+                let name = names.get(usize::from(wanted));
+                let wanted =
+                    name.and_then(|name| inputs.plan.nodes.iter().find(|node| node.name == **name));
+                match wanted {
                     None => assert_eq!(node, NO_NODE),
                     Some(wanted) if wanted.name == inputs.me => assert_eq!(node, THIS_NODE),
                     Some(wanted) => {
@@ -390,15 +402,16 @@ impl Spec {
 
     /// Those of so many endpoints that take new flows, or that none takes any more.
     fn rows(&self, blocks: u32, seed: u16) -> Rows {
-        let count = self.nodes.len() as u16 + 1;
-        let endpoint = |n: u16, takes_new| RowEndpoint {
-            address: IpAddr::from([10, 9, seed as u8, n as u8]),
-            node: (seed + n) % count,
-            takes_new,
+        let names: Vec<Arc<str>> = (["me".into()].into_iter())
+            .chain(self.nodes.iter().map(|n| format!("n{n}").into()))
+            .collect();
+        let endpoint = |n: u16, takes_new| {
+            let name = &names[usize::from(seed + n) % names.len()];
+            (IpAddr::from([10, 9, seed as u8, n as u8]), Arc::clone(name), takes_new)
         };
         let takes_new = seed != 3;
         let more = (takes_new && blocks > 0 && seed > 1).then(|| endpoint(9, false));
-        Rows::new((0..blocks as u16).map(|n| endpoint(n, takes_new)).chain(more).collect())
+        Rows::new((0..blocks as u16).map(|n| endpoint(n, takes_new)).chain(more))
     }
 
     fn reach(&self) -> Reach {

@@ -23,7 +23,8 @@ fn key(port: u16, protocol: Protocol) -> ServiceAddress {
 
 /// The nodes that take new flows, and all that rows name.
 fn nodes(plan: &Plan) -> (BTreeSet<&str>, BTreeSet<&str>) {
-    let name = |p: u16| plan.nodes[usize::from(p)].name.as_str();
+    let names = plan.services[&key(80, Protocol::Tcp)].rows.nodes();
+    let name = |p: u16| &*names[usize::from(p)];
     let rows = plan.services[&key(80, Protocol::Tcp)].rows.table();
     (
         rows.iter().filter_map(PlannedRow::first).map(name).collect(),

@@ -1,7 +1,7 @@
 //! How many live flows are at a node that their row does not name, while Deployments are
 //! rolled (maxSurge and maxUnavailable 25 %, graceful termination) and scaled: those are left
 //! to the last resort.
-use crate::plan::{PlannedRow, Rows, rows::RowEndpoint};
+use crate::plan::{PlannedRow, rows::RowEndpoint};
 use lb_common::{
     hash::{endpoint_digest, row_index, row_mask, row_score},
     maps::mapped,
@@ -124,7 +124,7 @@ fn missed(seed: u64, nodes: u16, pods: usize, wanted: usize) -> (f64, f64) {
             })
             .collect();
         if list != listed {
-            table = Rows::new(list.clone()).table();
+            table = super::rows::rows(&list);
             listed = list;
         }
         let count = table.len() as u32;

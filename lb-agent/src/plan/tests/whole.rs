@@ -184,8 +184,9 @@ proptest! {
             for vip in plan.vips.values() {
                 prop_assert_eq!(vip.announce.is_some(), vip.owner.as_deref() == Some(me.as_str()));
             }
-            let mine = plan.nodes.iter().position(|n| n.name == *me).map(|p| p as u16);
             for service in plan.services.values() {
+                let mine = service.rows.nodes().iter().position(|name| **name == **me);
+                let mine = mine.map(|position| position as u16);
                 let of_row = service.endpoints.by_row();
                 for (at, row) in service.rows.table().iter().enumerate() {
                     let endpoint = of_row(at);
