@@ -37,7 +37,7 @@ use tracing::{debug, info, warn};
 const RENEW: Duration = Duration::from_secs(5);
 /// How often memory that is free is given back.
 const GIVE_BACK: Duration = Duration::from_secs(15);
-/// What changes together is planned together.
+/// Nodes that go together, and links, are planned together.
 const SETTLE: Duration = Duration::from_millis(2);
 /// Planning and applying may take a third of the time, so that the allocator's writes, which bring
 /// a snapshot each some milliseconds, do not wait for it; but no change waits longer than this.
@@ -211,9 +211,9 @@ impl<S: Source> Steering<S> {
                 () = cancel.cancelled() => return Ok(()),
                 changed = inputs.changed() => {
                     let Some(may_wait) = changed else { return Ok(()) };
-                    let settled = Instant::now() + SETTLE;
-                    let rested = if may_wait { settled.max(self.rest_until) } else { settled };
-                    time::sleep_until(rested.into()).await;
+                    let ready =
+                        if may_wait { self.rest_until } else { Instant::now() + SETTLE };
+                    time::sleep_until(ready.into()).await;
                     retry_at = self.update(&mut inputs).await?;
                 }
                 () = until(retry_at) => retry_at = self.update(&mut inputs).await?,
