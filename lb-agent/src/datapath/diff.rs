@@ -160,9 +160,8 @@ pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now:
     }
     let fragments =
         services::write_fragment_rows(state, inputs.plan, &positions, rows, &mut changes, now);
-    let services::Written { kept, vips, gone: ports } =
-        services::write(state, inputs.plan, rows, &mut changes, now);
-    let touched = Touched::new(state, inputs, vips);
+    let mut written = services::write(state, inputs.plan, rows, &mut changes, now);
+    let touched = Touched::new(state, inputs, std::mem::take(&mut written.vips));
     let gone = vips::write(state, inputs, &touched, &mut changes);
 
     let writes = &mut changes.writes;
@@ -170,11 +169,12 @@ pub fn changes(state: &mut State, inputs: Inputs<'_>, rows: &impl ReadRows, now:
     write_filter(&mut state.contents.ingress_filter, &ingress_filter, writes, Write::IngressFilter);
 
     vips::remove(state, gone, &mut changes);
-    services::prune(state, inputs.plan, ports, &mut changes, now);
+    services::prune(state, inputs.plan, &written.gone, &mut changes, now);
+    written.note(state, inputs.plan);
     source_ranges::prune(state, inputs.plan, &mut changes, now);
 
     // Rows that are in force against the plan, or were before, still point to these.
-    let retained = services::Retained::of(state, &kept, fragments, &positions, rows);
+    let retained = services::Retained::of(state, &written.kept, fragments, &positions, rows);
     positions.slots.extend(retained.nodes);
     remove_endpoints(state, endpoints, &retained.endpoints, &mut changes, now);
     remove_nodes(state, &positions, &mut changes, now);

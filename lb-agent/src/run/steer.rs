@@ -16,7 +16,7 @@ use crate::{
     l2::{Announcement, Announcer},
     membership::{Alive, Departure},
     metrics::View,
-    plan::{NODE_WITHOUT_AGENT, Plan, PlanCache, PlanOptions, plan_with},
+    plan::{NODE_WITHOUT_AGENT, Notice, Plan, PlanCache, PlanOptions, plan_with},
     snapshot::Snapshot,
     source::{Source, notices::Standing},
     system::{self, FrameSocket},
@@ -345,14 +345,11 @@ impl<S: Source> Steering<S> {
     async fn tell(&mut self) {
         let Plan { notices, local_notices, .. } = &*self.plan;
         // All agents see the same; one of them tells it.
-        let notices = if !*self.reporter.borrow() {
-            OrdSet::new()
-        } else if self.early_until.is_some() {
-            notices.iter().filter(|n| n.reason != NODE_WITHOUT_AGENT).cloned().collect()
-        } else {
-            notices.clone()
-        };
-        let new = self.standing.update(notices);
+        let reports = *self.reporter.borrow();
+        let notices = if reports { notices.clone() } else { OrdSet::new() };
+        let early = self.early_until.is_some();
+        let later = |notice: &Notice| early && notice.reason == NODE_WITHOUT_AGENT;
+        let new = self.standing.update_but(notices, later);
         let here = self.standing_here.update(local_notices.clone());
         for notice in new.into_iter().chain(here) {
             self.source.notify(&notice).await;

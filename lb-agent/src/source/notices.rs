@@ -6,7 +6,7 @@ use crate::{
 };
 use imbl::{OrdSet, ordset::DiffItem};
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::{Duration, Instant},
@@ -43,18 +43,33 @@ pub(super) fn log(Notice { kind, object, warning, reason, message }: &Notice) {
 #[derive(Debug, Default)]
 pub struct Standing {
     notices: OrdSet<Arc<Notice>>,
+    /// They stand, and were to be told later.
+    held: BTreeSet<Arc<Notice>>,
 }
 
 impl Standing {
     /// Takes the notices as they stand now, and returns those that are new.
     pub fn update(&mut self, notices: OrdSet<Arc<Notice>>) -> Vec<Arc<Notice>> {
-        let new = self.notices.diff(&notices).filter_map(|item| match item {
-            DiffItem::Add(notice) => Some(Arc::clone(notice)),
-            DiffItem::Remove(_) => None,
-        });
-        let new = new.collect();
+        self.update_but(notices, |_| false)
+    }
+
+    /// The same, but those that are to be told `later`: they are new once they are not any more.
+    pub fn update_but(
+        &mut self,
+        notices: OrdSet<Arc<Notice>>,
+        later: impl Fn(&Notice) -> bool,
+    ) -> Vec<Arc<Notice>> {
+        let mut new = std::mem::take(&mut self.held);
+        for item in self.notices.diff(&notices) {
+            match item {
+                DiffItem::Add(notice) => drop(new.insert(Arc::clone(notice))),
+                DiffItem::Remove(notice) => drop(new.remove(notice)),
+            }
+        }
         self.notices = notices;
-        new
+        let (held, new) = new.into_iter().partition(|notice| later(notice));
+        self.held = held;
+        new.into_iter().collect()
     }
 }
 
@@ -169,6 +184,21 @@ mod tests {
         assert!(update(&["A", "B"]).is_empty());
         assert!(update(&["B"]).is_empty());
         assert_eq!(update(&["A", "B"]), ["A"], "it had gone in between");
+    }
+
+    #[test]
+    fn what_is_to_be_told_later_is_new_then_if_it_still_stands() {
+        let mut standing = Standing::default();
+        let mut update = |reasons: &[&'static str], later: &'static str| {
+            let notices = reasons.iter().map(|reason| Arc::new(notice(reason, "1")));
+            let new = standing.update_but(notices.collect(), |notice| notice.reason == later);
+            Vec::from_iter(new.iter().map(|notice| notice.reason))
+        };
+        assert_eq!(update(&["A", "B"], "B"), ["A"]);
+        assert!(update(&["A", "B"], "B").is_empty());
+        assert_eq!(update(&["A", "B"], ""), ["B"]);
+        assert!(update(&["A", "B", "C"], "C").is_empty());
+        assert!(update(&["A", "B"], "").is_empty(), "it does not stand any more");
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub(super) struct Written {
     pub(super) vips: BTreeSet<IpAddr>,
     /// Those that the plan does not have any more.
     pub(super) gone: Vec<ServiceAddress>,
+    /// All others are as planned.
+    whole: bool,
 }
 
 /// Writes the Services whose plan is new.
@@ -90,9 +92,12 @@ pub(super) fn write(
     }
     let mut kept = Vec::new();
     let mut left_out = 0;
+    let mut whole = true;
     let mut wanting = BTreeMap::new();
     for (address, planned) in new {
-        match writer.service(address, planned) {
+        let written = writer.service(address, planned);
+        whole &= written.is_ok();
+        match written {
             Ok(()) => {
                 writer.state.standing.insert(*address, Arc::clone(planned));
             }
@@ -120,7 +125,17 @@ pub(super) fn write(
         changes.again_at(Some(u64::from(*end) * 1_000_000_000));
     }
     state.placed.sweep(&mut state.ranges, &mut state.endpoint_ranges);
-    Written { kept, vips, gone }
+    Written { kept, vips, gone, whole }
+}
+
+impl Written {
+    /// To be called in the end: what stands is the plan itself then, and the next one is told from it
+    /// by what they do not share.
+    pub(super) fn note(&self, state: &mut State, plan: &Plan) {
+        if self.whole {
+            state.standing = plan.services.clone();
+        }
+    }
 }
 
 /// Why a Service's entry is not what the plan says.
@@ -418,13 +433,13 @@ fn taken_over(state: &State, key: &ServiceKey) -> u32 {
 pub(super) fn prune(
     state: &mut State,
     plan: &Plan,
-    gone: Vec<ServiceAddress>,
+    gone: &[ServiceAddress],
     changes: &mut Changes,
     now: u64,
 ) {
     for address in gone {
-        state.standing.remove(&address);
-        remove(state, service_key(&address), changes, now);
+        state.standing.remove(address);
+        remove(state, service_key(address), changes, now);
     }
     if state.contents.services.len() == plan.services.len() {
         return;
