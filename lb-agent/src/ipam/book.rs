@@ -23,14 +23,41 @@ type Part = (Arc<str>, Family);
 /// Cursors save time only: beyond so many sets of ports all begin anew.
 const MOST_CURSORS: usize = 1000;
 
-/// An address in use.
+/// An address in use. There can be thousands.
 struct Usage {
     part: Part,
-    /// Absent where the pool's entry has become unreadable.
-    position: Option<Position>,
-    sharing: Option<SharingKey>,
+    /// Which of the pool's. Absent where that has become unreadable.
+    entry: Option<u32>,
+    by: Holders,
+}
+
+/// Who has an address.
+enum Holders {
+    /// A Service that shares with nobody.
+    One(ObjectName),
+    /// Services with the same key.
+    Sharing(Box<Sharers>),
+}
+
+struct Sharers {
+    key: SharingKey,
     ports: LiteMap<(Protocol, u16), ObjectName>,
     tenants: LiteMap<ObjectName, ()>,
+}
+
+impl Usage {
+    fn position(&self, address: IpAddr) -> Option<Position> {
+        Some((self.entry? as usize, number(address)))
+    }
+}
+
+impl Holders {
+    fn first(&self) -> Option<&ObjectName> {
+        match self {
+            Self::One(name) => Some(name),
+            Self::Sharing(sharers) => sharers.tenants.first().map(|(name, ())| name),
+        }
+    }
 }
 
 /// The addresses of one pool and family that Services with one sharing key use.
@@ -67,19 +94,15 @@ impl Book {
     /// It cannot.
     pub fn fits(&self, address: IpAddr, tenant: &Tenant) -> Result<(), String> {
         let Some(usage) = self.used.get(&address) else { return Ok(()) };
-        let others =
-            || usage.tenants.first().map(|(name, ())| name.to_string()).unwrap_or_default();
-        let shared = match (&usage.sharing, &tenant.sharing) {
-            (Some(theirs), Some(ours)) => theirs == ours,
-            _ => {
-                return Err(format!(
-                    "is used by Service {}: ask for another, or let both share it by the same \
-                     annotation metallb.io/allow-shared-ip",
-                    others()
-                ));
-            }
+        let others = || usage.by.first().map(ToString::to_string).unwrap_or_default();
+        let (Holders::Sharing(sharers), Some(ours)) = (&usage.by, &tenant.sharing) else {
+            return Err(format!(
+                "is used by Service {}: ask for another, or let both share it by the same \
+                 annotation metallb.io/allow-shared-ip",
+                others()
+            ));
         };
-        if !shared {
+        if sharers.key != **ours {
             return Err(format!(
                 "is used by Service {} with another sharing key: to share it, both need the same \
                  metallb.io/allow-shared-ip and the same externalTrafficPolicy (if Local, also \
@@ -87,7 +110,7 @@ impl Book {
                 others()
             ));
         }
-        match tenant.ports.iter().find_map(|port| Some((port, usage.ports.get(port)?))) {
+        match tenant.ports.iter().find_map(|port| Some((port, sharers.ports.get(port)?))) {
             None => Ok(()),
             Some(((protocol, port), other)) => Err(format!(
                 "has its port {port}/{protocol} used by Service {other}: use another port or \
@@ -100,54 +123,66 @@ impl Book {
     pub fn take(&mut self, service: &ObjectName, tenant: &Tenant, address: IpAddr, pool: &Pool) {
         let part = (Arc::clone(&pool.name), Family::of(address));
         let entry = pool.ranges.iter().position(|range| range.contains(address));
-        let position = entry.map(|entry| (entry, number(address)));
+        let entry = entry.and_then(|entry| u32::try_from(entry).ok());
         let usage = self.used.entry(address).or_insert_with(|| {
             *self.counts.entry(part.clone()).or_default() += 1;
-            if let (Some(key), Some(position)) = (&tenant.sharing, position) {
-                let shared = self.shared.entry((part.clone(), key.clone())).or_default();
+            let by = match &tenant.sharing {
+                None => Holders::One(service.clone()),
+                Some(key) => Holders::Sharing(Box::new(Sharers {
+                    key: SharingKey::clone(key),
+                    ports: LiteMap::new(),
+                    tenants: LiteMap::new(),
+                })),
+            };
+            let usage = Usage { part, entry, by };
+            if let (Some(key), Some(position)) = (&tenant.sharing, usage.position(address)) {
+                let key = (usage.part.clone(), SharingKey::clone(key));
+                let shared = self.shared.entry(key).or_default();
                 shared.addresses.insert(position, address);
                 shared.look_again(position);
             }
-            Usage {
-                part,
-                position,
-                sharing: tenant.sharing.clone(),
-                ports: LiteMap::new(),
-                tenants: LiteMap::new(),
-            }
+            usage
         });
-        usage.ports.extend(tenant.ports.iter().map(|port| (*port, service.clone())));
-        usage.tenants.insert(service.clone(), ());
+        if let Holders::Sharing(sharers) = &mut usage.by {
+            sharers.ports.extend(tenant.ports.iter().map(|port| (*port, service.clone())));
+            sharers.tenants.insert(service.clone(), ());
+        }
     }
 
     /// Notes that a Service has an address no more, which it has taken as this tenant.
     pub fn give_back(&mut self, service: &ObjectName, tenant: &Tenant, address: IpAddr) {
         let Some(usage) = self.used.get_mut(&address) else { return };
-        if usage.tenants.remove(service).is_none() {
-            return;
-        }
-        for port in &tenant.ports {
-            if usage.ports.get(port) == Some(service) {
-                usage.ports.remove(port);
+        let position = usage.position(address);
+        let empty = match &mut usage.by {
+            Holders::One(holder) if holder == service => true,
+            Holders::One(_) => return,
+            Holders::Sharing(sharers) => {
+                if sharers.tenants.remove(service).is_none() {
+                    return;
+                }
+                for port in &tenant.ports {
+                    if sharers.ports.get(port) == Some(service) {
+                        sharers.ports.remove(port);
+                    }
+                }
+                let empty = sharers.tenants.is_empty();
+                let key = (usage.part.clone(), sharers.key.clone());
+                if let (Some(position), Some(shared)) = (position, self.shared.get_mut(&key)) {
+                    shared.look_again(position);
+                    if empty {
+                        shared.addresses.remove(&position);
+                    }
+                    if shared.addresses.is_empty() {
+                        self.shared.remove(&key);
+                    }
+                }
+                empty
             }
-        }
-        let empty = usage.tenants.is_empty();
-        let shared = usage.sharing.clone().map(|key| (usage.part.clone(), key));
-        if let (Some(key), Some(position)) = (&shared, usage.position)
-            && let Some(shared) = self.shared.get_mut(key)
-        {
-            shared.look_again(position);
-            if empty {
-                shared.addresses.remove(&position);
-            }
-            if shared.addresses.is_empty() {
-                self.shared.remove(key);
-            }
-        }
+        };
         if !empty {
             return;
         }
-        if let (Some(cursor), Some(position)) = (self.free.get_mut(&usage.part), usage.position) {
+        if let (Some(cursor), Some(position)) = (self.free.get_mut(&usage.part), position) {
             *cursor = position.min(*cursor);
         }
         if let Some(count) = self.counts.get_mut(&usage.part) {
@@ -187,13 +222,15 @@ impl Book {
     }
 
     fn first_shared(&mut self, pool: &Pool, family: Family, tenant: &Tenant) -> Option<Position> {
-        let key = ((Arc::clone(&pool.name), family), tenant.sharing.clone()?);
+        let key = ((Arc::clone(&pool.name), family), SharingKey::clone(tenant.sharing.as_ref()?));
         let shared = self.shared.get_mut(&key)?;
         let from = shared.cursors.get(&tenant.ports).copied().unwrap_or_default();
         let used = &self.used;
         let fits = |ip: &IpAddr| {
-            let ports = used.get(ip).map(|usage| &usage.ports);
-            ports.is_none_or(|taken| tenant.ports.iter().all(|port| !taken.contains_key(port)))
+            let Some(Holders::Sharing(sharers)) = used.get(ip).map(|usage| &usage.by) else {
+                return true;
+            };
+            tenant.ports.iter().all(|port| !sharers.ports.contains_key(port))
         };
         let avoid = |ip: &IpAddr| pool.spec.avoid_buggy_ips && is_buggy(*ip);
         let mut candidates = shared.addresses.range(from..);

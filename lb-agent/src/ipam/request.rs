@@ -118,8 +118,8 @@ pub struct SharingKey {
 /// How a Service uses an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
-    /// Absent: alone.
-    pub sharing: Option<SharingKey>,
+    /// Absent: alone, as most are.
+    pub sharing: Option<Box<SharingKey>>,
     /// Its ports.
     pub ports: BTreeSet<(Protocol, u16)>,
 }
@@ -136,7 +136,7 @@ impl Tenant {
             }
         }
         Self {
-            sharing: key.map(|key| SharingKey { key: key.to_owned(), backend }),
+            sharing: key.map(|key| Box::new(SharingKey { key: key.to_owned(), backend })),
             ports: service.ports.iter().map(|p| (p.protocol, p.port)).collect(),
         }
     }

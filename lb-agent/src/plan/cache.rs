@@ -32,7 +32,7 @@ pub struct PlanCache {
     pub rows: RowCache,
     snapshot: Snapshot,
     common: Common,
-    parts: HashMap<ObjectName, Part>,
+    parts: HashMap<ObjectName, Box<Part>>,
     /// Services that want a port that another has.
     losers: BTreeSet<(ServiceAddress, ObjectName)>,
     /// What is told of a port, or of a VIP.
@@ -184,6 +184,7 @@ impl PlanCache {
         let there = planned.is_some();
         let planned = planned.unwrap_or_default();
         let mut before = std::mem::take(&mut part.ports);
+        part.ports.reserve_exact(planned.ports.len());
         for (address, planned) in planned.ports {
             // What is equal stays the same allocation: nobody has to look at it again.
             let known = before.iter().position(|(at, known)| *at == address && *known == planned);

@@ -57,6 +57,11 @@ pub struct Api(Client);
 /// An object's name and resourceVersion.
 pub type Version = (String, String);
 
+fn version(object: &Value) -> Version {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    (text("name"), text("resourceVersion"))
+}
+
 impl Api {
     /// Creates an object.
     ///
@@ -66,8 +71,7 @@ impl Api {
         let body = serde_json::to_vec(body)?;
         let create = Request::new(path).create(&PostParams::default(), body)?;
         let created: Value = self.0.request(create).await.with_context(|| path.to_owned())?;
-        let text = |field: &str| created["metadata"][field].as_str().unwrap_or_default().to_owned();
-        Ok((text("name"), text("resourceVersion")))
+        Ok(version(&created))
     }
 
     /// Creates objects, several at once, and says how far it is; in any order.
@@ -95,7 +99,7 @@ impl Api {
         Ok(created)
     }
 
-    /// Patches an object, or its `subresource`.
+    /// Patches an object, or its `subresource`; its version then.
     ///
     /// # Errors
     /// The API server refuses.
@@ -104,13 +108,14 @@ impl Api {
         path: &str,
         (name, subresource): (&str, Option<&str>),
         patch: &Patch<Value>,
-    ) -> Result<()> {
+    ) -> Result<Version> {
         let (request, params) = (Request::new(path), PatchParams::default());
         let patch = match subresource {
             Some(subresource) => request.patch_subresource(subresource, name, &params, patch)?,
             None => request.patch(name, &params, patch)?,
         };
-        self.0.request_text(patch).await.with_context(|| format!("{path}/{name}")).map(drop)
+        let patched = self.0.request(patch).await;
+        Ok(version(&patched.with_context(|| format!("{path}/{name}"))?))
     }
 
     /// Waits until a Service has an address.
