@@ -20,6 +20,10 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
+mod sockets;
+
+pub use sockets::{FrameSocket, await_datagrams, receive_buffer, without_checksums};
+
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock that `bpf_ktime_get_ns` reads in the kernel.
 pub fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -84,59 +88,16 @@ pub fn mount_bpffs(path: &Path) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A socket that sends whole frames by one interface and receives nothing.
-#[derive(Debug)]
-pub struct FrameSocket(OwnedFd);
-
-impl FrameSocket {
-    /// Opens a socket for the interface with this index in the calling thread's network namespace.
-    ///
-    /// # Errors
-    ///
-    /// `PermissionDenied` without `CAP_NET_RAW`; `ENXIO` or `ENODEV` if there is no such interface.
-    pub fn open(ifindex: u32) -> io::Result<Self> {
-        // Protocol 0: the kernel queues no frames to it.
-        // SAFETY: a plain system call without pointers.
-        let fd = unsafe {
-            libc::socket(
-                libc::AF_PACKET,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-                0,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: all zeros is a valid sockaddr_ll: it is made of integers.
-        let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as libc::sa_family_t;
-        address.sll_ifindex =
-            i32::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
-        // SAFETY: the pointer and the length are those of one initialised sockaddr_ll.
-        let bound = unsafe {
-            libc::bind(
-                socket.as_raw_fd(),
-                (&raw const address).cast(),
-                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-            )
-        };
-        if bound == 0 { Ok(Self(socket)) } else { Err(io::Error::last_os_error()) }
-    }
-
-    /// Sends a frame, Ethernet header included. Does not block.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` or `ENOBUFS` if the interface's queue is full, `ENETDOWN` if it is down,
-    /// `ENXIO` if it is gone, `EMSGSIZE` if the frame is longer than its MTU allows.
-    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
-        // SAFETY: the pointer and the length are those of the slice.
-        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        // A packet socket sends a frame whole or not at all.
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
+/// Lets the calling thread run before others that have no such wish.
+///
+/// # Errors
+///
+/// `PermissionDenied` without `CAP_SYS_NICE`.
+pub fn hurry_this_thread() -> io::Result<()> {
+    // 0 is the calling thread (setpriority(2), "C library/kernel differences").
+    // SAFETY: a plain system call without pointers.
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Makes a ring that the kernel fills awaitable.

@@ -10,7 +10,7 @@
 //! byte by byte.
 
 /// Version of everything in this module; part of the pin directory's name.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// Most rows that all Services of a node can use together, unless the agent is told otherwise.
 pub const DEFAULT_ROWS: u32 = 1 << 21;

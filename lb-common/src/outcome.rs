@@ -101,6 +101,8 @@ outcomes! {
     /// Too large for the tunnel it would have to take: answered with ICMP "fragmentation needed" or
     /// ICMPv6 "packet too big".
     TooBigAnswered too_big_answered Tx,
+    /// Another agent has asked whether this node serves: answered.
+    LivenessAnswered liveness_answered Tx,
     /// A frame by which another agent proves the link; told to the agent.
     ProbeReceived probe_received Drop,
     /// ARP request for a VIP that this node does not announce on this interface.

@@ -17,11 +17,12 @@ use crate::wire::{
 pub struct Gue {
     /// [`GUE_VERSION_LENGTH`].
     pub version_length: u8,
-    /// What follows: 4 is IPv4, 41 is IPv6, 59 is nothing (a probe frame, [`PROBE`]).
+    /// What follows: 4 is IPv4, 41 is IPv6, 59 is nothing ([`PROBE`], [`QUESTION`], [`ANSWER`]).
     pub protocol: u8,
     /// None.
     pub flags: u16,
-    /// At which node of the row the packet arrives: 0 to 3, [`FRAGMENT`] or [`PROBE`].
+    /// At which node of the row the packet arrives: 0 to 3, [`FRAGMENT`],
+    /// [`PROBE`], [`QUESTION`] or [`ANSWER`].
     pub position: u8,
     /// 0.
     pub reserved: [u8; 3],
@@ -30,10 +31,28 @@ pub struct Gue {
     pub cookie: [u32; 2],
 }
 
+/// What follows the header of a [`QUESTION`] (zeros) and of its [`ANSWER`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Liveness {
+    /// For how many milliseconds the node goes on announcing VIPs without a word from its agent,
+    /// network order; 0: it does not (any more, or yet).
+    pub announces_ms: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
 /// Version 0, no control message, three words of private data.
 pub const GUE_VERSION_LENGTH: u8 = 3;
 /// [`Gue::position`] of a probe frame. The sender's address, 16 bytes, follows the header.
 pub const PROBE: u8 = 0xff;
+/// [`Gue::position`]: asks the node's kernel program whether it serves; [`Liveness`] follows the
+/// header, and what stands in the place of the cookie comes back. It needs no cookie: an agent that
+/// has just started knows none.
+pub const QUESTION: u8 = 0x80;
+/// [`Gue::position`]: the program's answer to that. Nobody answers it, so that two nodes cannot be
+/// made to talk to each other for ever.
+pub const ANSWER: u8 = 0x81;
 /// [`Gue::position`]: the last place in a row. Nothing is sent on from there.
 pub const LAST: u8 = 3;
 /// [`Gue::position`]: a fragment on its way to the node that knows its ports, from where it
@@ -81,7 +100,7 @@ pub const fn inner_protocol(v6: bool) -> u8 {
     if v6 { protocol::IPV6 } else { protocol::IPV4 }
 }
 
-const _: () = assert!(size_of::<Gue>() == 16);
+const _: () = assert!(size_of::<Gue>() == 16 && size_of::<Liveness>() == 8);
 
 #[cfg(test)]
 mod tests {

@@ -33,6 +33,7 @@ mod frame;
 mod icmp_error;
 mod ingress;
 mod ip;
+mod liveness;
 mod maps;
 mod ndp;
 mod packet;

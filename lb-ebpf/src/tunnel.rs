@@ -2,6 +2,7 @@
 use crate::{
     events,
     frame::Frame,
+    liveness,
     maps::{SETTINGS, address_words, is_vip, mac_words, mapped},
     packet::{at, is_for_us, linear_length},
 };
@@ -9,7 +10,9 @@ use lb_common::{
     checksum::{Difference, fold},
     maps::{Node, VipKey},
     outcome::Outcome,
-    tunnel::{FRAGMENT, GUE_VERSION_LENGTH, Gue, PROBE, cookie_words, overhead, source_port},
+    tunnel::{
+        FRAGMENT, GUE_VERSION_LENGTH, Gue, PROBE, QUESTION, cookie_words, overhead, source_port,
+    },
     wire::{
         ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV4_DONT_FRAGMENT, IPV4_FRAGMENT_MASK, Ipv4,
         Ipv6, Udp,
@@ -55,7 +58,16 @@ pub(crate) fn receive<F: Frame, const V6: bool>(frame: &F, vlan: u16) -> u32 {
         return NOT_A_TUNNEL;
     }
     let Some(gue) = gue else { return Outcome::DropTunnel as u32 };
-    if !is_for_us(frame, vlan) || !is_ours(&gue) {
+    if !is_for_us(frame, vlan) {
+        return Outcome::DropTunnel as u32;
+    }
+    if gue.position == QUESTION {
+        return match liveness::answer::<F, V6>(frame, &gue) {
+            Some(()) => Outcome::LivenessAnswered as u32,
+            None => Outcome::DropTunnel as u32,
+        };
+    }
+    if !is_ours(&gue) {
         return Outcome::DropTunnel as u32;
     }
     if gue.position == PROBE && gue.protocol == protocol::NO_NEXT_HEADER {

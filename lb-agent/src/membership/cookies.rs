@@ -2,11 +2,11 @@
 //!
 //! A source address proves nothing: what pods send leaves with their node's. So each node
 //! asks for 64 random bits, its *cookie*, in whatever is tunnelled to it, and tells it to the
-//! other agents in its heartbeat. A new one is made every ten minutes; the one before it is
+//! other agents in its hellos. A new one is made every ten minutes; the one before it is
 //! taken for as long again, so that nothing is dropped while the others learn of the new one.
 //! The kernel goes on taking both while there is no agent, and the next agent adopts them.
 //!
-//! Heartbeats are not authenticated: who can send or read them on the nodes' network can
+//! Hellos are authenticated, but not encrypted: who can read them on the nodes' network can
 //! learn cookies. That is as far as the protection goes.
 use std::{
     fmt,

@@ -1,19 +1,23 @@
 //! Who is alive.
 //!
-//! Agents send each other a datagram every 200 ms ([`heartbeat`]); three that fail to
-//! come mean that a node's agent is gone. Whether its kernel is gone too is then told by
-//! ICMP echo: a kernel serves its pods without an agent. [`udp`] does the sockets.
+//! Two facts are told apart: whether a node's data plane answers ([`probing`]), and whether its agent is
+//! heard. [`members`] decides by them, and by what the others say. All that agents send
+//! each other is authenticated and cannot be replayed ([`envelope`]). [`udp`] does the sockets.
 //!
-//! Heartbeats also carry what tunnels need: each node's [cookie](cookies), and whose
+//! Hellos also carry what tunnels need: each node's [cookie](cookies), and whose
 //! [probe frames](proofs) have arrived. Other datagrams between agents, those of the
-//! [last resort](crate::resort), share their sockets.
+//! [last resort](crate::resort), share their sockets and their envelope.
 pub mod cookies;
-pub mod echo;
-pub mod heartbeat;
+pub mod damping;
+pub mod envelope;
+pub mod keys;
+pub mod members;
 pub mod message;
 pub mod probe;
+pub mod probing;
 pub mod proofs;
 pub mod udp;
+pub mod watchers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,6 +41,9 @@ pub struct AliveNode {
     pub interfaces: BTreeSet<String>,
     /// Its agent lives.
     pub agent: bool,
+    /// It has lost its VIPs often of late, and until then (seconds since 1970 by its own clock) owns
+    /// one only where nobody else can ([`damping`]).
+    pub held_until_s: Option<u64>,
 }
 
 impl AliveNode {
@@ -46,13 +53,14 @@ impl AliveNode {
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        Self { interfaces: interfaces.into_iter().map(Into::into).collect(), agent: true }
+        let interfaces = interfaces.into_iter().map(Into::into).collect();
+        Self { interfaces, ..Self::default() }
     }
 }
 
 impl Default for AliveNode {
     fn default() -> Self {
-        Self { interfaces: BTreeSet::new(), agent: true }
+        Self { interfaces: BTreeSet::new(), agent: true, held_until_s: None }
     }
 }
 

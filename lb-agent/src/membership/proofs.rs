@@ -3,8 +3,8 @@
 //! A first hop that rewrites link-layer addresses sends packets with foreign source
 //! addresses. Some networks drop those. So each agent sends [probe frames](super::probe) with
 //! a foreign source address over every link that it shares with another; the other's agent
-//! tells in its heartbeat whose it has received of late. A link is *proven* when it does, and
-//! *disproved* when five frames have been sent to an agent whose heartbeats arrive and that
+//! tells in its hello whose it has received of late. A link is *proven* when it does, and
+//! *disproved* when five frames have been sent to an agent that is heard and that
 //! says nothing of them. Each direction of a link is proven by itself.
 use crate::datapath::reach::{LinkProof, LinkProofs};
 use std::{
@@ -26,7 +26,7 @@ pub const LATELY: Duration = Duration::from_secs(31);
 /// What a peer on a common link does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its agent lives: its heartbeats arrive.
+    /// Its agent lives: it is heard.
     pub lives: bool,
     /// It says that our probe frames arrive.
     pub hears: bool,
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::testing::ip;
 
-    /// A link whose frames a peer receives, or not, and whose heartbeats arrive, or not.
+    /// A link whose frames a peer receives, or not, and who is heard, or not.
     struct Lab {
         now: Instant,
         proofs: Proofs,

@@ -1,40 +1,45 @@
-//! The sockets of the heartbeat.
+//! The sockets by which agents tell who is alive.
 //!
-//! They run on a thread with a runtime of its own, so that no work elsewhere in the
-//! agent delays a heartbeat.
+//! They are served by a thread with a runtime of its own, so that no work elsewhere in the
+//! agent delays a probe or a hello. Whatever has arrived is taken in before anything is
+//! concluded from what has not.
 use super::{
     Alive, Departure, Hearing, KnownNodes, Liveness, NodeCookies,
     cookies::Cookie,
-    echo::{is_reply, request},
-    heartbeat::{Heartbeats, Output, Timing},
-    message::{self, MAX_LENGTH},
+    envelope::Random,
+    keys::Keyring,
+    members::{Counts, Members, Output, Received, Timing},
+    probing::{question, read_answer},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use crate::system;
 use std::{
     collections::{BTreeSet, hash_map::RandomState},
     hash::BuildHasher,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::AsFd as _,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
-    net::UdpSocket,
+    io::{Interest, unix::AsyncFd},
     runtime,
     sync::{mpsc, watch},
-    task::JoinSet,
     time::sleep_until,
 };
 use tracing::{debug, info, warn};
 
-/// Datagrams that may wait for the core; more are dropped, as by a full socket.
-const QUEUE: usize = 1024;
+mod sockets;
 
+use sockets::{bind, drain, frames_received, readable, send_to, socket};
+
+/// Datagrams that may wait to be sent or passed on; more are dropped, as by a full socket.
+const QUEUE: usize = 1024;
 /// How long to wait before binding is tried again.
 const REBIND: Duration = Duration::from_secs(1);
 
-/// Why the heartbeat cannot start.
+/// Why the agents' sockets cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The port is taken, or may not be used.
@@ -49,8 +54,28 @@ pub enum Error {
         source: io::Error,
     },
     /// No thread or runtime for it.
-    #[error("cannot start the heartbeat's thread: {0}")]
+    #[error("cannot start the thread that talks to other agents: {0}")]
     Thread(#[from] io::Error),
+}
+
+/// What it starts with.
+#[derive(Debug)]
+pub struct Setup {
+    /// This node's name.
+    pub me: String,
+    /// The port of the agents on their InternalIPs, or on all addresses while those are not known
+    /// (or not there).
+    pub port: u16,
+    /// The port on which kernel programs answer probes: that of the tunnels.
+    pub tunnel_port: u16,
+    /// How quickly a node is taken to be dead.
+    pub timing: Timing,
+    /// The nodes there are.
+    pub nodes: KnownNodes,
+    /// The nodes that rows name which an earlier agent left in the kernel.
+    pub remembered: BTreeSet<String>,
+    /// What agents know each other by, now and as it changes.
+    pub keys: watch::Receiver<Keyring>,
 }
 
 /// What is told from outside.
@@ -61,7 +86,7 @@ struct Inputs {
     departure: Option<Departure>,
 }
 
-/// A datagram between agents that is no heartbeat.
+/// A datagram of another module between agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     /// The other node: who sent it, by its source address, or whom to send it to.
@@ -70,7 +95,7 @@ pub struct Datagram {
     pub bytes: Vec<u8>,
 }
 
-/// What the heartbeat carries to other nodes.
+/// What is carried to other nodes.
 #[derive(Debug)]
 enum Tell {
     Cookie(Cookie),
@@ -78,15 +103,21 @@ enum Tell {
     Send(Datagram),
 }
 
-/// What else the heartbeat carries, and what shares its sockets.
+/// What else agents tell each other, and what shares their sockets.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     tell: mpsc::Sender<Tell>,
     cookies: watch::Receiver<Arc<NodeCookies>>,
     hearing: watch::Receiver<Arc<Hearing>>,
+    counts: watch::Receiver<Counts>,
 }
 
 impl Exchange {
+    /// What has been counted so far.
+    pub fn counts(&self) -> Counts {
+        *self.counts.borrow()
+    }
+
     /// What the other nodes ask tunnelled packets to carry, now and as it changes.
     pub fn cookies(&self) -> watch::Receiver<Arc<NodeCookies>> {
         self.cookies.clone()
@@ -99,7 +130,7 @@ impl Exchange {
 
     /// Tells the others what this node asks for, and already takes.
     pub async fn tell_cookie(&self, cookie: Cookie) {
-        // Fails only once the heartbeat has ended.
+        // Fails only once the thread has ended.
         let _ended = self.tell.send(Tell::Cookie(cookie)).await;
     }
 
@@ -117,7 +148,7 @@ impl Exchange {
     }
 }
 
-/// Liveness by UDP heartbeat. Ends when dropped.
+/// Liveness by probes and hellos over UDP. Ends when dropped.
 #[derive(Debug)]
 pub struct UdpLiveness {
     inputs: Option<watch::Sender<Inputs>>,
@@ -128,52 +159,71 @@ pub struct UdpLiveness {
 }
 
 impl UdpLiveness {
-    /// Starts the heartbeat of node `me` on `port` of its InternalIPs, or of all its
-    /// addresses while those are not known (or not there).
+    /// Starts it.
     ///
-    /// `remembered` are the nodes that rows name which an earlier agent left in the kernel.
-    pub fn start(
-        me: &str,
-        port: u16,
-        timing: Timing,
-        nodes: KnownNodes,
-        remembered: &BTreeSet<String>,
-    ) -> Result<Self, Error> {
+    /// # Errors
+    ///
+    /// The port cannot be had, or there is no thread.
+    pub fn start(setup: Setup) -> Result<Self, Error> {
+        let Setup { me, port, tunnel_port, timing, nodes, remembered, mut keys } = setup;
         // So that a port that is taken is an error of the start, and not of the log.
-        let first = bind(&own_addresses(&nodes, me), port)?;
+        let own = own_addresses(&nodes, &me);
+        let first = bind(&own, port)?;
         let incarnation = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let incarnation = u64::try_from(incarnation.as_micros()).unwrap_or(u64::MAX);
         let now = Instant::now();
-        let mut core = Heartbeats::new(me, incarnation, timing, now);
+        let ring = keys.borrow_and_update().clone();
+        let mut core = Members::new(&*me, incarnation, timing, ring, random(), now);
         core.set_nodes(&nodes, now);
-        core.remember(remembered, now);
-        core.poll(now);
+        core.remember(&remembered);
         let (publish, alive) = watch::channel(core.alive().clone());
         let (publish_cookies, cookies) = watch::channel(Arc::default());
         let (publish_hearing, hearing) = watch::channel(Arc::default());
+        let (publish_counts, counts) = watch::channel(Counts::default());
         let (tell, told) = mpsc::channel(QUEUE);
         let (pass_on, datagrams) = mpsc::channel(QUEUE);
         let (inputs, changes) = watch::channel(Inputs { nodes, ..Inputs::default() });
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let me = me.to_owned();
-        let shell = Shell { me, port, core, publish, publish_cookies, publish_hearing, pass_on };
-        let run = move || runtime.block_on(shell.run(first, changes, told));
-        let thread = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(run)?;
+        let mut shell = Shell {
+            me,
+            port,
+            tunnel_port,
+            core,
+            agents: Vec::new(),
+            probes: Vec::new(),
+            evidence: None,
+            interfaces: BTreeSet::new(),
+            publish,
+            publish_cookies,
+            publish_hearing,
+            publish_counts,
+            pass_on,
+        };
+        // What is assumed at the start is there from the first moment.
+        let output = shell.core.poll(now);
+        shell.publish.send_replace(shell.core.alive().clone());
+        let run = move || {
+            if let Err(error) = system::hurry_this_thread() {
+                debug!("the thread that talks to other agents has no priority: {error}");
+            }
+            runtime.block_on(shell.run((first, own), output, changes, told, keys));
+        };
+        let thread = std::thread::Builder::new().name("membership".to_owned()).spawn(run)?;
         Ok(Self {
             inputs: Some(inputs),
             alive,
-            exchange: Exchange { tell, cookies, hearing },
+            exchange: Exchange { tell, cookies, hearing, counts },
             datagrams: Some(datagrams),
             thread: Some(thread),
         })
     }
 
-    /// What else the heartbeat carries.
+    /// What else agents tell each other.
     pub fn exchange(&self) -> Exchange {
         self.exchange.clone()
     }
 
-    /// The datagrams of other nodes that are no heartbeats; once.
+    /// The datagrams of other modules on other nodes; once.
     pub fn take_datagrams(&mut self) -> Option<mpsc::Receiver<Datagram>> {
         self.datagrams.take()
     }
@@ -210,131 +260,231 @@ impl Drop for UdpLiveness {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            warn!("the heartbeat's thread has panicked");
+            warn!("the thread that talks to other agents has panicked");
         }
     }
-}
-
-/// What came in.
-enum Received {
-    Datagram(IpAddr, Vec<u8>),
-    EchoReply(IpAddr),
 }
 
 struct Shell {
     me: String,
     port: u16,
-    core: Heartbeats,
+    tunnel_port: u16,
+    core: Members,
+    agents: Vec<AsyncFd<UdpSocket>>,
+    probes: Vec<AsyncFd<UdpSocket>>,
+    /// Frames that had been received when it was first asked whether there are any.
+    evidence: Option<u64>,
+    interfaces: BTreeSet<String>,
     publish: watch::Sender<Arc<Alive>>,
     publish_cookies: watch::Sender<Arc<NodeCookies>>,
     publish_hearing: watch::Sender<Arc<Hearing>>,
+    publish_counts: watch::Sender<Counts>,
     pass_on: mpsc::Sender<Datagram>,
 }
 
 impl Shell {
     async fn run(
         mut self,
-        first: Vec<StdUdpSocket>,
+        (first, mut addresses): (Vec<UdpSocket>, Vec<IpAddr>),
+        mut output: Output,
         mut inputs: watch::Receiver<Inputs>,
         mut told: mpsc::Receiver<Tell>,
+        mut keys: watch::Receiver<Keyring>,
     ) {
-        let (queue, mut received) = mpsc::channel(QUEUE);
-        let mut addresses = own_addresses(&inputs.borrow().nodes, &self.me);
-        let mut sockets = Sockets::new(first, &queue);
-        let pings = Pings::new(&queue);
+        self.listen(first, &addresses);
         let mut rebind = None;
+        let mut keys_change = true;
         loop {
             if rebind.is_some_and(|at| at <= Instant::now()) {
                 match bind(&addresses, self.port) {
-                    Ok(bound) => (sockets, rebind) = (Sockets::new(bound, &queue), None),
+                    Ok(bound) => {
+                        self.listen(bound, &addresses);
+                        rebind = None;
+                    }
                     Err(error) => {
                         warn!("{error}");
                         rebind = Some(Instant::now() + REBIND);
                     }
                 }
             }
-            let output = self.core.poll(Instant::now());
-            self.publish.send_if_modified(|published| {
-                let changed = !Arc::ptr_eq(published, self.core.alive());
-                if changed {
-                    published.clone_from(self.core.alive());
-                    info!(alive = ?published, "who is alive has changed");
-                }
-                changed
-            });
-            replace(&self.publish_cookies, self.core.cookies());
-            replace(&self.publish_hearing, self.core.hearing());
-            sockets.send(&output, self.port);
-            pings.send(&output);
+            self.send(&output);
+            self.tell_others();
+            let deadline = self.core.next_deadline();
+            let deadline = rebind.map_or(deadline, |at| at.min(deadline));
             tokio::select! {
                 changed = inputs.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     let inputs = inputs.borrow_and_update().clone();
-                    let now = Instant::now();
-                    self.core.set_nodes(&inputs.nodes, now);
-                    self.core.set_interfaces(inputs.interfaces, now);
+                    self.core.set_nodes(&inputs.nodes, Instant::now());
+                    self.core.set_interfaces(inputs.interfaces.clone());
+                    self.interfaces = inputs.interfaces;
                     if let Some(departure) = inputs.departure {
-                        self.core.leave(departure, now);
+                        self.core.leave(departure);
                     }
                     let own = own_addresses(&inputs.nodes, &self.me);
                     if own != addresses {
                         addresses = own;
                         // The old ones hold the port until they are gone.
-                        sockets.close().await;
-                        rebind = Some(now);
-                    }
-                }
-                Some(first) = received.recv() => {
-                    self.take_in(first);
-                    while let Ok(more) = received.try_recv() {
-                        self.take_in(more);
+                        self.agents.clear();
+                        rebind = Some(Instant::now());
                     }
                 }
                 Some(first) = told.recv() => {
-                    self.tell(first, &sockets);
+                    self.tell(first);
                     while let Ok(more) = told.try_recv() {
-                        self.tell(more, &sockets);
+                        self.tell(more);
                     }
                 }
-                () = sleep_until(self.core.next_deadline().into()) => {}
+                changed = keys.changed(), if keys_change => {
+                    keys_change = changed.is_ok();
+                    self.core.set_keys(keys.borrow_and_update().clone());
+                }
+                () = readable(&self.agents, &self.probes) => {}
+                () = sleep_until(deadline.into()) => {}
             }
+            // What comes after this moment can wait until the next turn; all before it is heard.
+            let now = Instant::now();
+            self.take_in(now);
+            self.look_for_frames();
+            output = self.core.poll(now);
+            // From now on, if it asks.
+            self.look_for_frames();
         }
     }
 
-    fn tell(&mut self, tell: Tell, sockets: &Sockets) {
+    /// Serves these sockets from now on, and asks from these addresses.
+    fn listen(&mut self, bound: Vec<UdpSocket>, addresses: &[IpAddr]) {
+        let serve = |socket| {
+            system::await_datagrams(socket)
+                .inspect_err(|error| warn!("cannot use a socket: {error}"))
+                .ok()
+        };
+        self.agents = bound.into_iter().filter_map(serve).collect();
+        let mut probes = Vec::new();
+        for ipv6 in [false, true] {
+            let own = addresses.iter().find(|address| address.is_ipv6() == ipv6).copied();
+            let any =
+                if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            let from = |address| socket(SocketAddr::new(address, 0));
+            match from(own.unwrap_or(any)).or_else(|_| from(any)) {
+                Ok(socket) => {
+                    if let Err(error) = system::without_checksums(socket.as_fd(), ipv6) {
+                        warn!("probes cannot be sent without checksums: {error}");
+                    }
+                    probes.push(socket);
+                }
+                Err(error) => debug!(ipv6, "no probes over this family: {error}"),
+            }
+        }
+        self.probes = probes.into_iter().filter_map(serve).collect();
+    }
+
+    fn tell(&mut self, tell: Tell) {
         let now = Instant::now();
         match tell {
-            Tell::Cookie(cookie) => self.core.set_cookie(cookie, now),
+            Tell::Cookie(cookie) => self.core.set_cookie(cookie),
             Tell::Probe(sender) => self.core.heard_probe(sender, now),
             Tell::Send(Datagram { node, bytes }) => {
-                if let Some(to) = self.core.address_of(&node) {
-                    sockets.send_to(to, &bytes, self.port);
+                if let Some((to, bytes)) = self.core.wrap(&node, &bytes, now) {
+                    send_to(&self.agents, SocketAddr::new(to, self.port), &bytes);
                 }
             }
         }
     }
 
-    fn take_in(&mut self, received: Received) {
-        let now = Instant::now();
-        match received {
-            Received::EchoReply(from) => self.core.echoed(from, now),
-            Received::Datagram(from, bytes) if !message::begins_as_one(&bytes) => {
-                let Some(node) = self.core.node_of(from) else {
-                    debug!(%from, "ignored: a datagram of no node");
-                    return;
-                };
-                // Nobody waits: what is not taken in is lost, as by a full socket.
-                let _lost = self.pass_on.try_send(Datagram { node: node.to_owned(), bytes });
-            }
-            Received::Datagram(from, bytes) => {
-                if let Err(ignored) = self.core.receive(from, &bytes, now) {
-                    debug!(%from, "ignored: {ignored}");
+    /// Takes in all that has arrived.
+    fn take_in(&mut self, now: Instant) {
+        let core = &mut self.core;
+        for socket in &self.probes {
+            drain(socket, |from, bytes| {
+                if from.port() == self.tunnel_port
+                    && let Some((number, answer)) = read_answer(bytes)
+                {
+                    core.answered(from.ip().to_canonical(), number, answer, now);
                 }
-            }
+            });
+        }
+        for socket in &self.agents {
+            drain(socket, |from, bytes| {
+                let from = from.ip().to_canonical();
+                match core.receive(from, bytes, now) {
+                    Ok(Received::Ours) => {}
+                    // Nobody waits: what is not taken in is lost, as by a full socket.
+                    Ok(Received::Other(node, bytes)) => {
+                        let _lost = self.pass_on.try_send(Datagram { node, bytes });
+                    }
+                    Err(ignored) => debug!(%from, "ignored: {ignored}"),
+                }
+            });
         }
     }
+
+    /// Finds out whether this node still receives any frames, if that is asked.
+    fn look_for_frames(&mut self) {
+        if !self.core.wants_evidence() {
+            self.evidence = None;
+            return;
+        }
+        let received = frames_received(&self.interfaces);
+        match (received, self.evidence) {
+            (Some(received), None) => self.evidence = Some(received),
+            (Some(received), Some(before)) if received == before => {}
+            _ => self.core.frames_arrived(Instant::now()),
+        }
+    }
+
+    fn send(&self, output: &Output) {
+        for (to, number) in &output.probes {
+            send_to(&self.probes, SocketAddr::new(*to, self.tunnel_port), &question(*number));
+        }
+        for (to, bytes) in &output.datagrams {
+            send_to(&self.agents, SocketAddr::new(*to, self.port), bytes);
+        }
+    }
+
+    fn tell_others(&self) {
+        self.publish.send_if_modified(|published| {
+            let changed = !Arc::ptr_eq(published, self.core.alive());
+            if changed {
+                published.clone_from(self.core.alive());
+                info!(alive = %Names(published), "who is alive has changed");
+            }
+            changed
+        });
+        replace(&self.publish_cookies, self.core.cookies());
+        replace(&self.publish_hearing, self.core.hearing());
+        self.publish_counts.send_replace(self.core.counts());
+    }
+}
+
+/// Names of nodes: those without an agent in brackets, those that are held with a star.
+struct Names<'a>(&'a Alive);
+
+impl std::fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, (name, node)) in self.0.iter().enumerate() {
+            let space = if at == 0 { "" } else { " " };
+            match node {
+                node if !node.agent => write!(f, "{space}({name})")?,
+                node if node.held_until_s.is_some() => write!(f, "{space}{name}*")?,
+                _ => write!(f, "{space}{name}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Random numbers of the operating system.
+fn random() -> Random {
+    let fallback = RandomState::new();
+    let mut count = 0u64;
+    Random::new(move || {
+        count += 1;
+        // It has none only while a machine is being started; its own hashing's is as good then.
+        getrandom::u64().unwrap_or_else(|_| fallback.hash_one(count))
+    })
 }
 
 fn replace<T>(published: &watch::Sender<Arc<T>>, current: &Arc<T>) {
@@ -349,177 +499,6 @@ fn replace<T>(published: &watch::Sender<Arc<T>>, current: &Arc<T>) {
 
 fn own_addresses(nodes: &KnownNodes, me: &str) -> Vec<IpAddr> {
     nodes.get(me).cloned().unwrap_or_default()
-}
-
-/// Binds the port on each address; on all addresses of a family where one cannot be had
-/// because no interface has it (yet), or none is known.
-fn bind(addresses: &[IpAddr], port: u16) -> Result<Vec<StdUdpSocket>, Error> {
-    let mut bound = Vec::new();
-    let mut wild = BTreeSet::new();
-    let open = |address: IpAddr| {
-        let address = SocketAddr::new(address, port);
-        socket(address).map_err(|source| Error::Bind { address, source })
-    };
-    for address in addresses {
-        match open(*address) {
-            Err(Error::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrNotAvailable => {
-                warn!("no interface has the InternalIP {address}: listening on all addresses");
-                wild.insert(address.is_ipv6());
-            }
-            other => bound.push((*address, other?)),
-        }
-    }
-    if addresses.is_empty() {
-        wild = [false, true].into();
-    }
-    for ipv6 in wild {
-        let any = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        bound.retain(|(address, _)| address.is_ipv6() != ipv6);
-        match open(any) {
-            Ok(socket) => bound.push((any, socket)),
-            // A machine without IPv6.
-            Err(Error::Bind { source, .. })
-                if ipv6 && source.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(bound.into_iter().map(|(_, socket)| socket).collect())
-}
-
-fn socket(address: SocketAddr) -> io::Result<StdUdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
-/// The UDP sockets, each read by a task.
-struct Sockets {
-    open: Vec<Arc<UdpSocket>>,
-    tasks: JoinSet<()>,
-}
-
-impl Sockets {
-    fn new(bound: Vec<StdUdpSocket>, queue: &mpsc::Sender<Received>) -> Self {
-        let mut sockets = Self { open: Vec::new(), tasks: JoinSet::new() };
-        for socket in bound {
-            match UdpSocket::from_std(socket) {
-                Ok(socket) => {
-                    let socket = Arc::new(socket);
-                    sockets.tasks.spawn(read(socket.clone(), queue.clone(), |from, bytes| {
-                        Some(Received::Datagram(from, bytes.to_vec()))
-                    }));
-                    sockets.open.push(socket);
-                }
-                Err(error) => warn!("cannot use a heartbeat socket: {error}"),
-            }
-        }
-        sockets
-    }
-
-    async fn close(&mut self) {
-        self.open.clear();
-        self.tasks.shutdown().await;
-    }
-
-    fn send(&self, output: &Output, port: u16) {
-        for (to, message) in &output.heartbeats {
-            self.send_to(*to, message, port);
-        }
-    }
-
-    fn send_to(&self, to: IpAddr, message: &[u8], port: u16) {
-        let fits =
-            |s: &&Arc<UdpSocket>| s.local_addr().is_ok_and(|local| local.is_ipv6() == to.is_ipv6());
-        if let Some(socket) = self.open.iter().find(fits) {
-            // The kernel's buffer takes it or it is lost: another follows soon.
-            if let Err(error) = socket.try_send_to(message, SocketAddr::new(to, port)) {
-                debug!(%to, "datagram not sent: {error}");
-            }
-        }
-    }
-}
-
-/// Sockets for ICMP echo; none where the process may not have them.
-struct Pings {
-    open: Vec<(bool, Arc<UdpSocket>)>,
-    identifier: u16,
-    cookie: u64,
-    _tasks: JoinSet<()>,
-}
-
-impl Pings {
-    fn new(queue: &mpsc::Sender<Received>) -> Self {
-        let cookie = RandomState::new().hash_one(std::process::id());
-        let identifier = cookie as u16;
-        let mut tasks = JoinSet::new();
-        let mut open = Vec::new();
-        for (ipv6, domain, protocol) in
-            [(false, Domain::IPV4, Protocol::ICMPV4), (true, Domain::IPV6, Protocol::ICMPV6)]
-        {
-            match raw_socket(domain, protocol) {
-                Ok(socket) => {
-                    let socket = Arc::new(socket);
-                    let reply = move |from: IpAddr, bytes: &[u8]| {
-                        is_reply(ipv6, bytes, identifier, cookie)
-                            .then_some(Received::EchoReply(from))
-                    };
-                    tasks.spawn(read(socket.clone(), queue.clone(), reply));
-                    open.push((ipv6, socket));
-                }
-                Err(error) => warn!(
-                    "no raw socket for {} ({error}; it needs CAP_NET_RAW): a node whose agent \
-                     dies is taken to be dead itself",
-                    if ipv6 { "ICMPv6" } else { "ICMP" }
-                ),
-            }
-        }
-        Self { open, identifier, cookie, _tasks: tasks }
-    }
-
-    fn send(&self, output: &Output) {
-        for to in &output.echo {
-            let socket = self.open.iter().find(|(ipv6, _)| *ipv6 == to.is_ipv6());
-            if let Some((ipv6, socket)) = socket {
-                let request = request(*ipv6, self.identifier, self.cookie);
-                if let Err(error) = socket.try_send_to(&request, SocketAddr::new(*to, 0)) {
-                    debug!(%to, "echo request not sent: {error}");
-                }
-            }
-        }
-    }
-}
-
-/// A raw socket, which sends and receives like one for UDP.
-fn raw_socket(domain: Domain, protocol: Protocol) -> io::Result<UdpSocket> {
-    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket.into())
-}
-
-/// Hands what a socket receives to the core, as `sort` has it.
-async fn read(
-    socket: Arc<UdpSocket>,
-    queue: mpsc::Sender<Received>,
-    sort: impl Fn(IpAddr, &[u8]) -> Option<Received>,
-) {
-    let mut buffer = [0; MAX_LENGTH + 1];
-    loop {
-        match socket.recv_from(&mut buffer).await {
-            Ok((length, from)) => {
-                if let Some(received) = sort(from.ip().to_canonical(), &buffer[..length])
-                    && queue.send(received).await.is_err()
-                {
-                    return;
-                }
-            }
-            // Errors of earlier sends, such as an unreachable port, come in here.
-            Err(error) => debug!("heartbeat socket: {error}"),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! What the agent counts itself.
-use crate::resort::Knowledge;
+use crate::{membership::members::Counts, resort::Knowledge};
 use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric as _},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
@@ -71,9 +71,16 @@ pub struct Own {
     gratuitous: Mutex<BTreeMap<IpAddr, u64>>,
     /// Frames by which hosts that are no agents' nodes claimed a VIP, as far as the kernel told.
     pub claims: Number,
+    /// What agents sent each other, and what came of it.
+    members: Mutex<Counts>,
 }
 
 impl Own {
+    /// Takes what was counted of other nodes.
+    pub fn set_members(&self, counts: Counts) {
+        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+
     /// Counts an answer to another agent.
     pub fn answered(&self, knowledge: Knowledge) {
         let known = knowledge != Knowledge::Nothing;
@@ -132,8 +139,44 @@ impl Own {
         Ok(())
     }
 
+    fn encode_members(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = *self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = |value: u64| Number(AtomicU64::new(value));
+        counters(
+            encoder,
+            "herald_member_probes",
+            "Probes of other nodes' kernel programs, and their answers",
+            "what",
+            &[("sent", &number(counts.probes)), ("answered", &number(counts.answers))],
+        )?;
+        counters(
+            encoder,
+            "herald_member_datagrams",
+            "Datagrams between agents; forged ones carry no key of this cluster, old ones came before or too late",
+            "what",
+            &[
+                ("sent", &number(counts.sent)),
+                ("received", &number(counts.received)),
+                ("forged", &number(counts.forged)),
+                ("old", &number(counts.old)),
+            ],
+        )?;
+        counters(
+            encoder,
+            "herald_member_troubles",
+            "How often this agent found a node's kernel not to answer or an agent to be silent, and how often this node's VIPs were taken away",
+            "what",
+            &[
+                ("unseen", &number(counts.unseen)),
+                ("silent", &number(counts.silent)),
+                ("lost", &number(counts.lost)),
+            ],
+        )
+    }
+
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_metallb(encoder)?;
+        self.encode_members(encoder)?;
         counters(
             encoder,
             "herald_flow_questions",

@@ -4,7 +4,8 @@
 //! of these the one with the lowest SHA-256 of `node#ip`. Every node computes it alike.
 //! It goes by addresses and not by Services so that Services that share one never
 //! disagree; a node announces a shared address only if it may for each of them (of
-//! those that have an endpoint and an advertisement at all).
+//! those that have an endpoint and an advertisement at all). A node that is held back
+//! ([`crate::membership::damping`]) comes behind all that are not, whatever its preference.
 use super::{
     Interfaces, Notice, PlanOptions,
     endpoints::{can_serve, warning},
@@ -27,6 +28,12 @@ pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-b
 /// Nodes that may announce, and the sum of their preferences.
 type Candidates<'a> = BTreeMap<&'a str, i64>;
 
+/// Added for a node that is held back: all preferences of all advertisements together come to less.
+const HELD: i64 = i64::MIN / 2;
+/// What each second is worth that it is held longer: of several, the one that has been there longest
+/// owns, so that a VIP stays even where all have come and gone.
+const SECOND: i64 = 1 << 20;
+
 /// An advertisement and the nodes that it covers.
 struct Advertisement<'a> {
     name: &'a str,
@@ -47,6 +54,8 @@ struct Serving<'a> {
 pub struct Election<'a> {
     advertisements: Vec<Advertisement<'a>>,
     snapshot: &'a Snapshot,
+    /// Those that are held back, and until when.
+    held: BTreeMap<&'a str, i64>,
     /// Candidates by the advertisements (positions) that are looked at together.
     candidates: HashMap<Vec<usize>, Rc<Candidates<'a>>>,
     /// Of these, those with the highest sum of preferences.
@@ -92,8 +101,10 @@ impl<'a> Election<'a> {
             }
         };
         let advertisements = snapshot.l2_advertisements.iter().map(cover).collect();
+        let until = |alive: &AliveNode| Some(alive.held_until_s?.min(1 << 40) as i64);
+        let held = fit.iter().filter_map(|(name, _, alive)| Some((*name, until(alive)?))).collect();
         let (candidates, preferred) = (HashMap::new(), HashMap::new());
-        Self { advertisements, snapshot, candidates, preferred, owners }
+        Self { advertisements, snapshot, held, candidates, preferred, owners }
     }
 
     /// The owner of a VIP and the interfaces it announces it on, if anybody may.
@@ -218,6 +229,11 @@ impl<'a> Election<'a> {
         let mut sums = Candidates::new();
         for (node, weight) in advertisements.iter().flat_map(|i| &self.advertisements[*i].nodes) {
             *sums.entry(node).or_default() += weight;
+        }
+        for (node, sum) in &mut sums {
+            if let Some(until) = self.held.get(node) {
+                *sum = sum.saturating_add(HELD - until * SECOND);
+            }
         }
         let sums = Rc::new(sums);
         self.candidates.insert(advertisements.to_vec(), sums.clone());

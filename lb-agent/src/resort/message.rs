@@ -11,7 +11,7 @@
 //! | | each flow: client 16, VIP 16 (IPv4 mapped), client's port 2, VIP's port 2, protocol 1 |
 //! | | and with it in an answer: knowledge 1 (0 none, 1 open, 2 lively, from 3 on ended and silent for as many seconds more); in a verdict: 1 a node or 0 nobody, and its address 16 |
 //!
-//! Numbers are big-endian. They travel between the ports of the heartbeats. A change of the
+//! Numbers are big-endian. They travel between the agents' ports, in an [envelope](crate::membership::envelope). A change of the
 //! layout is a new version; an agent ignores versions that it does not know.
 use crate::{
     bytes::{Short, take},
@@ -142,7 +142,7 @@ pub enum Body {
 /// A datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// The receiver's: whoever knows it hears its heartbeats.
+    /// The receiver's: whoever knows it hears its agent.
     pub cookie: Cookie,
     /// What it says.
     pub body: Body,

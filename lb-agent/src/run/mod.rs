@@ -6,6 +6,7 @@ mod network;
 pub mod options;
 mod peers;
 mod resort;
+mod secret;
 mod steer;
 
 use self::{
@@ -28,8 +29,9 @@ use crate::{
     http,
     membership::{
         Alive, Liveness as _,
-        heartbeat::Timing,
-        udp::{Datagram, UdpLiveness},
+        keys::Keyring,
+        members::Timing,
+        udp::{Datagram, Setup, UdpLiveness},
     },
     metrics::{KernelStats, View},
     snapshot::Snapshot,
@@ -75,7 +77,11 @@ pub async fn run(options: Run) -> anyhow::Result<()> {
     };
     if let Some(folder) = &options.manifests {
         let source = Manifests::start(folder, scope).exit_with(Exit::Configuration)?;
-        return serve(&options, node, Arc::new(source), stop).await;
+        let keys = match &options.membership_secret_file {
+            Some(file) => secret::of_file(file.clone()).exit_with(Exit::Configuration)?,
+            None => secret::none(),
+        };
+        return serve(&options, node, Arc::new(source), async { keys }, stop).await;
     }
     // What this machine lacks is said before the API is asked for anything.
     crate::datapath::preflight::check(&options.load.pin_dir)?;
@@ -87,7 +93,16 @@ pub async fn run(options: Run) -> anyhow::Result<()> {
     };
     let source =
         Arc::new(Kubernetes::start(kubernetes, stop.clone()).await.exit_with(Exit::Configuration)?);
-    let result = serve(&options, node, Arc::clone(&source), stop).await;
+    let of_file = options.membership_secret_file.clone().map(secret::of_file);
+    let of_file = of_file.transpose().exit_with(Exit::Configuration)?;
+    let secret = source.membership_secret();
+    let keys = async {
+        match of_file {
+            Some(keys) => keys,
+            None => secret::of_cluster(secret).await,
+        }
+    };
+    let result = serve(&options, node, Arc::clone(&source), keys, stop).await;
     source.stopped().await;
     result
 }
@@ -109,6 +124,7 @@ async fn serve<S: Source>(
     options: &Run,
     node: String,
     source: Arc<S>,
+    keys: impl Future<Output = watch::Receiver<Keyring>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let datapath = Arc::new(Mutex::new(Datapath::open(&options.load_options())?));
@@ -124,25 +140,35 @@ async fn serve<S: Source>(
 
     let mut snapshots = source.snapshots();
     let Some(first) = first_snapshot(&mut snapshots, &node, &stop).await else { return Ok(()) };
+    let Some(keys) = stop.run_until_cancelled(keys).await else { return Ok(()) };
     let nodes = known_nodes(&first);
     let in_rows = lock(&datapath).nodes_in_rows();
     let remembered: BTreeSet<String> = (nodes.iter())
         .filter(|(_, addresses)| addresses.iter().any(|address| in_rows.contains(address)))
         .map(|(name, _)| name.clone())
         .collect();
-    let (port, timing) = (options.heartbeat_port, Timing::default());
-    let mut liveness =
-        UdpLiveness::start(&node, port, timing, nodes.clone(), &remembered)
-            .with_context(|| {
-                format!(
-                    "UDP port {} for heartbeats cannot be opened: free it, or choose another with --heartbeat-port on all nodes",
-                    options.heartbeat_port
-                )
-            })
-            .exit_with(Exit::Environment)?;
+    let timing = Timing::default();
+    let setup = Setup {
+        me: node.clone(),
+        port: options.heartbeat_port,
+        tunnel_port: options.tunnel_port(),
+        timing,
+        nodes: nodes.clone(),
+        remembered,
+        keys,
+    };
+    let mut liveness = UdpLiveness::start(setup)
+        .with_context(|| {
+            format!(
+                "UDP port {} for other agents cannot be opened: free it, or choose another with --heartbeat-port on all nodes",
+                options.heartbeat_port
+            )
+        })
+        .exit_with(Exit::Environment)?;
     let alive = liveness.alive();
     let exchange = liveness.exchange();
-    let datagrams = liveness.take_datagrams().context("the heartbeat has another listener")?;
+    let datagrams =
+        liveness.take_datagrams().context("other agents' datagrams have another listener")?;
 
     let (selection, selections) = watch::channel(None);
     let (publish_links, links) = watch::channel(None);
@@ -185,7 +211,7 @@ async fn serve<S: Source>(
         netlink,
         view,
         handover,
-        starting: timing.timeout() + timing.interval,
+        starting: timing.starting() + timing.hello,
     };
     let inputs = Inputs { snapshots, alive: alive.clone(), links, next_hops, peers, unseen };
     let mut steering = Steering::new(source, parts);

@@ -80,7 +80,7 @@ impl Network {
         }
     }
 
-    /// The heartbeat.
+    /// Who is alive.
     pub(super) fn liveness(&self) -> &dyn Liveness {
         &*self.liveness
     }

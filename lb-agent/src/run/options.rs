@@ -57,9 +57,14 @@ pub struct Run {
     /// Announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers, too
     #[arg(long)]
     pub ignore_exclude_lb: bool,
-    /// UDP port of the heartbeats between agents, the same on all nodes
+    /// UDP port on which agents talk to each other, the same on all nodes
     #[arg(long, value_name = "PORT", default_value_t = crate::membership::DEFAULT_PORT)]
     pub heartbeat_port: u16,
+    /// File with the keys by which agents know each other, one a line of 16 characters or more, the
+    /// newest last; read again as it changes [default: the Secret herald-membership, which the
+    /// agents make; with --manifests, none]
+    #[arg(long, value_name = "FILE")]
+    pub membership_secret_file: Option<PathBuf>,
     /// UDP port of the tunnels between nodes, the same on all
     /// [default: the one after --heartbeat-port, 7948]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]

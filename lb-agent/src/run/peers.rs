@@ -81,6 +81,7 @@ pub(super) async fn run(parts: Parts, mut cookies: Cookies, publish: watch::Send
             task.parts.exchange.tell_cookie(cookies.current()).await;
         }
         task.prove(now);
+        task.parts.view.own.set_members(task.parts.exchange.counts());
         let wake = (now + CHECK)
             .min(cookies.next_deadline())
             .min(task.proofs.next_deadline().unwrap_or(now + CHECK));

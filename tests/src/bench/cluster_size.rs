@@ -107,6 +107,8 @@ fn on(lab: &Lab, size: Size) -> Result<ClusterSize> {
     let mut options = control.install()?;
     // Room for all tables and as many again, which stand beside them while they change.
     options.arguments.push(format!("--row-capacity={}", 2 * size.services * ROWS_EACH));
+    let key = fleet::key_file(lab)?.display().to_string();
+    options.arguments.extend(["--membership-secret-file".to_owned(), key]);
     control.apply_text(
         "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\n\
          metadata: {name: wide, namespace: metallb-system}\nspec: {addresses: [198.18.0.0/15]}\n\
@@ -344,7 +346,7 @@ impl ClusterSize {
             figure("start to all in the kernel", *again, "s", "addresses there".into()),
             figure("agent's memory", *now, "MiB", resident),
             figure("agent's own memory", *own, "MiB", "anonymous".into()),
-            figure("agent at rest", *idle, "%", "of a CPU; heartbeats of all nodes".into()),
+            figure("agent at rest", *idle, "%", "of a CPU; hellos of all nodes".into()),
         ];
         for percent in [50, 99] {
             let held = percentile(&self.from_response, percent);

@@ -1,30 +1,49 @@
 //! The other nodes of a large cluster, as the agent under test meets them: their addresses behind a
-//! router, whose kernel answers for all of them, and the heartbeats that their agents would send.
-//! They carry no traffic and have no maps.
+//! router, with what their agents would send to it, and the answers that their kernel programs
+//! would give. They carry no traffic and have no maps.
 
 use std::{
-    collections::BTreeSet,
     fmt::Write as _,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use lb_agent::{
-    membership::{DEFAULT_PORT, cookies::Cookie, heartbeat::Timing, message::Message},
+    datapath::DEFAULT_TUNNEL_PORT,
+    membership::{
+        DEFAULT_PORT,
+        cookies::Cookie,
+        envelope::{Envelopes, Kind, MAX_LENGTH, Opened, Random},
+        keys::Keyring,
+        message::{Hello, Report},
+        probing,
+    },
     plan::PLAN_VERSION,
 };
+use tokio::{net::UdpSocket, runtime, task::JoinSet, time};
 
-use crate::{
-    lab::{Lab, addresses, probe::Running},
-    wait,
-};
+use crate::lab::{Host, Lab, addresses, probe::Running};
 
-/// They beat in so many groups, one after another, as nodes that know nothing of each other do.
-const GROUPS: usize = 100;
-/// What an agent keeps unread is nothing to nodes without one.
-const UNREAD: usize = 4096;
+/// By what they and the agent under test know each other.
+const KEY: &str = "a key for a fleet of nodes";
+/// Those that watch the agent's node write to it this often, and the others in turn.
+const HELLO: Duration = Duration::from_millis(200);
+const WATCHERS: usize = 5;
+const TURN: Duration = Duration::from_millis(20);
+
+/// The key in a file, for the agent.
+///
+/// # Errors
+/// It cannot be written.
+pub fn key_file(lab: &Lab) -> Result<PathBuf> {
+    let file = lab.directory.join("membership-key");
+    fs::write(&file, KEY)?;
+    Ok(file)
+}
 
 /// A node of the fleet.
 #[derive(Clone, Debug)]
@@ -46,7 +65,7 @@ pub fn nodes(count: usize) -> Vec<FleetNode> {
         .collect()
 }
 
-/// Plugs them in behind a router of the laboratory's first node, and lets them beat until what is
+/// Plugs them in behind a router of the laboratory's first node, and lets them live until what is
 /// returned is dropped.
 ///
 /// # Errors
@@ -58,53 +77,103 @@ pub fn start(lab: &Lab, nodes: Vec<FleetNode>) -> Result<Running<()>> {
         writeln!(addresses, "addr add {}/32 dev lo", node.address)?;
     }
     router.namespace.ip(&addresses)?;
-    lab.nodes[0].namespace.ip(&format!("route add 10.80.0.0/16 via {}\n", router.ipv4))?;
-    let to = SocketAddr::from((lab.nodes[0].ipv4, DEFAULT_PORT));
-    Ok(Running::start(&router.namespace, move |stop| beat(&nodes, to, stop)))
+    let agent: &Host = &lab.nodes[0];
+    agent.namespace.ip(&format!("route add 10.80.0.0/16 via {}\n", router.ipv4))?;
+    let to = SocketAddr::from((agent.ipv4, DEFAULT_PORT));
+    let name = agent.name.clone();
+    Ok(Running::start(&router.namespace, move |stop| live(nodes, &name, to, stop)))
 }
 
-fn beat(nodes: &[FleetNode], to: SocketAddr, stop: &AtomicBool) -> Result<()> {
-    let sockets = nodes.iter().map(|node| socket(node.address, to)).collect::<Result<Vec<_>>>();
-    let sockets = sockets.context("a socket for each node: `ulimit -n` may be too low")?;
-    let mut messages: Vec<_> = nodes
-        .iter()
-        .map(|node| {
-            Ok(Message {
-                node: node.name.clone(),
-                incarnation: 1,
-                sequence: 0,
-                departure: None,
-                plan_version: PLAN_VERSION,
-                interfaces: BTreeSet::from(["eth0".to_owned()]),
-                cookie: Some(Cookie::random()?),
-                heard: BTreeSet::new(),
-            })
+fn live(nodes: Vec<FleetNode>, agent: &str, to: SocketAddr, stop: &AtomicBool) -> Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        let count = nodes.len();
+        for (at, node) in nodes.into_iter().enumerate() {
+            let interval = if at < WATCHERS { HELLO } else { HELLO.max(TURN * count as u32) };
+            let node = Node::new(node, agent, to)
+                .await
+                .context("sockets for each node: `ulimit -n` may be too low")?;
+            tasks.spawn(node.live(interval));
+        }
+        while !stop.load(Relaxed) {
+            time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    })
+}
+
+/// A node with its sockets.
+struct Node {
+    agent: String,
+    to: SocketAddr,
+    hello: Vec<u8>,
+    envelopes: Envelopes,
+    random: Random,
+    agents: UdpSocket,
+    kernel: UdpSocket,
+}
+
+impl Node {
+    async fn new(node: FleetNode, agent: &str, to: SocketAddr) -> Result<Self> {
+        let mut random = Random::new({
+            let mut state = u64::from(u32::from(node.address));
+            move || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state ^ state >> 31
+            }
+        });
+        let report = Report {
+            node: node.name.clone(),
+            incarnation: 1,
+            version: 1,
+            plan_version: PLAN_VERSION,
+            interfaces: ["eth0".to_owned()].into(),
+            cookie: Some(Cookie::random()?),
+            ..Report::default()
+        };
+        let keys = Keyring::from_lines(KEY)?;
+        Ok(Self {
+            agent: agent.to_owned(),
+            to,
+            hello: Hello { report, ..Hello::default() }.encode().0,
+            envelopes: Envelopes::new(node.name, keys, &mut random),
+            random,
+            agents: UdpSocket::bind((node.address, DEFAULT_PORT)).await?,
+            kernel: UdpSocket::bind((node.address, DEFAULT_TUNNEL_PORT)).await?,
         })
-        .collect::<Result<_>>()?;
-    let interval = Timing::default().interval / GROUPS as u32;
-    let mut next = Instant::now();
-    for group in (0..GROUPS).cycle() {
-        if stop.load(Relaxed) {
-            break;
-        }
-        let members = messages.iter_mut().zip(&sockets).skip(group).step_by(GROUPS);
-        for (message, socket) in members {
-            message.sequence += 1;
-            // The agent may not listen (yet): a heartbeat is lost then, as any may be.
-            let _ = socket.send(&message.encode());
-        }
-        next = (next + interval).max(Instant::now().checked_sub(interval).unwrap_or(next));
-        wait::sleep_until(next);
     }
-    Ok(())
-}
 
-fn socket(from: Ipv4Addr, to: SocketAddr) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((from, DEFAULT_PORT))?;
-    socket2::SockRef::from(&socket).set_recv_buffer_size(UNREAD)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(to)?;
-    Ok(socket)
+    async fn live(mut self, interval: Duration) {
+        let mut next = time::interval(interval);
+        let (mut received, mut asked) = (vec![0; MAX_LENGTH], [0; probing::LENGTH]);
+        loop {
+            // What is not sent is lost, as any datagram may be: the agent may not listen (yet).
+            tokio::select! {
+                _ = next.tick() => self.say_hello(),
+                Ok((length, from)) = self.agents.recv_from(&mut received) => {
+                    let bytes = &received[..length];
+                    match self.envelopes.open(bytes, &mut self.random, Instant::now()) {
+                        Ok(Opened::Challenge(challenge)) => {
+                            let _ = self.agents.try_send_to(&challenge, from);
+                        }
+                        Ok(Opened::Challenged) => self.say_hello(),
+                        Ok(Opened::Message { .. }) | Err(_) => {}
+                    }
+                }
+                Ok((_, from)) = self.kernel.recv_from(&mut asked) => {
+                    let answer = probing::answer(&asked, Duration::from_secs(60));
+                    let _ = self.kernel.try_send_to(&answer, from);
+                }
+            }
+        }
+    }
+
+    fn say_hello(&mut self) {
+        let now = Instant::now();
+        let bytes = self.envelopes.seal(&self.agent, Kind::Hello, &self.hello, now);
+        let _ = self.agents.try_send_to(&bytes, self.to);
+    }
 }
 
 /// How long the agent may take to have heard all of them.

@@ -191,7 +191,7 @@ impl Report {
                 "\n## A large cluster\n\n\
                  Objects on a real API server: each Service with one port and ten pods of its own, spread over all\n\
                  nodes at random. One node has an agent. The others are addresses behind its router which send it\n\
-                 the heartbeats of their agents every 200 ms, and answer echo requests; so rows name all nodes. The\n\
+                 the hellos of their agents, and answer probes; so rows name all nodes. The\n\
                  second start follows `lb-agent unload`. A change is a pod that becomes unready, and is there once\n\
                  the pinned entry of its Service names other rows.\n"
             );

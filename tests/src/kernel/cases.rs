@@ -79,6 +79,8 @@ fn ingress(row: &Row, kind: &str, variants: &[&str], world: &mut World) -> Resul
     } else if kind == "probe" {
         let IpAddr::V6(agent) = world::node(Family::V6, world::NODE_2) else { bail!("not IPv6") };
         return Ok([&[0; 14][..], &agent.octets()].concat());
+    } else if kind == "question" {
+        return Ok(vec![0; 14 + 8]);
     } else {
         let link = link(hop)?;
         let client = SocketAddr::new(world::client(row.family), CLIENT_PORT);
@@ -311,7 +313,7 @@ fn wrap(row: &Row, mut frame: Vec<u8>, outer: &[&str]) -> Result<Vec<u8>> {
             ..world::Node::nowhere()
         };
         let mut protocol = if row.family == Family::V4 { 4 } else { 41 };
-        if row.frame.starts_with("probe") {
+        if row.frame.starts_with("probe") || row.frame.starts_with("question") {
             protocol = 59;
         }
         match outer.first() {

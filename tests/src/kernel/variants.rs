@@ -24,6 +24,7 @@ pub(super) fn vary_outer(mut frame: Vec<u8>, variant: &str) -> Result<Vec<u8>> {
         "outer GUE control" => frame[gue] |= 0x20,
         "outer GUE length 2" => frame[gue] = 2,
         "outer GUE flags" => frame[gue + 2] = 0x80,
+        "outer UDP checksum" => frame[udp + 6] = 7,
         "outer UDP length" => frame[udp + 5] ^= 1,
         "outer fragment" if v4 => frame = frames::as_fragment_v4(&frame, 0, true),
         "outer options" if v4 => frame = frames::with_ipv4_options(&frame, 1),

@@ -22,9 +22,13 @@ use std::{
 /// How long a host is listened to for answers: a thousand times what one takes.
 pub const LISTEN: Duration = Duration::from_millis(50);
 
-/// How long clients may go without an answer when a node vanishes: the heartbeat (200 ms, three
-/// misses) notices within 800 ms; the tests allow four times that.
-pub const TAKEOVER_LIMIT: Duration = Duration::from_millis(3200);
+/// How long clients may go without an answer when a node vanishes: it is missed within 130 ms, and the
+/// goal is 250 ms for all that follows, too; the tests allow four times that, since the machine does other
+/// things as well.
+pub const TAKEOVER_LIMIT: Duration = Duration::from_millis(1000);
+
+/// The same when an agent vanishes alone, which is missed within a second. Nothing is lost meanwhile.
+pub const AGENT_LIMIT: Duration = Duration::from_secs(4);
 
 /// How long agents may take to start, build their tables and announce, on a machine that does
 /// other things as well.
@@ -362,7 +366,7 @@ pub fn await_owner_among<'a>(
 /// # Errors
 /// It does not come to one.
 pub fn settled_owner(lab: &Lab, vip: IpAddr) -> Result<&Host> {
-    await_owner_among(lab, &node_names(lab), vip, 2 * TAKEOVER_LIMIT)
+    await_owner_among(lab, &node_names(lab), vip, 2 * AGENT_LIMIT)
 }
 
 /// Waits until requests to an address are answered by exactly these nodes' pods.
@@ -461,8 +465,8 @@ pub fn takeover<'a>(
     // What is before the cut shows that probes are answered at all.
     wait::sleep_until(Instant::now() + Duration::from_millis(200));
     action()?;
-    let new = await_owner_among(lab, &others, vip, 2 * TAKEOVER_LIMIT)?;
-    await_serving(lab, vip, serving, 2 * TAKEOVER_LIMIT)?;
+    let new = await_owner_among(lab, &others, vip, AGENT_LIMIT)?;
+    await_serving(lab, vip, serving, AGENT_LIMIT)?;
     let gaps = probing.stop()?;
     ensure!(gaps.answered.len() > 50, "only {} probes were answered", gaps.answered.len());
     Ok(Takeover { owner: new, gap: gaps.longest(), lost: gaps.sent - gaps.answered.len() })

@@ -5,6 +5,7 @@ mod ground;
 mod hand_over;
 mod inspect;
 mod manifests;
+mod members;
 mod modes;
 mod pins;
 mod restart;
@@ -41,6 +42,11 @@ fn main() -> ExitCode {
         case("takeover::port_down", || cluster.with(takeover::port_down)),
         case("takeover::silent", || cluster.with(takeover::silent)),
         case("takeover::agent_stops", || cluster.with(takeover::agent_stops)),
+        case("members::cut_links", || cluster.with(members::cut_links)),
+        case("members::killed_agent", || cluster.with(members::killed_agent)),
+        case("members::frozen_agent", || cluster.with(members::frozen_agent)),
+        case("members::one_way", || cluster.with(members::one_way)),
+        case("members::keys_change", members::keys_change),
         case("manifests::endpoints_change", || cluster.with(manifests::endpoints_change)),
         case("manifests::service_comes_and_goes", || {
             cluster.with(manifests::service_comes_and_goes)

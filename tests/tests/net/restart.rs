@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Between two heartbeats of an agent.
-const HEARTBEAT: Duration = Duration::from_millis(200);
+/// Between two hellos of an agent.
+const HELLO: Duration = Duration::from_millis(200);
 
 /// Agents are killed and started again, on one node after another, under running flows of both
 /// families (500 datagrams/s each) and ever new ones (another 100/s): not one is lost, and a
@@ -37,7 +37,7 @@ pub(crate) fn killed_agents_lose_nothing(cluster: &mut Cluster) -> Result<()> {
         }
         // An agent that has just started must have heard of the others once: only then can it
         // tell a dead agent from a dead node.
-        wait::sleep_until(Instant::now() + 2 * HEARTBEAT);
+        wait::sleep_until(Instant::now() + 2 * HELLO);
     }
     for (vip, flow) in vips.into_iter().zip(flows) {
         let flow = flow.stop()?;

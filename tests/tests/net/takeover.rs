@@ -3,7 +3,7 @@ use anyhow::{Context, Result, ensure};
 use herald_tests::lab::{
     Cut,
     probe::Over,
-    scenario::{self, Cluster, TAKEOVER_LIMIT},
+    scenario::{self, AGENT_LIMIT, Cluster, TAKEOVER_LIMIT},
 };
 
 pub(crate) fn port_down(cluster: &mut Cluster) -> Result<()> {
@@ -46,7 +46,7 @@ pub(crate) fn agent_stops(cluster: &mut Cluster) -> Result<()> {
         lab.nodes.iter().position(|node| node.name == owner.name).context("the owner is a node")?;
     let agent = cluster.agents.remove(position);
     let taken = scenario::takeover(lab, vip, owner, &scenario::node_names(lab), || {
-        let status = agent.terminate(TAKEOVER_LIMIT)?;
+        let status = agent.terminate(AGENT_LIMIT)?;
         ensure!(status.success(), "the agent ended with {status}");
         Ok(())
     })?;

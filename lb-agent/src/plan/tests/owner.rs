@@ -88,6 +88,32 @@ fn lowest_digest_among_the_live() {
 }
 
 #[test]
+fn nodes_that_are_held_back_own_what_nobody_else_can() {
+    let mut snapshot = base();
+    snapshot.nodes.get_mut("n1").unwrap().labels = labels(&[("name", "n1")]);
+    let preference = NodePreference { weight: 100, preference: selector("name", "n1") };
+    advertisement(&mut snapshot).preferred_node_selectors = vec![preference];
+    let mut alive = all_alive(&snapshot);
+    let decide = |snapshot: &Snapshot, alive: &Alive| {
+        owner(&plan(snapshot, "n1", alive, &PlanOptions::default())).unwrap().to_owned()
+    };
+    assert_eq!(decide(&snapshot, &alive), "n1", "preferred");
+    alive.get_mut("n1").unwrap().held_until_s = Some(1000);
+    assert_eq!(decide(&snapshot, &alive), lowest(&["n2", "n3"], VIP).unwrap());
+    alive.values_mut().for_each(|node| node.held_until_s = Some(1000));
+    assert_eq!(decide(&snapshot, &alive), "n1", "all are: as if none were");
+    alive.get_mut("n1").unwrap().held_until_s = Some(1001);
+    assert_eq!(decide(&snapshot, &alive), lowest(&["n2", "n3"], VIP).unwrap(), "the last to come");
+    alive.get_mut("n1").unwrap().held_until_s = Some(999);
+    // Only nodes with an endpoint may, which are n1 and n2.
+    web(&mut snapshot).external_traffic_policy = ExternalTrafficPolicy::Local;
+    alive.get_mut("n3").unwrap().held_until_s = None;
+    assert_eq!(decide(&snapshot, &alive), "n1");
+    alive.get_mut("n2").unwrap().held_until_s = None;
+    assert_eq!(decide(&snapshot, &alive), "n2");
+}
+
+#[test]
 fn excluded_and_unreachable_nodes() {
     let mut snapshot = base();
     let (first, second) = (lowest(&["n1", "n2", "n3"], VIP).unwrap(), |out: &[&str]| {

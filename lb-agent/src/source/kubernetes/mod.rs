@@ -13,6 +13,7 @@ mod follow;
 mod health;
 mod l2_status;
 mod lease;
+pub mod membership;
 mod pace;
 mod report;
 mod rivals;
@@ -24,7 +25,8 @@ pub use client::ClientError;
 
 use self::{
     election::Timing, events::Events, follow::Follow, health::Health, l2_status::Announced,
-    lease::Holder, report::Report, secrets::Secrets, usage::Usage, view::View,
+    lease::Holder, membership::MembershipSecret, report::Report, secrets::Secrets, usage::Usage,
+    view::View,
 };
 use super::{AssignError, Assignment, Source, convert::SERVICE_NAME, index::Scope};
 use crate::{
@@ -77,6 +79,7 @@ pub struct Options {
 /// The Kubernetes API as a source.
 pub struct Kubernetes {
     client: Client,
+    namespace: String,
     view: Arc<View>,
     health: Arc<Health>,
     usage: watch::Sender<Usage>,
@@ -101,7 +104,8 @@ impl Kubernetes {
         let view = Arc::new(View::new(events));
         let (usage, announced) = (watch::Sender::default(), watch::Sender::default());
         let tasks = TaskTracker::new();
-        let source = Self { client, view, health, usage, announced, tasks };
+        let namespace = scope.namespace.clone();
+        let source = Self { client, namespace, view, health, usage, announced, tasks };
         source.follow(&scope, &stop);
         source.hold_leases(&scope.namespace, &node, &stop);
         let pools = Api::namespaced(source.client.clone(), &scope.namespace);
@@ -140,6 +144,11 @@ impl Kubernetes {
         source.spawn(&stop, writer.run(source.client.clone(), node));
         source.tasks.close();
         Ok(source)
+    }
+
+    /// The keys by which agents know each other.
+    pub fn membership_secret(&self) -> MembershipSecret {
+        MembershipSecret::new(self.client.clone(), self.namespace.clone())
     }
 
     /// Waits until everything has ended that `stop` ends.

@@ -45,6 +45,9 @@ fn bare_frame(world: &mut World, frame: &[u8], vlan: u16) -> Verdict {
             Some(tunnel::Arrived::Probe(event)) => {
                 Verdict { event: Some(event), ..Verdict::untouched(DROP, "probe_received", frame) }
             }
+            Some(tunnel::Arrived::Answered(answer)) => {
+                Verdict::untouched(TX, "liveness_answered", &answer)
+            }
             Some(tunnel::Arrived::Packet(inner, position)) => {
                 let arrival = Arrival { tunnel: Some(position), ..arrival };
                 packet(world, &inner, arrival)

@@ -11,6 +11,9 @@ use super::{
 
 /// Neither a position nor a packet: a probe frame.
 const PROBE: u8 = 255;
+/// Whether the node serves: asked, and answered.
+const QUESTION: u8 = 128;
+const ANSWER: u8 = 129;
 /// To the node of a fragment, from where it has yet to go to position 0.
 pub(super) const FRAGMENT: u8 = 4;
 /// UDP and GUE.
@@ -20,6 +23,8 @@ const HEADERS: usize = 8 + 16;
 pub(super) enum Arrived {
     Dropped(Dropped),
     Probe(Event),
+    /// A question, and the frame that answers it.
+    Answered(Vec<u8>),
     /// The inner packet in a frame, and its position.
     Packet(Vec<u8>, u8),
 }
@@ -76,6 +81,12 @@ fn content(world: &World, frame: &[u8], vlan: u16) -> Result<Arrived, Dropped> {
     if gue[0] != 3 || gue[2..4] != [0, 0] {
         return Err(bad);
     }
+    if gue[4] == QUESTION {
+        if gue[1] != 59 || gue.len() != 24 || number(frame, udp + 6) != 0 {
+            return Err(bad);
+        }
+        return Ok(Arrived::Answered(answered(world, frame, udp)));
+    }
     let mut cookie = [0; 8];
     cookie.copy_from_slice(&gue[8..16]);
     let cookie = u64::from_le_bytes(cookie);
@@ -108,6 +119,31 @@ fn content(world: &World, frame: &[u8], vlan: u16) -> Result<Arrived, Dropped> {
         congested(&mut inner);
     }
     Ok(Arrived::Packet(inner, position))
+}
+
+/// The same frame on its way back, with the milliseconds for which VIPs are announced: the suites
+/// know only "for ever" and "not any more".
+fn answered(world: &World, frame: &[u8], udp: usize) -> Vec<u8> {
+    let mut answer = frame.to_vec();
+    let swap = |answer: &mut Vec<u8>, at: usize, length: usize| {
+        answer[at..at + length].copy_from_slice(&frame[at + length..at + 2 * length]);
+        answer[at + length..at + 2 * length].copy_from_slice(&frame[at..at + length]);
+    };
+    swap(&mut answer, 0, 6);
+    swap(&mut answer, udp, 2);
+    if number(frame, 12) == 0x0800 {
+        swap(&mut answer, 26, 4);
+        answer[22] = 64;
+        checksum::renew_header(frame, &mut answer, PACKET);
+    } else {
+        swap(&mut answer, 22, 16);
+        answer[21] = 64;
+    }
+    let gue = udp + 8;
+    answer[gue + 4] = ANSWER;
+    let announces = if world.announcing { u32::MAX } else { 0 };
+    answer[gue + 16..gue + 20].copy_from_slice(&announces.to_be_bytes());
+    answer
 }
 
 /// RFC 6040 section 4.2: what was marked on the way shows to the receiver, if it can tell.

@@ -1,0 +1,71 @@
+//! What membership costs, and how soon it notices, in clusters of all sizes. Run by hand: the largest takes
+//! minutes, and only in release mode.
+use super::simulation::*;
+use std::time::Duration;
+
+/// Nodes that are cut, one after another.
+const CUTS: usize = 20;
+/// For how long the traffic of a calm cluster is counted.
+const CALM_S: u64 = 10;
+
+fn measure(count: usize) -> String {
+    let mut lab = Lab::empty(count, 7);
+    lab.faults = Faults {
+        loss: 1000,
+        doubled: 1000,
+        trip: (Duration::from_micros(50), Duration::from_micros(500)),
+    };
+    for at in 0..count {
+        lab.start(at);
+    }
+    lab.run(4000);
+    assert_eq!(lab.agents[0].as_ref().unwrap().alive().len(), count);
+    lab.run(3000);
+    lab.traffic.iter_mut().for_each(|traffic| *traffic = Traffic::default());
+    lab.run(CALM_S * 1000);
+    let most = lab.traffic.iter().map(|t| t.datagrams).max().unwrap_or_default() / CALM_S;
+    let mean =
+        |of: fn(&Traffic) -> u64| lab.traffic.iter().map(of).sum::<u64>() / count as u64 / CALM_S;
+    let (datagrams, bytes) = (mean(|t| t.datagrams), mean(|t| t.bytes));
+
+    let mut noticed = Vec::new();
+    for cut in 0..CUTS {
+        let at = cut * 37 % count;
+        let phase = lab.random() % 30;
+        lab.run(phase);
+        let began = lab.time();
+        let name = lab.names[at].clone();
+        lab.cut(at);
+        lab.run(1000);
+        for of in (0..count).filter(|of| *of != at) {
+            let mut views = lab.seen.iter().filter(|(when, n, _)| *n == of && *when > began);
+            let (when, ..) = views.find(|(.., view)| !view.contains_key(&name)).unwrap();
+            noticed.push(*when - began);
+        }
+        lab.cut.clear();
+        lab.seen.clear();
+        // Each has a minute to be forgiven.
+        lab.run(if count > 100 { 1500 } else { 70_000 });
+    }
+    noticed.sort();
+    let percentile = |of: usize| noticed[(noticed.len() * of).div_ceil(1000) - 1].as_millis();
+    format!(
+        "| {count} | {} | {} | {} | {datagrams} ({most}) | {} |",
+        percentile(500),
+        percentile(990),
+        percentile(1000),
+        bytes / 1000
+    )
+}
+
+#[test]
+#[ignore = "takes minutes; its figures stand in docs/design.md"]
+fn costs() {
+    println!(
+        "| nodes | noticed, ms: p50 | p99 | last | datagrams/s of a node (most) | kB/s of a node |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for count in [3, 6, 20, 100, 1000] {
+        println!("{}", measure(count));
+    }
+}

@@ -1,0 +1,227 @@
+//! From what is reported to who is alive.
+use super::{
+    Alive, AliveNode, Arc, BTreeSet, Departure, Duration, Hearing, Instant, Members, NodeCookies,
+    Probing, Standing, Trouble, Watch,
+};
+
+/// Where frames arrive, the others have so long to be among those who send them: a link that is
+/// mended shows by any frame.
+const GRACE: Duration = Duration::from_millis(30);
+/// Who hears nothing for so long is not to speak, either: what it repeats of its claims may be
+/// what gets through.
+const DEAF: Duration = Duration::from_millis(200);
+/// What voters' standings depend on are the standings of others: so often it is looked again.
+const PASSES: usize = 4;
+
+impl Members {
+    /// Whether a node's word counts: its agent lives, as far as is known.
+    fn votes(&self, at: usize) -> bool {
+        let peer = &self.peers[at];
+        at == self.mine || peer.standing.agent && !peer.is_deaf()
+    }
+
+    /// What most of a node's watchers say of it.
+    fn verdict(&self, target: usize) -> Trouble {
+        let watchers = self.orders.watchers(target, |watcher| self.votes(watcher));
+        let name = &self.peers[target].name;
+        let report = |watcher: usize| {
+            if watcher == self.mine {
+                Some(&self.report)
+            } else {
+                self.peers[watcher].report.as_ref()
+            }
+        };
+        let says = |watcher: &usize| {
+            let trouble = report(*watcher).and_then(|report| report.troubles.get(name));
+            trouble.copied().unwrap_or_default()
+        };
+        let said: Vec<Trouble> = watchers.iter().map(says).filter(|said| !said.unknown).collect();
+        let most =
+            |of: fn(&Trouble) -> bool| said.iter().filter(|t| of(t)).count() * 2 > said.len();
+        Trouble { unseen: most(|t| t.unseen), silent: most(|t| t.silent), unknown: false }
+    }
+
+    /// Those of whom anybody says that something is amiss.
+    fn in_trouble(&self) -> BTreeSet<usize> {
+        let reports = self.peers.iter().filter_map(|peer| peer.report.as_ref());
+        let named = reports.chain([&self.report]).flat_map(|report| report.troubles.keys());
+        named.filter_map(|name| self.position(name)).collect()
+    }
+
+    /// Brings standings, the view and who watches whom up to date.
+    pub(super) fn look(&mut self, now: Instant) {
+        let troubled = self.in_trouble();
+        let before: Vec<Standing> = self.peers.iter().map(|peer| peer.standing).collect();
+        for _ in 0..PASSES {
+            let mut settled = true;
+            for at in 0..self.peers.len() {
+                if at == self.mine {
+                    continue;
+                }
+                let verdict =
+                    if troubled.contains(&at) { self.verdict(at) } else { Trouble::default() };
+                let standing = self.standing(at, verdict, now);
+                settled &= standing == self.peers[at].standing;
+                self.peers[at].standing = standing;
+            }
+            if settled {
+                break;
+            }
+        }
+        self.accused = troubled.contains(&self.mine) && self.verdict(self.mine).any();
+        for (at, before) in before.into_iter().enumerate() {
+            let peer = &mut self.peers[at];
+            if before.kernel && !peer.standing.kernel {
+                peer.left = Some(now);
+            }
+        }
+        self.stale = true;
+        self.view(now);
+        self.note_moves(now);
+        self.assign(now);
+    }
+
+    fn standing(&self, at: usize, verdict: Trouble, now: Instant) -> Standing {
+        let peer = &self.peers[at];
+        let Some(report) = &peer.report else {
+            let assumed = peer.assumed_until.is_some_and(|until| now < until);
+            return Standing { kernel: assumed || peer.serves && !verdict.unseen, agent: assumed };
+        };
+        let unloading = report.departure == Some(Departure::Unloading);
+        let kernel = peer.serves && !verdict.unseen && !unloading;
+        let agent = kernel && peer.ready && report.departure.is_none() && !verdict.silent;
+        Standing { kernel, agent }
+    }
+
+    /// Who lost its VIPs, and who got them back. That one comes for the first time does not count,
+    /// nor what was only assumed.
+    fn note_moves(&mut self, now: Instant) {
+        let known = now >= self.started + self.timing.starting();
+        for (at, peer) in self.peers.iter_mut().enumerate() {
+            let owning = self
+                .alive
+                .get(&peer.name)
+                .is_some_and(|node| node.agent && node.held_until_s.is_none());
+            if at == self.mine || peer.owning.is_none() && !owning || !known {
+                continue;
+            }
+            if peer.owning.is_some_and(|before| before != owning) {
+                peer.moves.note(now, !owning);
+                // It is to know in time.
+                (peer.greet, self.greeting) = (true, true);
+            }
+            peer.owning = Some(owning);
+        }
+    }
+
+    /// Who is taken to be alive.
+    pub(super) fn view(&mut self, now: Instant) {
+        let others = || self.others().map(|(_, peer)| peer);
+        let mut live: BTreeSet<String> =
+            others().filter(|peer| peer.standing.kernel).map(|peer| peer.name.clone()).collect();
+
+        // Isolation. This node counts in both sets.
+        let window = self.timing.window;
+        let lately = others().filter(|peer| {
+            let real = peer.report.is_some() || peer.serves;
+            real && (peer.standing.kernel || peer.left.is_some_and(|left| now < left + window))
+        });
+        let lately: BTreeSet<String> = lately.map(|peer| peer.name.clone()).collect();
+        let mut reference = self.frozen.take().unwrap_or_default();
+        reference.extend(lately);
+        reference.retain(|name| {
+            self.position(name).is_some_and(|at| {
+                let departure = self.peers[at].report.as_ref().and_then(|r| r.departure);
+                departure != Some(Departure::Unloading)
+            })
+        });
+        let left = live.intersection(&reference).count();
+        self.alone = left == 0 && !reference.is_empty();
+        self.evidence = self.evidence.filter(|_| self.alone);
+        let nobody = self.evidence.is_some_and(|at| now >= at + GRACE)
+            && self.sign.is_none_or(|sign| now >= sign + self.timing.pace.patience);
+        let isolated = reference.len() >= 3 && (1 + left) * 2 < reference.len() + 1;
+        if isolated || self.alone && !nobody {
+            live.extend(reference.iter().cloned());
+            self.frozen = Some(reference);
+        }
+        self.waits = self.alone && !nobody;
+        self.waits_since = self.waits_since.or(Some(now)).filter(|_| self.waits);
+        let deaf = self.waits_since.is_some_and(|since| now >= since + DEAF);
+
+        let node = |name: String| {
+            let peer = &self.peers[self.position(&name)?];
+            let mut node = AliveNode {
+                interfaces: peer.interfaces.clone(),
+                agent: peer.standing.agent,
+                held_until_s: peer.report.as_ref().and_then(|report| report.held_until_s),
+            };
+            if !peer.standing.kernel {
+                // As it was when it was last seen.
+                let departed = peer.report.as_ref().is_some_and(|r| r.departure.is_some());
+                node.agent = !departed && self.alive.get(&name).is_none_or(|known| known.agent);
+            }
+            Some((name, node))
+        };
+        let mut view: Alive = live.into_iter().filter_map(node).collect();
+        let own = AliveNode {
+            interfaces: self.report.interfaces.clone(),
+            agent: self.report.departure.is_none() && !self.accused && !deaf,
+            held_until_s: self.report.held_until_s,
+        };
+        view.insert(self.me.clone(), own);
+        if view != *self.alive {
+            self.alive = Arc::new(view);
+        }
+    }
+
+    /// Who watches whom.
+    fn assign(&mut self, now: Instant) {
+        let fit: Vec<bool> = (0..self.peers.len()).map(|at| self.votes(at)).collect();
+        let close: BTreeSet<usize> =
+            self.orders.watchers(self.mine, |watcher| fit[watcher]).into_iter().collect();
+        self.hello_due = self.hello_due.min(now + self.timing.hello);
+        for at in 0..self.peers.len() {
+            if at == self.mine {
+                continue;
+            }
+            let ours = self.orders.watchers(at, |watcher| fit[watcher]).contains(&self.mine);
+            let peer = &mut self.peers[at];
+            peer.set_close(close.contains(&at), self.timing.hello, now);
+            match (&peer.watch, ours) {
+                (None, true) => {
+                    let (probing, trouble) = (Probing::new(now), Trouble::UNKNOWN);
+                    peer.watch = Some(Watch { since: now, probing, trouble, asked: None });
+                    self.report.troubles.insert(peer.name.clone(), trouble);
+                    self.changed = true;
+                    self.watched.push(at);
+                }
+                (Some(_), false) => {
+                    peer.watch = None;
+                    self.watched.retain(|watched| *watched != at);
+                    if self.report.troubles.remove(&peer.name).is_some() {
+                        self.changed = true;
+                        // It may have been what decided.
+                        self.refresh = true;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn publish(&mut self) {
+        let of = |peer: &super::Peer| Some((peer.name.clone(), peer.report.as_ref()?.cookie?));
+        let cookies: NodeCookies = self.others().filter_map(|(_, peer)| of(peer)).collect();
+        if cookies != *self.cookies {
+            self.cookies = Arc::new(cookies);
+        }
+        let lives = self.others().filter(|(_, peer)| peer.standing.agent && peer.report.is_some());
+        let hearing: Hearing = lives
+            .flat_map(|(_, peer)| peer.addresses.iter().map(|a| (*a, peer.hears.clone())))
+            .collect();
+        if hearing != *self.hearing {
+            self.hearing = Arc::new(hearing);
+        }
+    }
+}
