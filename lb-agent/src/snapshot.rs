@@ -7,11 +7,12 @@
 use imbl::OrdMap;
 use ipnet::IpNet;
 use litemap::LiteMap;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, net::IpAddr, ops::Deref, sync::Arc};
 
 /// Namespace and name. A copy is another reference to the same text: a Service's name stands in
 /// many places.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
     /// Namespace; empty for kinds without one.
     pub namespace: Arc<str>,
@@ -103,7 +104,9 @@ impl Deref for Slices {
 }
 
 /// TCP, UDP or SCTP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum Protocol {
     /// IANA 6
     #[default]
@@ -136,7 +139,7 @@ impl fmt::Display for Protocol {
 }
 
 /// `spec.ipFamilyPolicy`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IpFamilyPolicy {
     /// One family.
     #[default]
@@ -148,7 +151,7 @@ pub enum IpFamilyPolicy {
 }
 
 /// `spec.externalTrafficPolicy`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExternalTrafficPolicy {
     /// Any node.
     #[default]
@@ -158,7 +161,7 @@ pub enum ExternalTrafficPolicy {
 }
 
 /// A port of a Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Its name; empty where there is only one. An EndpointSlice's port has the same.
     pub name: String,
@@ -169,7 +172,7 @@ pub struct ServicePort {
 }
 
 /// One entry of `status.loadBalancer.ingress`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ingress {
     /// `ip`, as written there.
     pub ip: Option<String>,
@@ -178,7 +181,7 @@ pub struct Ingress {
 }
 
 /// A Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Its name.
     pub name: ObjectName,
@@ -235,7 +238,7 @@ impl Service {
 }
 
 /// A port of an EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointPort {
     /// The Service port's name.
     pub name: String,
@@ -246,7 +249,7 @@ pub struct EndpointPort {
 }
 
 /// An endpoint of a slice: a pod, usually.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// `addresses[0]`: the API promises that all are interchangeable.
     pub address: IpAddr,
@@ -261,7 +264,7 @@ pub struct Endpoint {
 }
 
 /// An EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Its own name.
     pub name: ObjectName,
@@ -284,7 +287,7 @@ impl EndpointSlice {
 }
 
 /// A Node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// Labels.
     pub labels: Labels,
@@ -297,7 +300,7 @@ pub struct Node {
 }
 
 /// `operator` of a label selector requirement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operator {
     /// The label's value is among `values`.
     In,
@@ -310,7 +313,7 @@ pub enum Operator {
 }
 
 /// A requirement of a label selector.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requirement {
     /// The label.
     pub key: String,
@@ -321,7 +324,7 @@ pub struct Requirement {
 }
 
 /// A `metav1.LabelSelector`. Empty matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelSelector {
     /// All must be there.
     pub match_labels: Labels,
@@ -352,7 +355,7 @@ pub fn any_matches(selectors: &[LabelSelector], labels: &Labels) -> bool {
 }
 
 /// `spec.serviceAllocation` of a pool.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceAllocation {
     /// Lower is tried earlier, 0 last.
     pub priority: i32,
@@ -365,7 +368,7 @@ pub struct ServiceAllocation {
 }
 
 /// An `IPAddressPool`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpAddressPool {
     /// When it was created, in seconds since 1970; 0 in manifests. Of two pools that overlap, the
     /// older is used, and of two of the same age the first by name.
@@ -385,7 +388,7 @@ pub struct IpAddressPool {
 }
 
 /// One of `spec.preferredNodeSelectors` of an L2Advertisement.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodePreference {
     /// 1 to 100.
     pub weight: i32,
@@ -394,7 +397,7 @@ pub struct NodePreference {
 }
 
 /// An `L2Advertisement`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct L2Advertisement {
     /// Names of pools.
     pub ip_address_pools: Vec<String>,

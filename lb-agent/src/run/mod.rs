@@ -90,6 +90,7 @@ pub async fn run(options: Run) -> anyhow::Result<()> {
         scope,
         node: node.clone(),
         webhook: options.webhook_port(),
+        state: options.state_dir.clone(),
     };
     let source =
         Arc::new(Kubernetes::start(kubernetes, stop.clone()).await.exit_with(Exit::Configuration)?);

@@ -78,6 +78,10 @@ pub struct Run {
     /// TCP port on which they ask
     #[arg(long, value_name = "PORT", default_value_t = 9443, value_parser = clap::value_parser!(u16).range(1..))]
     pub webhook_port: u16,
+    /// Folder for what is kept from one start to the next, of this node alone: what was last seen of the
+    /// Kubernetes API, for an agent that starts while that is away
+    #[arg(long, value_name = "DIR", default_value = "/run/herald")]
+    pub state_dir: PathBuf,
     /// How programs and maps are loaded.
     #[command(flatten)]
     pub load: LoadOptions,

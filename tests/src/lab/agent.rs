@@ -51,6 +51,7 @@ impl Agent {
         let log = lab.directory.join(format!("{}-agent.log", node.name));
         let mut agent = command(node, options)?;
         agent.arg("--pin-dir").arg(&pin_directory);
+        agent.arg("--state-dir").arg(lab.directory.join(format!("{}-state", node.name)));
         // One after another writes to the same file.
         let file = fs::OpenOptions::new().create(true).append(true).open(&log)?;
         agent.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);

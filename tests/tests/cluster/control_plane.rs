@@ -28,8 +28,22 @@ pub(crate) fn api_server_away(cluster: &mut Cluster) -> Result<()> {
             agent.check()?;
         }
     }
-    // An agent that starts now has nothing but what is pinned.
+    // An agent that starts now has what is pinned, and what the one before has seen.
     cluster.restart_agent(0)?;
+    wait::until_true(
+        3 * START_LIMIT,
+        "what was last seen is in force, and all nodes are known",
+        || {
+            cluster.agents[0].check()?;
+            let url = "http://127.0.0.1:9120/metrics";
+            let metrics = cluster.lab.nodes[0].namespace.output("curl", &["-s", "--fail", url]);
+            let metrics = metrics.unwrap_or_default();
+            let alive = format!("herald_nodes_alive {}", cluster.lab.nodes.len());
+            Ok(["herald_ready 1", &alive]
+                .iter()
+                .all(|told| metrics.lines().any(|line| line == *told)))
+        },
+    )?;
     wait::sleep_until(std::time::Instant::now() + TAKEOVER_LIMIT);
     let flow = flow.stop()?;
     ensure!(flow.lost() == 0, "{} of {} datagrams lost", flow.lost(), flow.sent);

@@ -12,6 +12,7 @@ mod events;
 mod follow;
 mod health;
 mod l2_status;
+pub mod last_seen;
 mod lease;
 pub mod membership;
 mod pace;
@@ -74,6 +75,8 @@ pub struct Options {
     pub node: String,
     /// The port that configuration is checked at before it is stored; `None` for not at all.
     pub webhook: Option<u16>,
+    /// `--state-dir`: where what was last seen is kept.
+    pub state: PathBuf,
 }
 
 /// The Kubernetes API as a source.
@@ -96,7 +99,7 @@ impl Kubernetes {
     /// # Errors
     /// Where nothing tells how to reach an API.
     pub async fn start(options: Options, stop: CancellationToken) -> Result<Self, ClientError> {
-        let Options { kubeconfig, scope, node, webhook } = options;
+        let Options { kubeconfig, scope, node, webhook, state } = options;
         let (client, server) = client::connect(kubeconfig.as_deref()).await?;
         tracing::info!("following the Kubernetes API at {server}");
         let (events, writer) = Events::new(&scope.namespace);
@@ -116,6 +119,7 @@ impl Kubernetes {
         source.tell_announced(&scope.namespace, &node, &stop);
         let publishing = Arc::clone(&source.view);
         source.spawn(&stop, async move { publishing.publish().await });
+        source.aside(&stop, last_seen::keep(Arc::clone(&source.view), state));
         let (judged, configuration) = watch::channel(None);
         let secrets = Secrets {
             client: source.client.clone(),

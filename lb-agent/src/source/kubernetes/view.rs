@@ -79,6 +79,18 @@ impl View {
         self.snapshots.subscribe()
     }
 
+    /// Begins with a snapshot of before, if none has been made yet. The first one that is made takes its
+    /// place; nothing is allocated until then.
+    pub(super) fn begin_with(&self, snapshot: Snapshot) -> bool {
+        self.snapshots.send_if_modified(|last| {
+            let first = last.is_none();
+            if first {
+                *last = Some(Arc::new(snapshot));
+            }
+            first
+        })
+    }
+
     /// The configuration, judged, once every kind of it is known.
     pub(super) fn configuration(&self) -> watch::Receiver<Option<Arc<Configuration>>> {
         self.configuration.subscribe()
