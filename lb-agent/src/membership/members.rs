@@ -435,6 +435,10 @@ impl Members {
         if watch.probing.answer(number, answer, &self.timing.pace, now) {
             self.counts.answers += 1;
             self.sign = Some(now);
+            // Who had lost all was away itself.
+            if self.alone {
+                watch.probing.absolve();
+            }
             // It has programs, and once it announces, tables: no need to have heard its agent.
             if peer.report.is_none() && !peer.serves && watch.probing.announces().is_some() {
                 peer.serves = true;

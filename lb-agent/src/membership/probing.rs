@@ -220,6 +220,13 @@ impl Probing {
         true
     }
 
+    /// It answers, and was not what was away: it counts at once.
+    pub fn absolve(&mut self) {
+        if std::mem::take(&mut self.unseen) {
+            self.away.pop_back();
+        }
+    }
+
     /// Nobody is to blame for what was not heard while this process did not run.
     pub fn forgive(&mut self, stalled: Duration, now: Instant) {
         for at in self.waiting.iter_mut().map(|sent| &mut sent.at) {

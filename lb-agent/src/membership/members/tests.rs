@@ -234,6 +234,28 @@ fn whom_no_frame_reaches_claims_nothing() {
 }
 
 #[test]
+fn who_was_cut_off_does_not_hold_it_against_the_others() {
+    let mut lab = Lab::new(3);
+    for _ in 0..5 {
+        lab.cut(N2);
+        lab.run(1000);
+        lab.cut.clear();
+        lab.run(60);
+        // It sees all at once, but is not back for them.
+        assert_eq!(lab.view(N2).replace('*', ""), "n1 (n2) n3");
+        // Now the next is cut off: one is left to own what there is.
+        lab.cut(N1);
+        lab.run(150);
+        let n3 = lab.agents[N3].as_ref().unwrap().alive();
+        assert!(n3["n3"].agent && !n3.contains_key("n1"), "{}", lab.view(N3));
+        lab.run(1000);
+        lab.cut.clear();
+        lab.run(10_000);
+        assert_eq!(lab.view(N3).replace('*', ""), "n1 n2 n3");
+    }
+}
+
+#[test]
 fn whom_nobody_hears_owns_nothing() {
     let mut lab = Lab::new(3);
     lab.cut.insert((N1, ALL));

@@ -147,7 +147,8 @@ impl Members {
         }
         self.waits = self.alone && !nobody;
         self.waits_since = self.waits_since.or(Some(now)).filter(|_| self.waits);
-        let deaf = self.waits_since.is_some_and(|since| now >= since + DEAF);
+        let since = self.waits_since.map(|since| self.sign.map_or(since, |sign| sign.max(since)));
+        let deaf = since.is_some_and(|since| now >= since + DEAF);
 
         let node = |name: String| {
             let peer = &self.peers[self.position(&name)?];
