@@ -64,6 +64,14 @@ pub(super) async fn of_cluster(mut secret: MembershipSecret) -> watch::Receiver<
             // Another was faster.
             Err(Failure::Api(kube::Error::Api(status))) if status.code == 409 => {}
             Err(failure) => {
+                // The API server is away, say. The others have these, too.
+                if let Some(last_seen) = secret.last_seen() {
+                    say(
+                        &mut said,
+                        &format!("going on with the keys that were last seen: {failure}"),
+                    );
+                    break last_seen;
+                }
                 say(&mut said, &format!("waiting: {failure}"));
                 sleep(WAITED_FOR).await;
             }

@@ -15,7 +15,7 @@ use crate::snapshot::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, BufWriter, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -111,14 +111,25 @@ pub fn read(directory: &Path) -> io::Result<Option<(Snapshot, SystemTime)>> {
 ///
 /// The folder cannot be made, or the file cannot be written there.
 pub fn write(directory: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    replace(directory, FILE, |file| {
+        serde_json::to_writer(file, &Document::from(snapshot)).map_err(Into::into)
+    })
+}
+
+/// Makes a file of the folder anew, whole or not at all.
+pub(super) fn replace(
+    directory: &Path,
+    name: &str,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let unfinished = directory.join(format!("{FILE}.new"));
+    let unfinished = directory.join(format!("{name}.new"));
     let file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     let mut file = BufWriter::new(file);
-    serde_json::to_writer(&mut file, &Document::from(snapshot))?;
+    fill(&mut file)?;
     file.flush()?;
-    fs::rename(unfinished, directory.join(FILE))
+    fs::rename(unfinished, directory.join(name))
 }
 
 /// Goes on with what was last seen if the API server gives no answer, and keeps what is seen.

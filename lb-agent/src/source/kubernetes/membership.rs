@@ -4,6 +4,10 @@
 //! have a token made for any account of the namespace). Whoever finds it so fills it, if it is still as
 //! it was read: of several that start together one succeeds, and the others find its key. Who
 //! already has keys when it is emptied puts them back.
+//!
+//! What was read is kept in a file that only this agent may read, for when it starts while the API
+//! server is away.
+use super::last_seen;
 use crate::membership::keys::{BadKeys, Keyring, MADE};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
@@ -11,15 +15,17 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use tokio::time::timeout;
-use tracing::info;
+use tracing::{info, warn};
 
 /// The Secret's name.
 pub const NAME: &str = "herald-membership";
 /// The name in it of the key that agents make.
 const FIRST: &str = "key-1";
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Where they are kept, in `--state-dir`: JSON, name by name, base64.
+const FILE: &str = "membership-keys.json";
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +53,22 @@ pub enum Failure {
 pub struct MembershipSecret {
     client: Client,
     namespace: String,
+    state: PathBuf,
     known: BTreeMap<String, ByteString>,
 }
 
 impl MembershipSecret {
-    pub(super) fn new(client: Client, namespace: String) -> Self {
-        Self { client, namespace, known: BTreeMap::new() }
+    pub(super) fn new(client: Client, namespace: String, state: PathBuf) -> Self {
+        Self { client, namespace, state, known: BTreeMap::new() }
+    }
+
+    /// What was read last, by this agent or the one before it.
+    pub fn last_seen(&mut self) -> Option<Keyring> {
+        let text = fs::read(self.state.join(FILE)).ok()?;
+        let known = serde_json::from_slice(&text).ok()?;
+        let ring = ring_of(&known).ok()?;
+        self.known = known;
+        Some(ring)
     }
 
     /// Reads it, and fills it if it is empty.
@@ -84,9 +100,21 @@ impl MembershipSecret {
             timeout(PATIENCE, secrets.patch(NAME, &params, &Patch::Merge(patch))).await??;
             info!("Secret {NAME} has the key by which agents know each other");
         }
-        let named = data.iter().map(|(name, key)| (name.clone(), key.0.clone()));
-        let ring = Keyring::from_named(&named.collect())?;
+        let ring = ring_of(&data)?;
+        if self.known != data {
+            let kept = last_seen::replace(&self.state, FILE, |file| {
+                serde_json::to_writer(file, &data).map_err(Into::into)
+            });
+            if let Err(error) = kept {
+                warn!("{}: the keys cannot be kept ({error})", self.state.display());
+            }
+        }
         self.known = data;
         Ok(ring)
     }
+}
+
+fn ring_of(data: &BTreeMap<String, ByteString>) -> Result<Keyring, BadKeys> {
+    let named = data.iter().map(|(name, key)| (name.clone(), key.0.clone()));
+    Keyring::from_named(&named.collect())
 }

@@ -83,6 +83,7 @@ pub struct Options {
 pub struct Kubernetes {
     client: Client,
     namespace: String,
+    state: PathBuf,
     view: Arc<View>,
     health: Arc<Health>,
     usage: watch::Sender<Usage>,
@@ -108,7 +109,7 @@ impl Kubernetes {
         let (usage, announced) = (watch::Sender::default(), watch::Sender::default());
         let tasks = TaskTracker::new();
         let namespace = scope.namespace.clone();
-        let source = Self { client, namespace, view, health, usage, announced, tasks };
+        let source = Self { client, namespace, view, health, usage, announced, tasks, state };
         source.follow(&scope, &stop);
         source.hold_leases(&scope.namespace, &node, &stop);
         let pools = Api::namespaced(source.client.clone(), &scope.namespace);
@@ -119,7 +120,7 @@ impl Kubernetes {
         source.tell_announced(&scope.namespace, &node, &stop);
         let publishing = Arc::clone(&source.view);
         source.spawn(&stop, async move { publishing.publish().await });
-        source.aside(&stop, last_seen::keep(Arc::clone(&source.view), state));
+        source.aside(&stop, last_seen::keep(Arc::clone(&source.view), source.state.clone()));
         let (judged, configuration) = watch::channel(None);
         let secrets = Secrets {
             client: source.client.clone(),
@@ -152,7 +153,7 @@ impl Kubernetes {
 
     /// The keys by which agents know each other.
     pub fn membership_secret(&self) -> MembershipSecret {
-        MembershipSecret::new(self.client.clone(), self.namespace.clone())
+        MembershipSecret::new(self.client.clone(), self.namespace.clone(), self.state.clone())
     }
 
     /// Waits until everything has ended that `stop` ends.
