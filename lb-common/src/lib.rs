@@ -5,6 +5,7 @@
 //! * [`hash`]: the flow hash and the scores from which all nodes derive the same rows
 //! * [`filter`]: the two bitmaps that let traffic that is not ours through quickly
 //! * [`checksum`]: incremental Internet checksum arithmetic
+//! * [`closed`]: telling a closed connection's packets from those of another from the same port
 //! * [`tunnel`]: how packets travel between nodes that share no link
 //! * [`wire`]: the protocol headers that the data path reads and writes
 //!
@@ -12,6 +13,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod checksum;
+pub mod closed;
 pub mod filter;
 pub mod hash;
 pub mod maps;

@@ -9,6 +9,8 @@
 //! `[0, 80]` and not 20480. Padding is explicit, since the kernel compares keys
 //! byte by byte.
 
+use crate::closed::Mark;
+
 /// Version of everything in this module; part of the pin directory's name.
 pub const SCHEMA_VERSION: u32 = 4;
 
@@ -307,6 +309,8 @@ pub const FLOW_CLOSING: u8 = 1;
 /// [`Flow::state`]: this node's kernel does the last step (mode `kernel`, or a connection that
 /// kube-proxy began). There is no entry for the way back, and `peer` is the VIP itself.
 pub const FLOW_KERNEL: u8 = 2;
+/// [`Flow::state`], beside [`FLOW_CLOSING`]: [`Flow::closed_at`] says where.
+pub const FLOW_CLOSED_AT: u8 = 4;
 
 /// Seconds after which a silent UDP flow is none any more: as long as conntrack keeps one that
 /// has been answered, and more.
@@ -330,8 +334,9 @@ pub struct Flow {
     pub seen_s: u32,
     /// Of the flags `FLOW_…`.
     pub state: u8,
-    /// Always 0.
-    pub pad: [u8; 3],
+    /// With [`FLOW_CLOSED_AT`]: of the client's FIN, by which another connection's packets are
+    /// [told apart](crate::closed). Else 0.
+    pub closed_at: Mark,
 }
 
 /// Key of `AFFINITY`: a client of a Service's port with `sessionAffinity: ClientIP`.

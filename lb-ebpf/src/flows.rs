@@ -9,14 +9,15 @@
 use crate::{
     elsewhere,
     maps::{ENDPOINTS, FLOWS, PENDING, address_words, now_ns, now_s},
-    packet::Packet,
+    packet::{LATER, Packet},
 };
 use aya_ebpf::btf_maps::LruHashMap;
 use lb_common::{
+    closed,
     hash::flow_hash_v6,
     maps::{
-        ENDPOINT_PRESENT, FLOW_CLOSING, FLOW_KERNEL, Flow, FlowKey, NO_ENDPOINT, TO_CLIENT,
-        UDP_IDLE_S,
+        ENDPOINT_PRESENT, FLOW_CLOSED_AT, FLOW_CLOSING, FLOW_KERNEL, Flow, FlowKey, NO_ENDPOINT,
+        TO_CLIENT, UDP_IDLE_S,
     },
     wire::{TCP_FIN, TCP_RST, protocol},
 };
@@ -43,6 +44,9 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// connection's: two seconds at least, since only seconds are noted.
 const DOUBT_NS: u64 = 3 * SECOND_NS;
 
+/// [`Flow::state`] of a flow whose client's FIN was seen.
+const CLOSED: u8 = FLOW_CLOSING | FLOW_CLOSED_AT;
+
 /// Of [`find`]: there is no such flow.
 pub(crate) const UNKNOWN: u32 = 0;
 /// Of [`find`]: there is none any more, but what was there is to be removed.
@@ -59,9 +63,10 @@ pub(crate) const GONE: u32 = 5;
 pub(crate) const HEARD: u32 = 0x100;
 
 /// Finds the flow of a packet and notes that the client has been heard. A closing flow is none
-/// for a packet that begins one, and none for others if its client was silent since, until the
-/// agents have said that it is here all the same: the client's port may have begun another
-/// connection at another node. What an ICMP error is about is only looked at.
+/// for a packet that begins one, and none for others if its client was silent since or they look
+/// like another connection's, until the agents have said that it is here all the same: the
+/// client's port may have begun another connection at another node. What an ICMP error is about
+/// is only looked at.
 ///
 /// With [`STALE`] the target is what the flow had.
 #[inline(never)]
@@ -85,9 +90,9 @@ pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
                 return STALE;
             }
             if state & FLOW_CLOSING != 0
-                && age >= DOUBT_NS
                 && key.proto == protocol::TCP
                 && !packet.is_error
+                && (age >= DOUBT_NS || is_another(&*flow, packet))
                 && elsewhere::is_known_here(key) == 0
             {
                 return UNKNOWN;
@@ -98,8 +103,9 @@ pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
                 return found;
             }
             if !packet.is_error {
-                if ends && state & FLOW_CLOSING == 0 {
-                    (*flow).state = state | FLOW_CLOSING;
+                if ends && state & FLOW_CLOSED_AT == 0 {
+                    (*flow).closed_at = closed::mark(packet.sequence);
+                    (*flow).state = state | CLOSED;
                 }
                 if age >= SECOND_NS {
                     (*flow).seen_s = (now / SECOND_NS) as u32;
@@ -130,8 +136,8 @@ pub(crate) fn find(packet: &Packet, target: &mut Target) -> u32 {
             return known(state) | HEARD;
         }
         // The client has answered, so it is there: its flow moves to the main table.
-        let state = if ends { state | FLOW_CLOSING } else { state };
-        if store(&FLOWS, key, &reply_key(key, target), target, state) {
+        let state = if ends { state | CLOSED } else { state };
+        if store(&FLOWS, packet, &reply_key(key, target), target, state) {
             known(state) | HEARD
         } else {
             FULL
@@ -148,17 +154,18 @@ pub(crate) fn end(key: &FlowKey) {
     let _ = PENDING.remove(key);
 }
 
-/// Notes that a flow which the kernel delivers, and which is not known, is ending.
+/// Notes that a flow which the kernel delivers, and which is not known, is ending with this packet.
 #[inline(never)]
-pub(crate) fn note_ending(key: &FlowKey) -> u32 {
+pub(crate) fn note_ending(packet: &Packet) -> u32 {
+    let key = &packet.flow;
     let flow = Flow {
         peer: key.peer,
         peer_port: key.peer_port,
         client_port: key.client_port,
         endpoint: NO_ENDPOINT,
         seen_s: now_s(),
-        state: FLOW_KERNEL | FLOW_CLOSING,
-        pad: [0; 3],
+        state: FLOW_KERNEL | CLOSED,
+        closed_at: closed::mark(packet.sequence),
     };
     u32::from(FLOWS.insert(key, flow, ANY).is_ok())
 }
@@ -167,12 +174,13 @@ pub(crate) fn note_ending(key: &FlowKey) -> u32 {
 /// delivers it. `found` is what [`find`] said, and the target what it left.
 #[inline(never)]
 pub(crate) fn create(
-    key: &FlowKey,
+    packet: &Packet,
     endpoint: u32,
     kernel: bool,
     found: u32,
     target: &mut Target,
 ) -> u32 {
+    let key = &packet.flow;
     // One key for all that is done with the way back: the stack is small.
     let mut back = reply_key(key, target);
     if found == STALE {
@@ -184,7 +192,7 @@ pub(crate) fn create(
         target.port = key.peer_port;
         target.client_port = key.client_port;
         target.endpoint = NO_ENDPOINT;
-        return if store(&PENDING, key, &back, target, FLOW_KERNEL) { KERNEL } else { FULL };
+        return if store(&PENDING, packet, &back, target, FLOW_KERNEL) { KERNEL } else { FULL };
     }
     let Some(present) = ENDPOINTS.get(endpoint) else { return GONE };
     if present.flags & ENDPOINT_PRESENT == 0 {
@@ -206,7 +214,7 @@ pub(crate) fn create(
     while attempt < PORT_ATTEMPTS {
         if !is_taken(key, &back) {
             target.client_port = back.client_port;
-            return if store(&PENDING, key, &back, target, 0) { KNOWN } else { FULL };
+            return if store(&PENDING, packet, &back, target, 0) { KNOWN } else { FULL };
         }
         if sctp {
             return FULL;
@@ -230,6 +238,14 @@ impl Target {
         self.client_port = flow.client_port;
         self.endpoint = flow.endpoint;
     }
+}
+
+/// Whether a packet is another connection's than the one that its client has closed.
+#[inline(always)]
+fn is_another(flow: &Flow, packet: &Packet) -> bool {
+    flow.state & FLOW_CLOSED_AT != 0
+        && packet.fragment != LATER
+        && closed::is_another(flow.closed_at, packet.sequence)
 }
 
 #[inline(always)]
@@ -279,7 +295,7 @@ fn reply_key(key: &FlowKey, target: &Target) -> FlowKey {
 
 type Flows<const SIZE: usize> = LruHashMap<FlowKey, Flow, SIZE>;
 
-/// Writes the entries of a flow, the endpoint's under the key `back`. Returns whether the table took them.
+/// Writes the entries of a packet's flow, the endpoint's under the key `back`. Returns whether the table took them.
 #[expect(
     clippy::needless_borrows_for_generic_args,
     reason = "by value it would be copied on the stack, which is small"
@@ -287,11 +303,12 @@ type Flows<const SIZE: usize> = LruHashMap<FlowKey, Flow, SIZE>;
 #[inline(always)]
 fn store<const SIZE: usize>(
     flows: &Flows<SIZE>,
-    key: &FlowKey,
+    packet: &Packet,
     back: &FlowKey,
     target: &Target,
     state: u8,
 ) -> bool {
+    let key = &packet.flow;
     let mut flow = Flow {
         peer: key.peer,
         peer_port: key.peer_port,
@@ -299,7 +316,7 @@ fn store<const SIZE: usize>(
         endpoint: target.endpoint,
         seen_s: now_s(),
         state: 0,
-        pad: [0; 3],
+        closed_at: [0; 3],
     };
     // The way back first: a reply must not find a flow that it cannot leave.
     if state & FLOW_KERNEL == 0 && flows.insert(back, &flow, ANY).is_err() {
@@ -309,6 +326,9 @@ fn store<const SIZE: usize>(
     flow.peer_port = target.port;
     flow.client_port = target.client_port;
     flow.state = state;
+    if state & FLOW_CLOSED_AT != 0 {
+        flow.closed_at = closed::mark(packet.sequence);
+    }
     flows.insert(key, &flow, ANY).is_ok()
 }
 

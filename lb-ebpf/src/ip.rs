@@ -247,6 +247,7 @@ fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Verdict {
                 }
                 set_ports(packet, (*tcp).source, (*tcp).destination);
                 packet.flags = (*tcp).flags;
+                packet.sequence = (*tcp).sequence;
                 packet.begins = (*tcp).flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
             }
             protocol::UDP => {

@@ -42,7 +42,9 @@ pub(crate) struct Packet {
     pub(crate) is_error: bool,
     /// Whether IPv4 options or IPv6 extension headers have been skipped.
     pub(crate) has_options: bool,
-    pub(crate) pad: [u8; 3],
+    /// [`BY_FRAME`], [`BY_AGENT`] or the position in a tunnel's header.
+    pub(crate) arrived: u8,
+    pub(crate) pad: [u8; 2],
     /// Of addresses, ports and protocol.
     pub(crate) hash: u32,
     /// The VLAN tag that was taken off, as [`tag_of`] has it; 0 is none.
@@ -57,9 +59,8 @@ pub(crate) struct Packet {
     pub(crate) fragment_id: u32,
     /// Index in `SERVICE_STATS`, or [`NO_STATS`].
     pub(crate) stats: u32,
-    /// [`BY_FRAME`], [`BY_AGENT`] or the position in a tunnel's header.
-    pub(crate) arrived: u8,
-    pub(crate) pad2: [u8; 3],
+    /// TCP's sequence number, network order; 0 for other protocols, and for later fragments.
+    pub(crate) sequence: u32,
 }
 
 impl Packet {
@@ -89,8 +90,8 @@ impl Packet {
             begins: false,
             is_error: false,
             has_options: false,
-            pad: [0; 3],
-            pad2: [0; 3],
+            pad: [0; 2],
+            sequence: 0,
         }
     }
 

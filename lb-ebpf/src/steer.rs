@@ -69,8 +69,7 @@ fn take<F: Frame, const V6: bool>(
         step::KNOWN => arrive::<F, V6>(frame, packet, way.found, &way.target),
         step::NEW => {
             let kernel = way.flags & SERVICE_KERNEL != 0;
-            let flow = &packet.flow;
-            let made = flows::create(flow, step.value(), kernel, way.found, &mut way.target);
+            let made = flows::create(packet, step.value(), kernel, way.found, &mut way.target);
             if made == flows::KNOWN && way.flags & SERVICE_CLIENT_IP != 0 {
                 affinity::note(packet, &way.target);
             }

@@ -25,6 +25,6 @@ pub(crate) fn is_proxied<F: Frame>(frame: &F, packet: &Packet, service: &Service
 pub(crate) fn note_end(packet: &Packet) {
     let ends = packet.flags & (TCP_FIN | TCP_RST) == TCP_FIN;
     if ends && packet.flow.proto == protocol::TCP && !packet.is_error {
-        flows::note_ending(&packet.flow);
+        flows::note_ending(packet);
     }
 }

@@ -88,7 +88,7 @@ fn kernels_flow(flow: &FlowId, entry: &Entry, seen_s: u32) -> Flow {
         endpoint: NO_ENDPOINT,
         seen_s,
         state: FLOW_KERNEL | closing(entry),
-        pad: [0; 3],
+        closed_at: [0; 3],
     }
 }
 

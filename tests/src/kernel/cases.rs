@@ -217,6 +217,16 @@ fn know(world: &mut World, row: &Row, vip: SocketAddr) -> Result<()> {
                 entries.iter_mut().for_each(|(_, flow)| (flow.closing, flow.seen) = (true, -100));
                 world.flows.extend(entries);
             }
+            // The frames' number is just behind the FIN's, or another connection's.
+            "closed before" | "another closed" => {
+                let number =
+                    frames::SEQUENCE.wrapping_sub(if word == "closed before" { 1 } else { 65_538 });
+                let at = Some(number >> 8);
+                entries
+                    .iter_mut()
+                    .for_each(|(_, flow)| (flow.closing, flow.closed_at) = (true, at));
+                world.flows.extend(entries);
+            }
             "stale" => {
                 entries.iter_mut().for_each(|(_, flow)| flow.endpoint = Some(GONE_ENDPOINT));
                 world.flows.extend(entries);

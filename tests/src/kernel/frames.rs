@@ -25,6 +25,9 @@ pub struct Link {
 /// What is inside a UDP datagram, a TCP segment or an echo; an odd length on purpose.
 pub const PAYLOAD: &[u8] = b"a payload of odd length";
 
+/// The sequence number of each TCP segment.
+pub const SEQUENCE: u32 = 0x0102_0304;
+
 /// Flags of a TCP segment, as they stand in the header.
 pub mod tcp_flags {
     /// No more data.
@@ -76,7 +79,7 @@ macro_rules! finish {
 
 /// A TCP segment; SYNs carry no data.
 pub fn tcp(link: Link, from: SocketAddr, to: SocketAddr, ttl: u8, flags: u8) -> Vec<u8> {
-    let mut header = etherparse::TcpHeader::new(from.port(), to.port(), 0x0102_0304, 64_240);
+    let mut header = etherparse::TcpHeader::new(from.port(), to.port(), SEQUENCE, 64_240);
     header.fin = flags & tcp_flags::FIN != 0;
     header.syn = flags & tcp_flags::SYN != 0;
     header.rst = flags & tcp_flags::RST != 0;
@@ -193,7 +196,7 @@ pub fn with_payload(
 pub fn long(link: Link, from: SocketAddr, to: SocketAddr, tcp: bool, length: usize) -> Vec<u8> {
     let payload: Vec<u8> = (0..length).map(|n| n as u8).collect();
     if tcp {
-        let mut header = etherparse::TcpHeader::new(from.port(), to.port(), 0x0102_0304, 64_240);
+        let mut header = etherparse::TcpHeader::new(from.port(), to.port(), SEQUENCE, 64_240);
         header.ack = true;
         header.acknowledgment_number = 0x0506_0708;
         finish!(ip(link, from.ip(), to.ip(), 64).tcp_header(header), &payload)
@@ -204,7 +207,7 @@ pub fn long(link: Link, from: SocketAddr, to: SocketAddr, tcp: bool, length: usi
 
 /// A SYN-ACK with these options (a multiple of four bytes).
 pub fn syn_ack(link: Link, from: SocketAddr, to: SocketAddr, options: &[u8]) -> Vec<u8> {
-    let mut header = etherparse::TcpHeader::new(from.port(), to.port(), 0x0102_0304, 64_240);
+    let mut header = etherparse::TcpHeader::new(from.port(), to.port(), SEQUENCE, 64_240);
     header.syn = true;
     header.ack = true;
     header.acknowledgment_number = 0x0506_0708;

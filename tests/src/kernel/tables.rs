@@ -13,10 +13,11 @@ use lb_common::{
     maps::{
         Affinity, AffinityKey, Announced, AnnouncedKey, Budget, ELSEWHERE_ASKED,
         ELSEWHERE_ASKED_AGAIN, ELSEWHERE_NOBODY, ELSEWHERE_NODE, ENDPOINT_PRESENT, Elsewhere,
-        Endpoint, FLOW_CLOSING, FLOW_KERNEL, Flow, FlowKey, FragmentKey, Fragmented, MacKey,
-        MacOwner, NO_ENDPOINT, NO_NODE, NO_RANGE, NODE_LINK, NODE_TUNNEL, Node, RangeKey, Row,
-        SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES, SERVICE_TAKEN_OVER,
-        Sampling, Service, ServiceKey, Settings, TO_CLIENT, TO_ENDPOINT, Uplink, Vip, VipKey,
+        Endpoint, FLOW_CLOSED_AT, FLOW_CLOSING, FLOW_KERNEL, Flow, FlowKey, FragmentKey,
+        Fragmented, MacKey, MacOwner, NO_ENDPOINT, NO_NODE, NO_RANGE, NODE_LINK, NODE_TUNNEL, Node,
+        RangeKey, Row, SERVICE_CLIENT_IP, SERVICE_HERE, SERVICE_KERNEL, SERVICE_RANGES,
+        SERVICE_TAKEN_OVER, Sampling, Service, ServiceKey, Settings, TO_CLIENT, TO_ENDPOINT,
+        Uplink, Vip, VipKey,
     },
 };
 
@@ -430,6 +431,8 @@ fn flow_key(key: &world::FlowKey) -> FlowKey {
 
 fn flow(flow: &world::Flow, clock: Clock) -> Flow {
     let kernel = if flow.endpoint.is_none() { FLOW_KERNEL } else { 0 };
+    let closed_at = if flow.closed_at.is_some() { FLOW_CLOSED_AT } else { 0 };
+    let [_, a, b, c] = flow.closed_at.unwrap_or(0).to_be_bytes();
     Flow {
         peer: octets(flow.peer.ip()),
         peer_port: flow.peer.port().to_be_bytes(),
@@ -437,8 +440,8 @@ fn flow(flow: &world::Flow, clock: Clock) -> Flow {
         endpoint: flow.endpoint.unwrap_or(NO_ENDPOINT),
         // One that is closing is another after seconds.
         seen_s: if flow.seen == 0 { monotonic_s() } else { clock.to_map(flow.seen) },
-        state: kernel | if flow.closing { FLOW_CLOSING } else { 0 },
-        pad: [0; 3],
+        state: kernel | closed_at | if flow.closing { FLOW_CLOSING } else { 0 },
+        closed_at: [a, b, c],
     }
 }
 
@@ -482,11 +485,14 @@ fn plain_fragment_key(key: &FragmentKey) -> world::FragmentKey {
 }
 
 fn plain_flow(flow: &Flow, clock: Clock) -> world::Flow {
+    let [a, b, c] = flow.closed_at;
+    let closed_at = u32::from_be_bytes([0, a, b, c]);
     world::Flow {
         peer: socket(flow.peer, flow.peer_port),
         client_port: u16::from_be_bytes(flow.client_port),
         endpoint: (flow.state & FLOW_KERNEL == 0).then_some(flow.endpoint),
         closing: flow.state & FLOW_CLOSING != 0,
+        closed_at: (flow.state & FLOW_CLOSED_AT != 0).then_some(closed_at),
         seen: clock.to_world(flow.seen_s),
     }
 }

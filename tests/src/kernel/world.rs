@@ -169,6 +169,8 @@ pub struct Flow {
     pub endpoint: Option<u32>,
     /// Whether FIN or RST was seen.
     pub closing: bool,
+    /// The upper 24 bits of the FIN's sequence number, if they are known.
+    pub closed_at: Option<u32>,
     /// When the client was last heard.
     pub seen: i32,
 }
@@ -479,6 +481,7 @@ impl World {
             client_port: client.port(),
             endpoint: Some(endpoint),
             closing: false,
+            closed_at: None,
             seen: 0,
         };
         let key = |peer, to_client| FlowKey { client, peer, protocol, to_client };
@@ -489,6 +492,7 @@ impl World {
     pub fn kernel_flow(client: SocketAddr, vip: SocketAddr, protocol: u8) -> (FlowKey, Flow) {
         let key = FlowKey { client, peer: vip, protocol, to_client: false };
         let client_port = client.port();
-        (key, Flow { peer: vip, client_port, endpoint: None, closing: false, seen: 0 })
+        let (peer, closing, closed_at) = (vip, false, None);
+        (key, Flow { peer, client_port, endpoint: None, closing, closed_at, seen: 0 })
     }
 }

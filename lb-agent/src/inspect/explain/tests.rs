@@ -137,7 +137,7 @@ fn what_is_known_here_and_elsewhere_is_told() {
         endpoint: 0,
         seen_s: 97,
         state: FLOW_CLOSING,
-        pad: [0; 3],
+        closed_at: [0; 3],
     };
     fake.flows.insert(key, known);
     let line = "known here  goes to 10.244.1.5:8080, from client port 1025; last heard 3 s ago, closed \

@@ -22,6 +22,7 @@ impl Packet {
             client_port: self.client.port(),
             endpoint: Some(endpoint),
             closing: false,
+            closed_at: None,
             seen: 0,
         }
     }
@@ -55,9 +56,17 @@ pub(super) fn known(world: &World, packet: &Packet) -> Option<Flow> {
 }
 
 /// Whether the client's port may have begun another connection, at another node, since it closed
-/// this one.
+/// this one: after seconds, and where the packet is beyond this one's end, or far before it.
 fn is_doubtful(packet: &Packet, flow: &Flow) -> bool {
-    packet.protocol == 6 && packet.kind != Kind::Error && -flow.seen >= 3
+    let another = match (packet.kind, flow.closed_at) {
+        (Kind::Whole { sequence, .. }, Some(closed_at)) => {
+            // Numbers wrap: seen from 16 MiB before the end, 16 MiB and 32 KiB are its own.
+            let from = (closed_at << 8).wrapping_sub(16 << 20);
+            sequence.wrapping_sub(from) > (16 << 20) + (32 << 10)
+        }
+        _ => false,
+    };
+    packet.protocol == 6 && packet.kind != Kind::Error && (another || -flow.seen >= 3)
 }
 
 /// Whether the agents have said that the flow is here, or have not answered when they were asked twice.
@@ -87,11 +96,13 @@ pub(super) fn heard(world: &mut World, packet: &Packet) -> Result<Flow, Dropped>
     if let Some(flow) = world.flows.get_mut(&forth) {
         flow.seen = 0;
         flow.closing |= packet.ends();
+        flow.closed_at = flow.closed_at.or(packet.closes_at());
         return Ok(*flow);
     }
     // The client's second packet proves that it is there.
     if !packet.begins() {
-        let moved = Flow { closing: flow.closing || packet.ends(), seen: 0, ..flow };
+        let (closing, closed_at) = (packet.ends(), packet.closes_at());
+        let moved = Flow { closing, closed_at, seen: 0, ..flow };
         world.flows.insert(forth, moved);
         if let Some(endpoint) = flow.endpoint {
             let back = packet.back(flow.peer, flow.client_port);
@@ -101,11 +112,17 @@ pub(super) fn heard(world: &mut World, packet: &Packet) -> Result<Flow, Dropped>
     Ok(flow)
 }
 
+/// A flow that the kernel delivers.
+fn kernels(packet: &Packet) -> Flow {
+    let client_port = packet.client.port();
+    let (closing, closed_at) = (false, None);
+    Flow { peer: packet.vip, client_port, endpoint: None, closing, closed_at, seen: 0 }
+}
+
 /// The kernel's connection of a packet that nobody knows ends.
 pub(super) fn ending(world: &mut World, packet: &Packet) {
     if packet.protocol == 6 && packet.flags() & (FIN | RST) == FIN {
-        let client_port = packet.client.port();
-        let flow = Flow { peer: packet.vip, client_port, endpoint: None, closing: true, seen: 0 };
+        let flow = Flow { closing: true, closed_at: packet.closes_at(), ..kernels(packet) };
         world.flows.insert(packet.forth(), flow);
     }
 }
@@ -123,8 +140,7 @@ pub(super) fn begin(
         world.flows.remove(&packet.back(old.peer, old.client_port));
     }
     if kernel {
-        let client_port = packet.client.port();
-        let flow = Flow { peer: packet.vip, client_port, endpoint: None, closing: false, seen: 0 };
+        let flow = kernels(packet);
         world.pending.insert(forth, flow);
         return Ok(flow);
     }
@@ -141,7 +157,7 @@ pub(super) fn begin(
     let ports = (0..attempts).map(|attempt| client_port(packet, attempt));
     let port = { ports }.find(free).ok_or("drop_flow_table")?;
     let endpoint = Some(index);
-    let flow = Flow { peer: pod, client_port: port, endpoint, closing: false, seen: 0 };
+    let flow = Flow { peer: pod, client_port: port, endpoint, ..kernels(packet) };
     world.pending.insert(forth, flow);
     world.pending.insert(packet.back(pod, port), reply);
     Ok(flow)

@@ -124,8 +124,8 @@ struct Packet {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// With its transport header: TCP's flags, or whether it is an SCTP INIT.
-    Whole { flags: u8, init: bool },
+    /// With its transport header: TCP's flags and sequence number, or whether it is an SCTP INIT.
+    Whole { flags: u8, sequence: u32, init: bool },
     /// A fragment without.
     Later,
     /// An ICMP error about the flow.
@@ -158,6 +158,14 @@ impl Packet {
     /// Nothing comes after a reset.
     fn resets(&self) -> bool {
         !self.begins() && self.flags() & RST != 0
+    }
+
+    /// Where a connection that this packet ends has ended: its sequence number's upper 24 bits.
+    fn closes_at(&self) -> Option<u32> {
+        match self.kind {
+            Kind::Whole { sequence, .. } if self.ends() => Some(sequence >> 8),
+            _ => None,
+        }
     }
 
     fn forth(&self) -> FlowKey {

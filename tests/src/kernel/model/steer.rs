@@ -86,13 +86,19 @@ pub(super) fn read(frame: &[u8], ip: &Ip) -> Result<Packet, Dropped> {
     if wrong {
         return Err("drop_malformed");
     }
-    let flags = if ip.protocol == 6 { frame[at + 13] } else { 0 };
+    let (flags, sequence) = match ip.protocol {
+        6 => {
+            let upper = u32::from(number(frame, at + 4)) << 16;
+            (frame[at + 13], upper | u32::from(number(frame, at + 6)))
+        }
+        _ => (0, 0),
+    };
     let init = ip.protocol == 132 && frame[at + 12] == 1;
     Ok(Packet {
         client: SocketAddr::new(ip.source, number(frame, at)),
         vip: SocketAddr::new(ip.destination, number(frame, at + 2)),
         protocol: ip.protocol,
-        kind: Kind::Whole { flags, init },
+        kind: Kind::Whole { flags, sequence, init },
     })
 }
 
