@@ -28,6 +28,7 @@ pub mod namespace;
 pub mod openings;
 pub mod pod;
 pub mod probe;
+mod ready;
 pub mod routed;
 pub mod router;
 pub mod scenario;
@@ -204,6 +205,10 @@ impl Lab {
             .context("pinning the laboratory's pass program")?;
         let switch = Switch { prefix: &prefix, lan: &lan, bridge: BRIDGE };
         let client = switch.plug("client", addresses::CLIENT, false)?;
+        // A switch is no firewall. A kernel without br_netfilter has no such parameters.
+        for rules in ["iptables", "ip6tables", "arptables"] {
+            let _ = lan.sysctl(&format!("net/bridge/bridge-nf-call-{rules}"), "0");
+        }
         let nodes = (1..=shape.nodes)
             .map(|i| {
                 let name = format!("node{i}");
@@ -438,7 +443,8 @@ struct Switch<'a> {
 }
 
 impl Switch<'_> {
-    /// A namespace plugged into it, whose default routes lead to the gateway.
+    /// A namespace plugged into it, whose default routes lead to the gateway. One that forwards is
+    /// a node.
     fn plug(&self, name: &str, address: addresses::OnLan, forwards: bool) -> Result<Host> {
         let host = self.plug_without_routes(name, address, forwards)?;
         let (gateway4, gateway6) = addresses::gateway(address.0);
@@ -448,6 +454,9 @@ impl Switch<'_> {
         Ok(host)
     }
 
+        if forwards {
+            attach(self.lan, &host.port, &pass_pin(self.prefix))?;
+        }
     fn plug_without_routes(
         &self,
         name: &str,
@@ -495,7 +504,6 @@ impl Switch<'_> {
         // A frame that a program turns around keeps its partial checksum, which no
         // network card would have sent (a veth does).
         namespace.output("ethtool", &["-K", interface, "tx", "off"])?;
-        attach(lan, &port, &pass_pin(self.prefix))?;
         Ok(Host { name: name.into(), namespace: namespace.clone(), ipv4, ipv6, mac, port })
     }
 }

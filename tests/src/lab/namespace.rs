@@ -27,7 +27,10 @@ impl Namespace {
     pub(super) fn create(prefix: &str, name: &str) -> Result<Self> {
         let name = format!("{prefix}-{name}");
         cleanup::unless_ending(|| command::run(Command::new("ip").args(["netns", "add", &name])))?;
-        Ok(Self { name })
+        let namespace = Self { name };
+        // Whatever the machine's own is: one that paces sets timers for each segment.
+        namespace.sysctl("net/ipv4/tcp_congestion_control", "reno")?;
+        Ok(namespace)
     }
 
     /// Removes it; processes in it lose their interfaces, but go on.

@@ -3,30 +3,28 @@
 //!
 //! The loop is open: each connection begins when its moment has come, however many still wait.
 use super::{
-    connections::SLOW, namespace::Namespace, pod::Answer, probe::Running, scenario::WEB_PORT,
+    connections::SLOW,
+    namespace::Namespace,
+    pod,
+    probe::Running,
+    ready::{Ready, Then},
+    scenario::WEB_PORT,
 };
 use crate::wait;
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::epoll::EpollTimeout;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
     fmt,
-    io::{self, ErrorKind},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr},
-    rc::Rc,
+    os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
-};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    runtime,
-    task::{self, LocalSet},
-    time,
 };
 
 /// A connection that has not been opened and answered by then has failed: TCP has repeated its SYN
@@ -37,8 +35,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// than fill the machine.
 const WAITING: usize = 4000;
 
-/// How often others learn what has come.
+/// How often others learn what has come, and those are looked for whose time is over.
 const PUBLISH: Duration = Duration::from_millis(50);
+
+/// How often what has come is looked at, and what is due is begun: several at once cost less than a
+/// wakeup for each.
+const TICK: Duration = Duration::from_millis(1);
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n";
 
@@ -178,8 +180,7 @@ impl Openings {
                 let shared = Arc::clone(&shared);
                 let to = (vip, WEB_PORT).into();
                 Running::start(from, move |stop| {
-                    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-                    LocalSet::new().block_on(&runtime, drive(stop, &shared, to, interval, since))
+                    Driver::new(to, since)?.drive(stop, &shared, interval)
                 })
             })
             .collect();
@@ -218,91 +219,152 @@ impl Openings {
     }
 }
 
-/// Begins connections to an address in even intervals until told to stop.
-async fn drive(
-    stop: &AtomicBool,
-    shared: &Mutex<Report>,
-    to: SocketAddr,
-    interval: Duration,
-    since: Instant,
-) -> Result<()> {
-    let own = Rc::new(RefCell::new(Report::default()));
-    let mut next = Instant::now();
-    let mut published = next;
-    loop {
-        let now = Instant::now();
-        let stopping = stop.load(Relaxed);
-        // Each task has one of its own.
-        let waiting = Rc::strong_count(&own) - 1;
-        if published + PUBLISH <= now || stopping {
-            lock(shared).add(&mut own.borrow_mut());
-            published = now;
-        }
-        if stopping {
-            if waiting == 0 {
-                return Ok(());
-            }
-            time::sleep(PUBLISH).await;
-            continue;
-        }
-        {
-            let mut own = own.borrow_mut();
-            own.behind = own.behind.max(now.saturating_duration_since(next));
-        }
-        while next <= now {
-            next += interval;
-            if Rc::strong_count(&own) > WAITING {
-                own.borrow_mut().left_out += 1;
-                continue;
-            }
-            let own = Rc::clone(&own);
-            task::spawn_local(async move {
-                let mut local = None;
-                let begun = Instant::now();
-                let result = time::timeout(PATIENCE, once(to, &mut local)).await;
-                let took = begun.elapsed();
-                let mut own = own.borrow_mut();
-                let what = match result {
-                    Ok(Ok(pod)) => {
-                        own.took.push(took);
-                        *own.pods.entry(pod).or_default() += 1;
-                        return;
-                    }
-                    Ok(Err(error)) => format!("{error:#}"),
-                    Err(_) => format!("no answer for {PATIENCE:?}"),
-                };
-                own.failures.push(Failure { local, at: since.elapsed(), what });
-            });
-        }
-        time::sleep_until(next.into()).await;
+/// One that has been begun.
+struct Opening {
+    socket: Socket,
+    local: Option<SocketAddr>,
+    begun: Instant,
+    asked: bool,
+    /// What has come of the answer.
+    answer: Vec<u8>,
+}
+
+impl AsFd for Opening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
-/// Opens one, asks, and closes it in order. Returns the pod's name.
-async fn once(to: SocketAddr, local: &mut Option<SocketAddr>) -> Result<String> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    match socket.connect(&to.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
-            return Err(error).context("connecting");
+impl Opening {
+    /// Asks once it is open, and takes the answer. Returns the pod's name once that is whole.
+    fn go_on(&mut self) -> Result<Option<String>> {
+        if !self.asked {
+            // Of one that could not be opened this says why.
+            self.socket.write_all(REQUEST).context("asking")?;
+            // The answer is acknowledged by what closes the connection.
+            self.socket.set_tcp_quickack(false)?;
+            self.asked = true;
+            return Ok(None);
         }
-        _ => {}
-    }
-    // Not by tokio's own means: of a connection that is refused they would not tell the port.
-    *local = socket.local_addr()?.as_socket();
-    let mut stream = TcpStream::from_std(socket.into())?;
-    stream.writable().await?;
-    stream.take_error()?.map_or(Ok(()), Err).context("connecting")?;
-    stream.write_all(REQUEST).await.context("asking")?;
-    let mut answer = Vec::with_capacity(1024);
-    // The body is one line, and the head has none that begins with a brace.
-    while !answer.ends_with(b"}\n") {
-        let length = stream.read_buf(&mut answer).await.context("waiting for the answer")?;
-        if length == 0 {
-            return Err(io::Error::from(ErrorKind::UnexpectedEof))
-                .context("waiting for the answer");
+        let mut buffer = [0; 1024];
+        loop {
+            let length = match self.socket.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                result => result.context("waiting for the answer")?,
+            };
+            ensure!(length > 0, "closed before the answer");
+            self.answer.extend_from_slice(&buffer[..length]);
+            // The body is one line, and the head has none that begins with a brace.
+            if self.answer.ends_with(b"}\n") {
+                return Ok(Some(pod::name(&self.answer)?.to_owned()));
+            }
         }
     }
-    let body = answer.iter().position(|&byte| byte == b'{').unwrap_or(0);
-    Ok(serde_json::from_slice::<Answer>(&answer[body..])?.pod)
+}
+
+/// Begins connections to an address, and sees to them.
+struct Driver {
+    to: SocketAddr,
+    since: Instant,
+    waiting: Ready<Opening>,
+    own: Report,
+}
+
+impl Driver {
+    fn new(to: SocketAddr, since: Instant) -> Result<Self> {
+        Ok(Self { to, since, waiting: Ready::new()?, own: Report::default() })
+    }
+
+    /// In even intervals until told to stop, and then until the last has ended.
+    fn drive(
+        mut self,
+        stop: &AtomicBool,
+        shared: &Mutex<Report>,
+        interval: Duration,
+    ) -> Result<()> {
+        let mut tick = Instant::now();
+        let mut next = tick;
+        let mut published = tick;
+        loop {
+            self.look()?;
+            let now = Instant::now();
+            let stopping = stop.load(Relaxed);
+            if published + PUBLISH <= now || stopping {
+                self.give_up(now);
+                lock(shared).add(&mut self.own);
+                published = now;
+            }
+            if !stopping {
+                self.own.behind = self.own.behind.max(now.saturating_duration_since(next));
+                while next <= now {
+                    next += interval;
+                    self.begin()?;
+                }
+            } else if self.waiting.len() == 0 {
+                return Ok(());
+            }
+            tick = (tick + TICK).max(now);
+            wait::sleep_until(tick);
+        }
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        if self.waiting.len() >= WAITING {
+            self.own.left_out += 1;
+            return Ok(());
+        }
+        let kind = Type::STREAM.nonblocking();
+        let socket = Socket::new(Domain::for_address(self.to), kind, Some(Protocol::TCP))?;
+        let begun = Instant::now();
+        let connected = socket.connect(&self.to.into());
+        // Now: of a connection that is refused the kernel forgets it.
+        let local = socket.local_addr()?.as_socket();
+        match connected {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
+                let what = format!("connecting: {error}");
+                self.own.failures.push(Failure { local, at: self.since.elapsed(), what });
+            }
+            _ => {
+                self.waiting.add(Opening { socket, local, begun, asked: false, answer: vec![] })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has come.
+    fn look(&mut self) -> Result<()> {
+        let Self { since, waiting, own, .. } = self;
+        waiting.await_events(EpollTimeout::ZERO, |opening| {
+            match opening.go_on() {
+                Ok(None) => return Then::GoOn,
+                Ok(Some(pod)) => {
+                    own.took.push(opening.begun.elapsed());
+                    *own.pods.entry(pod).or_default() += 1;
+                }
+                Err(error) => own.failures.push(Failure {
+                    local: opening.local,
+                    at: since.elapsed(),
+                    what: format!("{error:#}"),
+                }),
+            }
+            Then::End
+        })?;
+        Ok(())
+    }
+
+    /// Ends those whose time is over.
+    fn give_up(&mut self, now: Instant) {
+        let Self { since, waiting, own, .. } = self;
+        waiting.each(|opening| {
+            if opening.begun + PATIENCE >= now {
+                return Then::GoOn;
+            }
+            own.failures.push(Failure {
+                local: opening.local,
+                at: since.elapsed(),
+                what: format!("no answer for {PATIENCE:?}"),
+            });
+            Then::End
+        });
+    }
 }
