@@ -22,6 +22,17 @@ pub enum Flows {
     None,
     /// The case's clients have begun their flows and acknowledged.
     Known,
+    /// The same clients have flows of another VIP:port, which the case's packets are none of.
+    Others,
+}
+
+/// How large the table of flows is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// As the agent makes it unless it is told otherwise.
+    Usual,
+    /// [`scale::LARGE_FLOWS`].
+    Large,
 }
 
 /// What the figure is held against, ns.
@@ -44,6 +55,8 @@ pub struct Case {
     pub traffic: Traffic,
     /// What must be in the maps.
     pub flows: Flows,
+    /// In tables of which size.
+    pub table: Table,
     /// The return value of each run.
     pub action: u32,
     /// The counter that rises by one in each run.
@@ -122,6 +135,7 @@ fn ingress(name: &'static str, traffic: Traffic, outcome: Outcome) -> Case {
         direction: Direction::Ingress,
         traffic,
         flows: Flows::None,
+        table: Table::Usual,
         action: outcome.action() as u32,
         outcome,
         moved: false,
@@ -203,12 +217,13 @@ pub fn openings(case: &Case) -> Vec<Traffic> {
     let family = if case.traffic.frame[12] == 0x08 { Family::V4 } else { Family::V6 };
     let port = match (case.flows, case.direction) {
         (Flows::None, _) => return Vec::new(),
-        (Flows::Known, Direction::Ingress) => scale::DELIVER,
-        (Flows::Known, Direction::Egress) => scale::DELIVER_TO_ONE,
+        (Flows::Known | Flows::Others, Direction::Ingress) => scale::DELIVER,
+        (Flows::Known | Flows::Others, Direction::Egress) => scale::DELIVER_TO_ONE,
     };
     let group = GROUP.min(case.traffic.clients);
-    let opening = |first, flags| {
+    let opening = |number, flags| {
         // One client's frame names it already.
+        let first = case.traffic.first + number;
         Traffic { first, ..from_clients(family, port, flags, group) }
     };
     (0..case.traffic.clients)
@@ -310,18 +325,42 @@ pub fn all() -> Vec<Case> {
             SIXTY_FOUR_KI,
             Outcome::SecondChance,
         ),
+        second_chance_among_many("second chance, IPv4, 1 Mi flows"),
         from_tunnel("deliver out of a tunnel, IPv4, 1 flow"),
         deliver("deliver, IPv4, 1 flow", V4, ACK, 1),
         deliver("deliver, IPv4, 64 Ki flows", V4, ACK, SIXTY_FOUR_KI),
+        in_large_table(deliver("deliver, IPv4, 1 Mi flows", V4, ACK, ONE_MI)),
         deliver("deliver, IPv6, 1 flow", V6, ACK, 1),
         deliver("deliver, IPv6, 64 Ki flows", V6, ACK, SIXTY_FOUR_KI),
+        in_large_table(deliver("deliver, IPv6, 1 Mi flows", V6, ACK, ONE_MI)),
         deliver("deliver, IPv4, each packet a new flow", V4, SYN, NEVER_AGAIN),
         reply("reply, IPv4, 1 flow", V4, 1),
         reply("reply, IPv4, 64 Ki flows", V4, SIXTY_FOUR_KI),
+        reply_among_many("reply, IPv4, 1 Mi flows"),
         reply("reply, IPv6, 1 flow", V6, 1),
         at_most(20, egress("foreign egress, IPv4", foreign(V4, true), Outcome::EgressPassed)),
         at_most(20, egress("foreign egress, IPv6", foreign(V6, true), Outcome::EgressPassed)),
     ]
+}
+
+/// A case of as many flows as the usual table does not hold, since each has two entries.
+fn in_large_table(case: Case) -> Case {
+    Case { table: Table::Large, ..case }
+}
+
+/// Replies to as many clients, who are none of those that have flows to the same endpoint by another
+/// VIP:port: else some would need another port there, and not every one finds one.
+fn reply_among_many(name: &'static str) -> Case {
+    let case = reply(name, Family::V4, ONE_MI);
+    let traffic = Traffic { first: ONE_MI, ..case.traffic };
+    in_large_table(Case { traffic, ..case })
+}
+
+/// Unknown packets of as many clients, where the table is full of these clients' other flows.
+fn second_chance_among_many(name: &'static str) -> Case {
+    let port = scale::SECOND_CHANCE;
+    let case = sent_on(name, Family::V4, port, ONE_MI, Outcome::SecondChance);
+    in_large_table(Case { flows: Flows::Others, ..case })
 }
 
 /// Forwarding with the destination varied as well, so that services and rows are spread

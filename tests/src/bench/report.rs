@@ -2,14 +2,16 @@
 
 use std::fmt::Write as _;
 
+use lb_common::maps::DEFAULT_FLOWS;
 use serde::Serialize;
 
 use super::{
     allocation::Allocation,
-    cases::{self, Case, Target},
+    cases::{self, Case, Flows, Target},
     cluster_size::ClusterSize,
     first_answer::FirstAnswer,
     measure::{Effort, FLOORS, Figures, ONE_BY_ONE, Results},
+    scale::LARGE_FLOWS,
     tables::Tables,
     wire::Wire,
 };
@@ -85,9 +87,11 @@ impl Report {
                 (Some(more), Some(median <= base + f64::from(ns)))
             }
         };
-        if let Some(known) = figures.known {
-            judged.note = format!("{known:.0} % of the flows known");
-        }
+        judged.note = match (figures.known, case.flows) {
+            (None, _) => String::new(),
+            (Some(_), Flows::Others) => "among as many other flows".to_owned(),
+            (Some(known), _) => format!("{known:.0} % of the flows known"),
+        };
         judged
     }
 
@@ -137,7 +141,9 @@ impl Report {
                 "## The program itself\n\n\
              ns per packet of the production program: the median of the rounds, least and most behind it, each\n\
              less an empty program in the same round. Maps of production size with 10,000 VIP ports, 100 nodes and\n\
-             half a million rows. The packet is written anew before each run, with another client where there are\n\
+             half a million rows. FLOWS has its usual {DEFAULT_FLOWS} entries, two for each flow; for delivery, replies\n\
+             and second chances at 1 Mi flows it has {LARGE_FLOWS} (`--flow-capacity`), so that all flows of these cases,\n\
+             3 Mi, are in it at once. The packet is written anew before each run, with another client where there are\n\
              many flows; the return value and the counters of each run are checked. Where the packet gets or loses\n\
              a tunnel's headers, the bench moves its head back, which is half of that floor and taken off, too.\n"
             );

@@ -20,6 +20,10 @@ use crate::kernel::{
     world::{Family, MY_MAC},
 };
 
+/// Entries of the large table of flows: three times 1 Mi flows are in it, each with two entries, and
+/// no more than three quarters of it are used, so that it forgets none.
+pub const LARGE_FLOWS: u32 = 1 << 23;
+
 /// VIPs of each family.
 pub const VIPS: u8 = 100;
 /// Ports of each VIP.
@@ -83,12 +87,13 @@ fn node_mac(node: u16) -> Mac {
     [0x02, 0, 1, 0, 0, node as u8]
 }
 
-/// Loads an object with maps as large as the agent makes them and fills them.
+/// Loads an object with maps as large as the agent makes them, but for the flows' table with so many
+/// entries, and fills them.
 ///
 /// # Errors
 /// Not root, or not enough memory for the maps.
-pub fn load(ifindex: u32, object: &[u8]) -> Result<DataPath> {
-    let mut path = DataPath::load_object(object, Capacity::PRODUCTION)?;
+pub fn load(ifindex: u32, object: &[u8], flows: u32) -> Result<DataPath> {
+    let mut path = DataPath::load_object(object, Capacity { flows, ..Capacity::PRODUCTION })?;
     rows(&mut path)?;
     let mut bits = vec![0u64; filter::WORDS as usize];
     let mut stats = 0;

@@ -17,10 +17,10 @@ use herald_tests::{
         cluster_size::{self, Size},
         engine::Engine,
         first_answer,
-        measure::{self, Effort},
+        measure::{self, Effort, Paths},
         picture,
         report::Report,
-        scale, tables, wire,
+        tables, wire,
     },
     kernel::object::program,
     lab::cleanup,
@@ -65,18 +65,18 @@ fn main() -> Result<()> {
     let load = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
 
     eprintln!("filling maps of production size");
-    let path = match object {
+    let wanted =
+        |name: &str| only.is_empty() || only.iter().any(|text| name.contains(text.as_str()));
+    let paths = match object {
         Some(file) => {
             let object = fs::read(&file).with_context(|| file.display().to_string())?;
-            scale::load(LOOPBACK, &object)?
+            Paths::load(LOOPBACK, &object, &wanted)?
         }
-        None => scale::load(LOOPBACK, lb_agent::OBJECT)?,
+        None => Paths::load(LOOPBACK, lb_agent::OBJECT, &wanted)?,
     };
     let mut engine = Engine::load(LOOPBACK)?;
     let effort = Effort { rounds, packets: if quick { 1 << 17 } else { 1 << 20 } };
-    let wanted =
-        |name: &str| only.is_empty() || only.iter().any(|text| name.contains(text.as_str()));
-    let results = measure::all(&path, &mut engine, effort, &wanted, |round| {
+    let results = measure::all(&paths, &mut engine, effort, &wanted, |round| {
         eprintln!("round {} of {rounds}", round + 1);
     })?;
     let wire = if only.is_empty() {
@@ -124,7 +124,7 @@ fn main() -> Result<()> {
 
     let mut sizes = Vec::new();
     for name in [program::INGRESS, program::INGRESS_TC, program::EGRESS] {
-        let (verified, jited) = path.size(name)?;
+        let (verified, jited) = paths.usual.size(name)?;
         sizes.push((name, verified, jited));
     }
     let machine = machine()?;
