@@ -1,6 +1,9 @@
 //! Runs the cases of a suite one after another in one process: they share a machine, and
 //! some a laboratory.
-use crate::{lab::cleanup, system};
+use crate::{
+    lab::{cleanup, remains},
+    system,
+};
 use anyhow::Result;
 use std::{
     cell::RefCell,
@@ -123,8 +126,10 @@ pub fn run(request: &Request, obstacle: Option<String>, cases: Vec<Case<'_>>) ->
             continue;
         }
         let begun = Instant::now();
+        remains::begin_case();
         let result = catch_unwind(AssertUnwindSafe(case.run));
         let seconds = begun.elapsed().as_secs_f64();
+        let left = remains::end_case(!matches!(result, Ok(Ok(()))));
         match result {
             Ok(Ok(())) => {
                 println!("ok ({seconds:.1} s)");
@@ -140,6 +145,9 @@ pub fn run(request: &Request, obstacle: Option<String>, cases: Vec<Case<'_>>) ->
                 println!("    panicked, see above (after {seconds:.1} s)");
                 failures.push(case.name);
             }
+        }
+        for directory in left {
+            println!("    logs are in {}", directory.display());
         }
     }
     if !failures.is_empty() {

@@ -1,4 +1,8 @@
 //! The system calls that std has no safe form of.
+mod ring;
+
+pub use ring::FrameRing;
+
 use std::{
     ffi::CString,
     fs::File,
@@ -85,37 +89,7 @@ impl PacketSocket {
     /// # Errors
     /// No such interface, or not root.
     pub fn open(interface: &str) -> io::Result<Self> {
-        let name = CString::new(interface)?;
-        // SAFETY: a C string that lives through the call.
-        let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        if ifindex == 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let protocol = (libc::ETH_P_ALL as u16).to_be();
-        // SAFETY: no pointers.
-        let fd = check(unsafe {
-            libc::socket(
-                libc::AF_PACKET,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                libc::c_int::from(protocol),
-            )
-        })?;
-        // SAFETY: just opened, and owned by nobody else.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: plain data, for which all zeroes is a value.
-        let mut address: libc::sockaddr_ll = unsafe { zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = protocol;
-        address.sll_ifindex = ifindex as i32;
-        // SAFETY: the pointer and length are those of a live sockaddr_ll.
-        check(unsafe {
-            libc::bind(
-                socket.as_raw_fd(),
-                ptr::from_ref(&address).cast(),
-                size_of_val(&address) as libc::socklen_t,
-            )
-        })?;
-        Ok(Self(socket))
+        Ok(Self(open_packet_socket(interface, |_| Ok(()))?.0))
     }
 
     /// Sends a frame.
@@ -167,6 +141,41 @@ impl PacketSocket {
             }
         }
     }
+}
+
+/// A packet socket on an interface of the calling thread's namespace, and the interface's index.
+/// `prepare` is called before anything is received.
+fn open_packet_socket(
+    interface: &str,
+    prepare: impl FnOnce(&OwnedFd) -> io::Result<()>,
+) -> io::Result<(OwnedFd, libc::c_int)> {
+    let name = CString::new(interface)?;
+    // SAFETY: a C string that lives through the call.
+    let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) } as libc::c_int;
+    if ifindex == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Of no protocol: nothing comes before it is bound to one.
+    // SAFETY: no pointers.
+    let fd =
+        check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: just opened, and owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    prepare(&socket)?;
+    // SAFETY: plain data, for which all zeroes is a value.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = ifindex;
+    // SAFETY: the pointer and length are those of a live sockaddr_ll.
+    check(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            ptr::from_ref(&address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    })?;
+    Ok((socket, ifindex))
 }
 
 /// `BPF_PROG_LOAD`'s part of `union bpf_attr` (`linux/bpf.h`), up to the program's name.

@@ -12,7 +12,7 @@ use super::{
     report::Judged,
 };
 use crate::lab::{
-    Lab, command,
+    Lab, Recording, command,
     control_plane::{ControlPlane, check_programs},
 };
 
@@ -42,7 +42,7 @@ pub fn can_run() -> bool {
 /// # Errors
 /// A program is missing, or something does not come about.
 pub fn measure(services: usize, all: usize) -> Result<Allocation> {
-    let lab = Lab::without_pods(1)?;
+    let lab = Lab::without_pods(1, Recording::None)?;
     let result = on(&lab, services, all);
     if result.is_err() {
         lab.mark_failed();

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     kernel::{object::service_key, random::Random},
     lab::{
-        Lab,
+        Lab, Recording,
         agent::{self, Agent},
         control_plane::ControlPlane,
         maps,
@@ -94,7 +94,7 @@ pub struct ClusterSize {
 /// # Errors
 /// A program is missing, or something does not come about.
 pub fn measure(size: Size) -> Result<ClusterSize> {
-    let lab = Lab::without_pods(1)?;
+    let lab = Lab::without_pods(1, Recording::None)?;
     let result = on(&lab, size);
     if result.is_err() {
         lab.mark_failed();

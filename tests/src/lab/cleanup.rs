@@ -136,6 +136,11 @@ pub(super) fn keep(prefix: &str) -> Result<()> {
     Ok(())
 }
 
+/// Ends everything of a laboratory, whose logs are still there for [`remove`].
+pub(super) fn take_down(prefix: &str) {
+    end_parts(prefix);
+}
+
 /// Removes a laboratory; its logs, too, unless they are wanted.
 pub(super) fn remove(prefix: &str, keep_logs: bool) {
     remove_parts(prefix, keep_logs);
@@ -193,6 +198,22 @@ fn start_time(pid: u32) -> Option<String> {
 /// Does not stop at what fails: the rest goes all the same, and the record stays for the
 /// next sweep.
 fn remove_parts(prefix: &str, keep_logs: bool) {
+    let mut clean = end_parts(prefix);
+    let directory = directory(prefix);
+    if !keep_logs && directory.exists() {
+        clean &= fs::remove_dir_all(&directory).is_ok();
+    }
+    if clean {
+        let _ = fs::remove_file(record(prefix));
+    } else {
+        eprintln!(
+            "not everything of laboratory {prefix} could be removed; the next run tries again"
+        );
+    }
+}
+
+/// Its processes, namespaces and pins. Returns whether all are gone.
+fn end_parts(prefix: &str) -> bool {
     let namespaces = entries("/run/netns", &format!("{prefix}-"));
     let inodes: BTreeSet<u64> =
         namespaces.iter().filter_map(|path| fs::metadata(path).ok()).map(|m| m.ino()).collect();
@@ -220,17 +241,7 @@ fn remove_parts(prefix: &str, keep_logs: bool) {
         clean &=
             if pin.is_dir() { fs::remove_dir_all(&pin) } else { fs::remove_file(&pin) }.is_ok();
     }
-    let directory = directory(prefix);
-    if !keep_logs && directory.exists() {
-        clean &= fs::remove_dir_all(&directory).is_ok();
-    }
-    if clean {
-        let _ = fs::remove_file(record(prefix));
-    } else {
-        eprintln!(
-            "not everything of laboratory {prefix} could be removed; the next run tries again"
-        );
-    }
+    clean
 }
 
 fn entries(folder: &str, prefix: &str) -> Vec<PathBuf> {

@@ -2,7 +2,7 @@
 //! others' pod prefixes from the API server, and the plugins that a kubelet would call for
 //! each pod.
 use super::{
-    Host, Lab, POD_PORT, Pod, addresses as fixed, agent, cleanup, command,
+    Host, Lab, POD_PORT, Pod, Recording, addresses as fixed, agent, cleanup, command,
     control_plane::{ControlPlane, ProxyMode, program},
     namespace::Namespace,
     scenario::{self, Cluster},
@@ -97,7 +97,7 @@ pub fn check_programs() -> Result<()> {
 /// That does not come about.
 pub fn cluster(neighbourhood: Neighbourhood) -> Result<Cluster> {
     check_programs()?;
-    Cluster::beside(Lab::without_pods(3)?, |lab| prepare(lab, neighbourhood))
+    Cluster::beside(Lab::without_pods(3, Recording::Latest)?, |lab| prepare(lab, neighbourhood))
 }
 
 fn prepare(lab: &mut Lab, neighbourhood: Neighbourhood) -> Result<(ControlPlane, agent::Options)> {

@@ -13,7 +13,7 @@ pub mod addresses;
 pub mod agent;
 pub mod api;
 pub mod bgp;
-pub mod capture;
+mod capture;
 pub mod cleanup;
 pub mod cni;
 pub mod command;
@@ -29,10 +29,14 @@ pub mod openings;
 pub mod pod;
 pub mod probe;
 mod ready;
+mod recorder;
+pub(crate) mod remains;
 pub mod routed;
 pub mod router;
 pub mod scenario;
 pub mod traffic;
+
+pub use recorder::Recording;
 
 use crate::{system, wait};
 use agent::Agent;
@@ -40,9 +44,11 @@ use anyhow::{Context, Result, bail, ensure};
 use capture::Capture;
 use command::run;
 use namespace::Namespace;
+use recorder::Recorder;
+use remains::Remains;
 use router::Router;
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     fmt::Write as _,
     fs,
     net::{Ipv4Addr, Ipv6Addr},
@@ -60,11 +66,13 @@ pub struct Shape {
     pub pods_per_node: u8,
     /// Whether the LAN has a way out.
     pub router: Outside,
+    /// Whether its frames are recorded.
+    pub recording: Recording,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodes: 3, pods_per_node: 2, router: Outside::None }
+        Self { nodes: 3, pods_per_node: 2, router: Outside::None, recording: Recording::Latest }
     }
 }
 
@@ -145,7 +153,8 @@ pub struct Lab {
     pub router: Option<Router>,
     failed: Cell<bool>,
     kept: Cell<bool>,
-    captures: RefCell<Vec<Capture>>,
+    recorders: Vec<Recorder>,
+    capture: Option<Capture>,
 }
 
 /// The switch's bridge. Recording on it shows the frames of all ports.
@@ -174,8 +183,9 @@ impl Lab {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn without_pods(nodes: u8) -> Result<Self> {
-        Self::build(Shape { nodes, pods_per_node: 0, router: Outside::None }, false)
+    pub fn without_pods(nodes: u8, recording: Recording) -> Result<Self> {
+        let router = Outside::None;
+        Self::build(Shape { nodes, pods_per_node: 0, router, recording }, false)
     }
 
     fn build(shape: Shape, routes: bool) -> Result<Self> {
@@ -195,20 +205,30 @@ impl Lab {
         let guard = Guard(&prefix);
         let lan = Namespace::create(&prefix, "lan")?;
         lan.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+        // A switch is no firewall. A kernel without br_netfilter has no such parameters.
+        for rules in ["iptables", "ip6tables", "arptables"] {
+            let _ = lan.sysctl(&format!("net/bridge/bridge-nf-call-{rules}"), "0");
+        }
         for bridge in [BRIDGE, FAR_BRIDGE] {
             lan.ip(&format!(
                 "link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
                  link set {bridge} up\n"
             ))?;
         }
+        let recorded: &[_] = match (shape.recording, shape.router) {
+            (Recording::None, _) => &[],
+            (Recording::Latest, Outside::RouterAndNode) => &[BRIDGE, FAR_BRIDGE],
+            (Recording::Latest, _) => &[BRIDGE],
+        };
+        let recorders = recorded
+            .iter()
+            .map(|bridge| Recorder::start(&lan, bridge))
+            .collect::<Result<Vec<_>>>()?;
+        let capture = Capture::if_asked(&directory, &lan, BRIDGE)?;
         system::pin_constant_xdp_program("lab_pass", XDP_PASS, &pass_pin(&prefix))
             .context("pinning the laboratory's pass program")?;
         let switch = Switch { prefix: &prefix, lan: &lan, bridge: BRIDGE };
         let client = switch.plug("client", addresses::CLIENT, false)?;
-        // A switch is no firewall. A kernel without br_netfilter has no such parameters.
-        for rules in ["iptables", "ip6tables", "arptables"] {
-            let _ = lan.sysctl(&format!("net/bridge/bridge-nf-call-{rules}"), "0");
-        }
         let nodes = (1..=shape.nodes)
             .map(|i| {
                 let name = format!("node{i}");
@@ -245,7 +265,8 @@ impl Lab {
             router,
             failed: Cell::new(false),
             kept: Cell::new(false),
-            captures: RefCell::new(vec![]),
+            recorders,
+            capture,
         })
     }
 
@@ -352,26 +373,6 @@ impl Lab {
         self.lan.ip(&format!("link set {port} master {bridge}\nlink set {port} up\n"))
     }
 
-    /// Records the frames of an interface in the laboratory's folder until it ends.
-    ///
-    /// # Errors
-    /// tcpdump is missing or does not start.
-    pub fn capture(&self, namespace: &Namespace, interface: &str) -> Result<()> {
-        let capture = Capture::start(&self.directory, namespace, interface)?;
-        self.captures.borrow_mut().push(capture);
-        Ok(())
-    }
-
-    /// The same, but only the latest frames are kept, and of those the headers.
-    ///
-    /// # Errors
-    /// As [`Self::capture`].
-    pub fn capture_latest(&self, namespace: &Namespace, interface: &str) -> Result<()> {
-        let capture = Capture::latest(&self.directory, namespace, interface)?;
-        self.captures.borrow_mut().push(capture);
-        Ok(())
-    }
-
     /// Says that something failed: logs and captures stay.
     pub fn mark_failed(&self) {
         self.failed.set(true);
@@ -401,11 +402,17 @@ impl Drop for Lab {
         if self.kept.get() {
             return;
         }
-        for capture in self.captures.get_mut().drain(..) {
-            capture.stop();
+        self.capture.take().into_iter().for_each(Capture::stop);
+        let recorders = std::mem::take(&mut self.recorders);
+        let remains = Remains { prefix: self.prefix.clone(), recorders };
+        if self.failed.get() || std::thread::panicking() {
+            remains.keep();
+            return;
         }
-        let keep_logs = self.failed.get() || std::thread::panicking();
-        cleanup::remove(&self.prefix, keep_logs);
+        cleanup::take_down(&self.prefix);
+        if let Some(remains) = remains::undecided(remains) {
+            remains.remove();
+        }
     }
 }
 
@@ -447,6 +454,9 @@ impl Switch<'_> {
     /// a node.
     fn plug(&self, name: &str, address: addresses::OnLan, forwards: bool) -> Result<Host> {
         let host = self.plug_without_routes(name, address, forwards)?;
+        if forwards {
+            attach(self.lan, &host.port, &pass_pin(self.prefix))?;
+        }
         let (gateway4, gateway6) = addresses::gateway(address.0);
         host.namespace.ip(&format!(
             "route add default via {gateway4}\nroute add ::/0 via {gateway6} dev eth0\n"
@@ -454,9 +464,6 @@ impl Switch<'_> {
         Ok(host)
     }
 
-        if forwards {
-            attach(self.lan, &host.port, &pass_pin(self.prefix))?;
-        }
     fn plug_without_routes(
         &self,
         name: &str,

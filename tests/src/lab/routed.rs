@@ -51,7 +51,6 @@ impl Routed {
         prepare: impl FnOnce(&Lab, &Path) -> Result<()>,
     ) -> Result<Self> {
         let lab = Lab::new(shape)?;
-        lab.record()?;
         let mut options = scenario::on_manifests(&lab)?;
         options.arguments.extend(arguments.iter().map(ToString::to_string));
         let vips = addresses::both(addresses::FIRST_VIPS);
@@ -82,7 +81,7 @@ impl Routed {
 
     /// The same on a control plane with these files of `examples/` and kube-proxy on the nodes; the
     /// Service has its addresses already, as from another load balancer, and the nodes announce them.
-    /// There are no agents yet, and nothing is [recorded](Lab::record).
+    /// There are no agents yet.
     ///
     /// # Errors
     /// That does not come about.
@@ -250,21 +249,6 @@ pub fn await_serving(
         let spread = probe::try_spread(remote, Over::Tcp, to, 20 * pods.len())?;
         Ok((spread.failed == 0 && spread.pods.keys().eq(pods)).then_some(Ok(())))
     })?
-}
-
-impl Lab {
-    /// Records the links between the nodes, so that a case that fails leaves the frames; only the
-    /// latest stay.
-    ///
-    /// # Errors
-    /// tcpdump is missing or does not start.
-    pub fn record(&self) -> Result<()> {
-        self.capture_latest(&self.lan, super::BRIDGE)?;
-        if self.nodes.iter().any(|node| addresses::is_far(node.ipv4)) {
-            self.capture_latest(&self.lan, super::FAR_BRIDGE)?;
-        }
-        Ok(())
-    }
 }
 
 impl Shape {

@@ -1,6 +1,6 @@
 //! What suites and demo do alike with a laboratory whose nodes run agents.
 use super::{
-    BRIDGE, Host, Lab, Shape, addresses,
+    Host, Lab, Shape, addresses,
     agent::{Agent, Options, Source},
     command,
     control_plane::{ControlPlane, ProxyMode},
@@ -11,7 +11,6 @@ use crate::wait;
 use anyhow::{Context, Result, ensure};
 use lb_common::outcome::Outcome;
 use std::{
-    env,
     fmt::Write as _,
     fs,
     net::IpAddr,
@@ -36,15 +35,6 @@ pub const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// The Service's port in `examples/`.
 pub const WEB_PORT: u16 = 80;
-
-/// With `HERALD_CAPTURE=1` all frames of the LAN are recorded; the file stays with the logs of a
-/// case that fails.
-fn capture_if_asked(lab: &Lab) -> Result<()> {
-    if env::var("HERALD_CAPTURE").is_ok_and(|v| v == "1") {
-        lab.capture(&lab.lan, BRIDGE)?;
-    }
-    Ok(())
-}
 
 /// Copies `examples/` into the laboratory, with the objects that a cluster would have of itself,
 /// and returns the folder. Tests may change it.
@@ -132,7 +122,6 @@ impl Cluster {
     /// That does not come about.
     pub fn on_manifests(arguments: &[&str]) -> Result<Self> {
         let lab = Lab::new(Shape::default())?;
-        capture_if_asked(&lab)?;
         let mut options = on_manifests(&lab)?;
         options.arguments.extend(arguments.iter().map(ToString::to_string));
         let agents = start_agents(&lab, &options)?;
@@ -162,7 +151,6 @@ impl Cluster {
         mut lab: Lab,
         prepare: impl FnOnce(&mut Lab) -> Result<(ControlPlane, Options)>,
     ) -> Result<Self> {
-        capture_if_asked(&lab)?;
         let result = (|| -> Result<_> {
             let (control, options) = prepare(&mut lab)?;
             let mut agents = start_agents(&lab, &options)?;

@@ -3,7 +3,7 @@ use crate::objects::LIMIT;
 use anyhow::{Context as _, Result, ensure};
 use herald_tests::{
     lab::{
-        Lab, command,
+        Lab, Recording, command,
         control_plane::{ControlPlane, NAMESPACE},
     },
     wait,
@@ -33,7 +33,7 @@ spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.77.0.201, bfdProfile: absen
 /// Without those of BGP an agent is in sync with what there is; what is missing is said once; and
 /// what comes later is followed.
 pub(crate) fn without_bgp() -> Result<()> {
-    let lab = Lab::without_pods(1)?;
+    let lab = Lab::without_pods(1, Recording::Latest)?;
     let result = without_bgp_on(&lab);
     if result.is_err() {
         lab.mark_failed();

@@ -56,7 +56,6 @@ pub(crate) fn deployment_rolled() -> Result<()> {
     let shape = Shape { pods_per_node: 0, ..Shape::routed() };
     let objects = ["manifests/nodes.yaml", "pool.yaml", "web.yaml"];
     let mut routed = Routed::on_kubernetes(shape, &objects)?;
-    routed.lab().record()?;
     let result = roll(&mut routed);
     result.map_err(|error| routed.failed(error))
 }

@@ -8,7 +8,7 @@ mod story;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use herald_tests::{
-    lab::{Lab, Shape, cleanup, control_plane},
+    lab::{Lab, Recording, Shape, cleanup, control_plane},
     system,
 };
 use std::process::ExitCode;
@@ -49,7 +49,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.kubernetes {
         control_plane::check_programs()?;
     }
-    let lab = Lab::new(Shape::default())?;
+    let lab = Lab::new(Shape { recording: Recording::None, ..Shape::default() })?;
     let told = Story::begin(&lab, arguments.kubernetes).and_then(|mut story| {
         story.tell()?;
         Ok(story)
