@@ -148,13 +148,17 @@ type Counts = BTreeMap<&'static str, u64>;
 /// Those of flows that nobody knows may be the last of connections that have ended; others would show
 /// as slow.
 fn counts(routed: &Routed) -> Result<Counts> {
-    const OTHERS: [Outcome; 6] = [
+    // A packet that kube-proxy takes for none of its connections goes to and fro between node and
+    // router until its TTL ends, which programs that are attached meanwhile count. No connection
+    // misses it, or it would have failed.
+    const OTHERS: [Outcome; 7] = [
         Outcome::ProbeReceived,
         Outcome::ArpNotAnnounced,
         Outcome::NdpNotAnnounced,
         Outcome::NdpInvalid,
         Outcome::DropAsked,
         Outcome::DropUnknownFlow,
+        Outcome::DropTtl,
     ];
     let mut counts = Counts::new();
     for agent in &routed.cluster.agents {
