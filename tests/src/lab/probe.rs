@@ -1,7 +1,7 @@
 //! What a client sends: single requests, many to see how they spread, and steady streams
 //! to see what is lost.
 use super::{
-    namespace::{Namespace, udp_here},
+    namespace::{Namespace, udp_here, udp_here_from},
     pod::Answer,
 };
 use crate::{system, wait};
@@ -14,7 +14,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -326,7 +326,7 @@ pub fn watch_gaps(from: &Namespace, to: SocketAddr, interval: Duration) -> Runni
             let stopping = stop.load(Relaxed);
             if !stopping {
                 // While a link is down there may be no route: such a probe is lost.
-                if let Ok(socket) = udp_here(to) {
+                if let Ok(socket) = gap_probe(to) {
                     socket.set_nonblocking(true)?;
                     let now = Instant::now();
                     if socket.send(b"probe").is_ok() {
@@ -352,6 +352,22 @@ pub fn watch_gaps(from: &Namespace, to: SocketAddr, interval: Duration) -> Runni
         }
     })
 }
+
+/// A socket of a port below those that the kernel gives out, each in turn. Thousands are used, and a UDP flow
+/// stays where it was begun for minutes: what others ask later must not be taken for one of them.
+fn gap_probe(to: SocketAddr) -> std::io::Result<UdpSocket> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let port = GAP_PORTS.start + NEXT.fetch_add(1, Relaxed) % GAP_PORTS.len() as u16;
+        match udp_here_from(port, to) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            made => return made,
+        }
+    }
+}
+
+/// Where [`gap_probe`]s come from: below `net.ipv4.ip_local_port_range`.
+const GAP_PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 /// What one running flow saw.
 #[derive(Clone, Debug, Default)]

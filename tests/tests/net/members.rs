@@ -102,19 +102,20 @@ pub(crate) fn one_way(cluster: &mut Cluster) -> Result<()> {
         let others = scenario::others(lab, owner);
         let taken =
             scenario::takeover(lab, vip, owner, &others, || block(cluster, owner, direction))?;
-        let lost = {
+        let (lost, sent) = {
             // Longer than it takes to give up hope for the others.
             let to = (vip, WEB_PORT).into();
             let probing = probe::watch_gaps(&lab.client.namespace, to, Duration::from_millis(5));
             wait::sleep_until(Instant::now() + Duration::from_secs(3));
             let gaps = probing.stop()?;
-            gaps.sent - gaps.answered.len()
+            (gaps.sent - gaps.answered.len(), gaps.sent)
         };
         let still = scenario::settled_owner(lab, vip);
         lab.lan.output("nft", &["delete", "table", "netdev", "one_way"])?;
         println!("frames of {} lost at {direction}: a gap of {:?}", owner.name, taken.gap);
         ensure!(taken.gap <= TAKEOVER_LIMIT, "{direction}: {:?}", taken.gap);
-        ensure!(lost == 0, "{direction}: {lost} probes lost after others had taken over");
+        // Whoever takes a VIP back unheard loses them all.
+        ensure!(100 * lost <= sent, "{direction}: {lost} of {sent} probes lost after the takeover");
         let still = still?;
         ensure!(others.contains(&&*still.name), "{direction}: {} answers again", still.name);
         cluster.await_all_serve()?;
