@@ -19,7 +19,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A further address of the client of each family, which it takes only where it is told to.
@@ -113,6 +113,8 @@ pub(crate) fn client_ip_affinity(cluster: &mut Cluster) -> Result<()> {
                     Ok(served["client_ip_affinity"] == true)
                 })?;
             }
+            // A node whose link has just been mended has not met all the others again.
+            wait::sleep_until(Instant::now() + Duration::from_secs(2));
             let (pod, node) = one_pod(cluster, vip)?;
             owner_changes(cluster, vip, &pod)?;
             let now = one_pod(cluster, vip)?.0;
