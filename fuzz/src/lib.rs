@@ -11,9 +11,12 @@
 //! * [`manifests`]: files of a folder of manifests
 //! * [`api`]: objects of the Kubernetes API
 //! * [`webhook`]: reviews that the API server sends
+//! * [`bgp`], [`bfd`]: messages and packets of routers
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod bfd;
+pub mod bgp;
 pub mod conntrack;
 mod dictionary;
 pub mod frames;

@@ -23,7 +23,7 @@ pub fn run(data: &[u8]) {
     }
     let mut folder = Folder::default();
     folder.set("file", parsed);
-    let (index, _doubles) = folder.index();
+    let (mut index, _doubles) = folder.index();
     let snapshot = index.snapshot();
     assert_eq!(snapshot, index.snapshot());
 

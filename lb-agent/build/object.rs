@@ -2,6 +2,8 @@
 //!
 //! Included by the build scripts of the agent and of the bench. Uses the standard library only.
 
+#[path = "debug.rs"]
+mod debug;
 #[path = "toolchain.rs"]
 mod toolchain;
 
@@ -24,7 +26,8 @@ Ways out:
   LB_BPF_OBJECT=<lb.bpf.o>                           takes a ready object
   LB_BPF_OBJECT=none                                 builds an agent that can load nothing";
 
-/// Builds `lb-ebpf`'s program `bin` with its features and leaves the object at `object`.
+/// Builds `lb-ebpf`'s program `bin` with its features and leaves the object, without
+/// debug information, at `object`.
 ///
 /// # Errors
 /// What was tried and the ways out, or what the compiler said.
@@ -48,8 +51,12 @@ pub(crate) fn build(bin: &str, features: &[&str], object: &Path) -> Result<(), S
     // The cargo that came with the compiler, if one did, knows best how to build its `core`.
     let own_cargo = Some(compiler.sysroot.join("bin/cargo")).filter(|cargo| cargo.exists());
     let mut command = Command::new(own_cargo.unwrap_or_else(|| required("CARGO").into()));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the agent is no folder")?;
+    // The lines of the program are found by the names of its files, which are read from here.
+    let flags = FLAGS.map(str::to_owned).into_iter();
+    let flags: Vec<_> = flags.chain(toolchain::remapped(root, ".", &compiler.sysroot)).collect();
     command
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .current_dir(root)
         .args(["build", "--package=lb-ebpf", "--profile=ebpf", "-Zbuild-std=core"])
         .arg(format!("--bin={bin}"))
         .arg(format!("--features={}", features.join(",")))
@@ -66,7 +73,7 @@ pub(crate) fn build(bin: &str, features: &[&str], object: &Path) -> Result<(), S
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker)
         .env("CARGO_TARGET_BPFEB_UNKNOWN_NONE_LINKER", &linker)
-        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     let done = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     if !done.status.success() {
         return Err(format!(
@@ -76,7 +83,10 @@ pub(crate) fn build(bin: &str, features: &[&str], object: &Path) -> Result<(), S
         ));
     }
     let built = target_dir.join(target).join("ebpf").join(bin);
-    fs::copy(&built, object).map(drop).map_err(|error| format!("{}: {error}", built.display()))
+    let linked = fs::read(&built).map_err(|error| format!("{}: {error}", built.display()))?;
+    let stripped = debug::without(&linked)
+        .ok_or_else(|| format!("{} is not an object as bpf-linker writes it", built.display()))?;
+    fs::write(object, stripped).map_err(|error| format!("{}: {error}", object.display()))
 }
 
 /// `v3` has 32-bit jumps and is understood by every kernel that Herald runs on. Without the last

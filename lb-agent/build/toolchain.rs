@@ -53,6 +53,28 @@ pub(crate) fn find_compiler(this_rustc: &OsStr, at_least: &str) -> Result<Compil
         .ok_or(tried)
 }
 
+/// Flags by which what a compiler writes does not depend on whose machine it runs on: `root`, this project,
+/// is called `name` in it, and crates and the source of the standard library have one name everywhere. Crates
+/// have to be fetched before.
+pub(crate) fn remapped(root: &Path, name: &str, sysroot: &Path) -> Vec<String> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
+        let home = env::var_os("HOME")?;
+        Some(PathBuf::from(home).join(".cargo"))
+    });
+    // Of several that match rustc takes the last.
+    let mut names = vec![(root.to_owned(), name.to_owned())];
+    names.extend(home.iter().map(|home| (home.clone(), "/cargo".to_owned())));
+    // Their names tell which mirror they came from.
+    let registries = home.iter().filter_map(|home| fs::read_dir(home.join("registry/src")).ok());
+    let mut registries: Vec<_> = registries.flatten().flatten().map(|entry| entry.path()).collect();
+    registries.sort();
+    names.extend(registries.into_iter().map(|folder| (folder, "/cargo/registry".to_owned())));
+    names.push((sysroot.join("lib/rustlib/src/rust"), "/rustc".to_owned()));
+    let flag =
+        |(from, to): (PathBuf, String)| format!("--remap-path-prefix={}={to}", from.display());
+    names.into_iter().map(flag).collect()
+}
+
 /// The sysroot of rustup's `nightly`, if rustup and a nightly are installed.
 pub(crate) fn nightly_sysroot() -> Option<PathBuf> {
     let rustc = output("rustup".as_ref(), &["which", "--toolchain=nightly", "rustc"])?;

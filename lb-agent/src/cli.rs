@@ -1,16 +1,26 @@
-//! The commands that look at or touch the kernel without any configuration: `check`, `load` and
-//! `unload`.
+//! The commands that look at or touch the kernel without any configuration: `check`, `load`, `unload`
+//! and `uninstall`.
 use crate::datapath::{
     DEFAULT_PIN_DIR, Error, Options, XdpMode,
     attach::{Attached, Carried, Interface, Target},
     check::{self, Verdict},
-    multicast, neighbours, netlink,
+    netlink,
     object::{self, Object},
     pins::{LinkKind, Pins},
     preflight,
+    uninstall::{self, Removed},
 };
+use anyhow::Context as _;
 use lb_common::maps::{DEFAULT_FLOWS, DEFAULT_ROWS};
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+/// Where the agent keeps what it needs again at its next start.
+pub const DEFAULT_STATE_DIR: &str = "/run/herald";
 
 /// What `load` and `run` have in common: how programs and maps are loaded.
 #[derive(Clone, Debug, clap::Args)]
@@ -70,6 +80,20 @@ pub struct Unload {
     /// The directory that was given to `load` or `run`
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pub pin_dir: PathBuf,
+}
+
+/// Take Herald off this node, without losing a packet that other nodes can serve
+///
+/// They are made to take this node for gone first. Then programs, maps, multicast groups, neighbour entries
+/// and what the agent kept from one start to the next are removed. Stop the agent before.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Uninstall {
+    /// The directory that was given to `run`
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// The folder that was given to `run`
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
 }
 
 /// Say whether this machine can run Herald, how interfaces would be served, and what is in the way
@@ -185,33 +209,52 @@ Remove them with:
 /// See [`Error`].
 pub async fn unload(unload: &Unload) -> Result<String, Error> {
     let Unload { interface, pin_dir } = unload;
+    let Some(name) = interface else {
+        return Ok(removed(pin_dir, uninstall::uninstall(pin_dir, false).await?));
+    };
     preflight::check(pin_dir)?;
     let pins = Pins::new(pin_dir);
     let _lock = if pin_dir.exists() { Some(pins.lock()?) } else { None };
     let handle = netlink::connect()?;
-    if let Some(name) = interface {
-        let ifindex = netlink::ifindex(&handle, name).await?;
-        let links: Vec<_> =
-            pins.list_links().into_iter().filter(|l| l.ifindex == ifindex).collect();
-        if links.is_empty() {
-            return Ok(format!("nothing of Herald is attached to {name}\n"));
-        }
-        for link in links.iter().rev() {
-            pins.remove(&link.path)?;
-        }
-        return Ok(format!("detached from {name}; maps stay under {}\n", pins.maps().display()));
+    let ifindex = netlink::ifindex(&handle, name).await?;
+    let links: Vec<_> = pins.list_links().into_iter().filter(|l| l.ifindex == ifindex).collect();
+    if links.is_empty() {
+        return Ok(format!("nothing of Herald is attached to {name}\n"));
     }
-    let links = pins.list_links().len();
-    let pinned = pin_dir.exists();
-    pins.remove_all()?;
-    // All agents of a network namespace share these.
-    let groups = multicast::leave_all(&handle).await?;
-    let entries = neighbours::remove_all(&handle).await?;
+    for link in links.iter().rev() {
+        pins.remove(&link.path)?;
+    }
+    Ok(format!("detached from {name}; maps stay under {}\n", pins.maps().display()))
+}
+
+fn removed(pin_dir: &Path, removed: Removed) -> String {
+    let Removed { pinned, links, groups, entries } = removed;
     if !pinned && groups + entries == 0 {
-        return Ok(format!("nothing is pinned under {}\n", pin_dir.display()));
+        return format!("nothing is pinned under {}\n", pin_dir.display());
     }
-    Ok(format!(
+    format!(
         "removed {links} links and all maps under {}, {groups} multicast groups, {entries} neighbour entries\n",
         pin_dir.display()
-    ))
+    )
+}
+
+/// Runs `uninstall`; returns what to print.
+///
+/// # Errors
+///
+/// See [`Error`]; the folder cannot be removed.
+pub async fn uninstall(options: &Uninstall) -> anyhow::Result<String> {
+    let Uninstall { pin_dir, state_dir } = options;
+    let mut text = removed(pin_dir, uninstall::uninstall(pin_dir, true).await?);
+    match fs::remove_dir_all(state_dir) {
+        Ok(()) => {
+            let _ = writeln!(text, "removed {}", state_dir.display());
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("{} cannot be removed", state_dir.display()));
+        }
+    }
+    Ok(text)
 }

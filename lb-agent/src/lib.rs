@@ -1,11 +1,14 @@
 //! Herald's agent: from the Kubernetes API to the kernel's maps.
 #![deny(unsafe_code)]
 pub mod api;
+pub mod bgp;
 mod bytes;
 pub mod cli;
 pub mod conntrack;
 pub mod datapath;
+mod deadline;
 mod differences;
+mod duty_cycle;
 pub mod exit;
 pub mod http;
 pub mod inspect;
@@ -14,8 +17,10 @@ pub mod l2;
 pub mod membership;
 pub mod metrics;
 pub mod plan;
+pub mod reference;
 pub mod resort;
 pub mod run;
+pub mod running;
 pub mod snapshot;
 pub mod source;
 #[expect(unsafe_code, reason = "the one module that makes system calls no safe library offers")]

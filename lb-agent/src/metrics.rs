@@ -1,15 +1,19 @@
 //! What the agent tells Prometheus, read from the kernel's counters at each scrape.
 //!
 //! Names that MetalLB has are kept where they mean the same.
+mod bgp;
 mod own;
 mod pools;
 
+pub use bgp::BgpPeer;
 pub use own::{Number, Own};
 
 use crate::{
+    bgp::plan::Services,
     datapath::IngressMode,
     ipam::PoolUsage,
-    plan::{Plan, ServiceAddress},
+    plan::{Announcers, Basis, EndpointShare, EndpointShares, Plan, ServiceAddress},
+    snapshot::ObjectName,
 };
 use lb_common::{
     maps::ServiceStats,
@@ -22,14 +26,19 @@ use prometheus_client::{
     registry::Registry,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
+    time::{Duration, Instant},
 };
+
+/// An agent that has not moved the deadline for so long is stuck: it does so every 5 s. Half of
+/// those 60 s are then left for the next one.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// The kernel's counters, summed over CPUs.
 #[derive(Clone, Debug, Default)]
@@ -50,12 +59,16 @@ pub type ReadStats = Box<dyn Fn() -> Option<KernelStats> + Send + Sync>;
 /// What the agent shows of itself.
 pub struct View {
     node: String,
-    plan: Mutex<Arc<Plan>>,
+    plan: Mutex<(Arc<Plan>, Option<Arc<Basis>>)>,
+    shares: Mutex<EndpointShares>,
     ready: AtomicBool,
+    renewed: Mutex<Option<Instant>>,
     alive: AtomicI64,
     allocator: AtomicBool,
     pools: Mutex<Option<BTreeMap<String, PoolUsage>>>,
     read: ReadStats,
+    bgp: Mutex<Vec<BgpPeer>>,
+    routed: Mutex<Services>,
     /// What the agent counts itself.
     pub own: Own,
 }
@@ -72,20 +85,35 @@ impl View {
         Self {
             node,
             plan: Mutex::default(),
+            shares: Mutex::default(),
             ready: AtomicBool::new(false),
+            renewed: Mutex::default(),
             alive: AtomicI64::new(0),
             allocator: AtomicBool::new(false),
             pools: Mutex::default(),
             read,
+            bgp: Mutex::default(),
+            routed: Mutex::default(),
             own: Own::default(),
         }
     }
 
-    /// A plan stands in the kernel.
-    pub fn applied(&self, plan: Arc<Plan>, alive: usize) {
-        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = plan;
+    /// A plan stands in the kernel that was made of `basis`.
+    pub fn applied(&self, plan: Arc<Plan>, basis: Option<Arc<Basis>>, alive: usize) {
+        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = (plan, basis);
         self.alive.store(i64::try_from(alive).unwrap_or(i64::MAX), Ordering::Relaxed);
         self.ready.store(true, Ordering::Relaxed);
+    }
+
+    /// The deadline after which the kernel would stop announcing was moved.
+    pub fn renewed(&self, now: Instant) {
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Whether the deadline is being moved, once it has been.
+    pub fn is_alive(&self, now: Instant) -> bool {
+        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.is_none_or(|renewed| now.saturating_duration_since(renewed) < STUCK)
     }
 
     /// Whether this agent is the one that allocates.
@@ -98,6 +126,36 @@ impl View {
         *self.pools.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
+    /// How the sessions with BGP peers are.
+    pub fn bgp(&self, peers: Vec<BgpPeer>) {
+        *self.bgp.lock().unwrap_or_else(PoisonError::into_inner) = peers;
+    }
+
+    /// What this node announces by BGP.
+    pub fn routed(&self, services: Services) {
+        *self.routed.lock().unwrap_or_else(PoisonError::into_inner) = services;
+    }
+
+    /// The name of the agent's node.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Whether this agent allocates.
+    pub fn is_allocator(&self) -> bool {
+        self.allocator.load(Ordering::Relaxed)
+    }
+
+    /// How many nodes this agent takes to be alive, its own included.
+    pub fn nodes_alive(&self) -> i64 {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    /// How the sessions with BGP peers are.
+    pub fn peers(&self) -> Vec<BgpPeer> {
+        self.bgp.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether a plan stands in the kernel.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
@@ -105,7 +163,27 @@ impl View {
 
     /// The plan that stands in the kernel.
     pub fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner))
+        self.plan_and_basis().0
+    }
+
+    /// The same, and what it was made of.
+    pub fn plan_and_basis(&self) -> (Arc<Plan>, Option<Arc<Basis>>) {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Which part of new flows each endpoint of each port takes, whichever node it is on. What must be
+    /// computed for it is so until then; what comes later is missing, and there the next time.
+    pub fn endpoint_shares(&self, until: Instant) -> HashMap<ServiceAddress, Arc<[EndpointShare]>> {
+        let (plan, Some(basis)) = self.plan_and_basis() else { return HashMap::new() };
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.of(&basis, &plan, || Instant::now() < until)
+    }
+
+    /// Why each VIP is announced by whom it is.
+    pub fn announcers(&self) -> BTreeMap<IpAddr, Announcers> {
+        let (plan, Some(basis)) = self.plan_and_basis() else { return BTreeMap::new() };
+        let routed = self.routed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        basis.announcers(&plan, &routed)
     }
 }
 
@@ -144,13 +222,13 @@ impl Collector for FromView {
             &mut encoder,
             "herald_allocator",
             "1 while this agent gives Services their addresses",
-            i64::from(view.allocator.load(Ordering::Relaxed)),
+            i64::from(view.is_allocator()),
         )?;
         gauge(
             &mut encoder,
             "herald_nodes_alive",
             "Nodes that this agent takes to be alive, itself included",
-            view.alive.load(Ordering::Relaxed),
+            view.nodes_alive(),
         )?;
         gauge(
             &mut encoder,
@@ -162,6 +240,7 @@ impl Collector for FromView {
         let usage = view.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
         pools::encode(&mut encoder, &usage.unwrap_or_default())?;
         view.own.encode(&mut encoder)?;
+        bgp::encode(&mut encoder, &view.peers())?;
         let Some(stats) = (view.read)() else { return Ok(()) };
         uplinks(&mut encoder, &stats.ingress)?;
         frames(&mut encoder, &stats.frames)?;
@@ -184,18 +263,22 @@ impl FromView {
             None,
             gauge.metric_type(),
         )?;
+        let mut encode = |service: &ObjectName, protocol, vip: &IpAddr| {
+            let (service, ip) = (service.to_string(), vip.to_string());
+            let labels = [
+                ("service", service.as_str()),
+                ("protocol", protocol),
+                ("node", self.0.node.as_str()),
+                ("ip", ip.as_str()),
+            ];
+            gauge.encode(family.encode_family(&labels)?)
+        };
         for (vip, planned) in plan.vips.iter().filter(|(_, p)| p.announce.is_some()) {
-            let ip = vip.to_string();
-            for service in &planned.services {
-                let service = service.to_string();
-                let labels = [
-                    ("service", service.as_str()),
-                    ("protocol", "layer2"),
-                    ("node", self.0.node.as_str()),
-                    ("ip", ip.as_str()),
-                ];
-                gauge.encode(family.encode_family(&labels)?)?;
-            }
+            planned.services.iter().try_for_each(|service| encode(service, "layer2", vip))?;
+        }
+        let routed = self.0.routed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (service, announced) in &routed {
+            announced.addresses.iter().try_for_each(|vip| encode(service, "bgp", vip))?;
         }
         Ok(())
     }
@@ -300,8 +383,9 @@ fn services(
 mod tests {
     use super::*;
     use crate::{
+        bgp::plan::Announced,
         plan::{Interfaces, PlannedVip},
-        snapshot::{ObjectName, Protocol},
+        snapshot::Protocol,
     };
 
     #[test]
@@ -329,7 +413,10 @@ mod tests {
             vips: imbl::OrdMap::unit("10.0.0.1".parse().unwrap(), Arc::new(vip)),
             ..Plan::default()
         };
-        view.applied(Arc::new(plan), 3);
+        view.applied(Arc::new(plan), None, 3);
+        let addresses = ["2001:db8::1".parse().unwrap()].into();
+        let routed = Announced { addresses, ..Announced::default() };
+        view.routed(Services::unit(ObjectName::new("default", "db"), Arc::new(routed)));
         view.own.asked.add(2);
         view.own.links_disproved.set(1);
         let announced = "10.0.0.1".parse().unwrap();
@@ -344,6 +431,7 @@ mod tests {
             r#"herald_frames_total{outcome="arp_answered"} 3"#,
             r#"herald_service_packets_total{ip="10.0.0.1",port="80",protocol="TCP",to="node"} 7"#,
             r#"metallb_speaker_announced{service="default/web",protocol="layer2",node="node-1",ip="10.0.0.1"} 1"#,
+            r#"metallb_speaker_announced{service="default/db",protocol="bgp",node="node-1",ip="2001:db8::1"} 1"#,
             r#"herald_flow_questions_total{outcome="asked"} 2"#,
             "herald_conntrack_deleted_total 0",
             r#"metallb_layer2_gratuitous_sent{ip="10.0.0.1"} 1"#,
@@ -363,13 +451,58 @@ mod tests {
     #[test]
     fn the_documentation_knows_every_metric() {
         let documented = include_str!("../../docs/observe.md");
-        let read: ReadStats = Box::new(|| Some(KernelStats::default()));
-        let view = Arc::new(View::new("node-1".into(), read));
-        let text = scrape(&view).unwrap();
-        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        for name in names.filter_map(|line| line.split(' ').next()) {
+        for name in exposed().values() {
             assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/observe.md");
         }
+    }
+
+    /// Names of series as a scrape of the allocator shows them, that is, of counters with their suffix;
+    /// and the bare ones.
+    fn exposed() -> BTreeMap<String, String> {
+        let read: ReadStats = Box::new(|| Some(KernelStats::default()));
+        let view = Arc::new(View::new("node-1".into(), read));
+        view.pools(Some([("lan".to_owned(), PoolUsage::default())].into()));
+        let text = scrape(&view).unwrap();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let name = |(name, kind): (&str, &str)| {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            (format!("{name}{suffix}"), name.to_owned())
+        };
+        types.map(name).collect()
+    }
+
+    #[test]
+    fn alerts_dashboard_and_documentation_name_no_other_metrics() {
+        let exposed = exposed();
+        let name = regex::Regex::new(r"\b(?:herald|metallb)_[a-z0-9_]+").unwrap();
+        let names = |text: &'static str| name.find_iter(text).map(|found| found.as_str());
+        for (file, text) in [
+            ("alerts.yaml", include_str!("../../deploy/chart/templates/alerts.yaml")),
+            ("dashboard.json", include_str!("../../deploy/chart/files/dashboard.json")),
+        ] {
+            assert!(names(text).count() > 5, "{file} names hardly any metric");
+            for found in names(text) {
+                assert!(exposed.contains_key(found), "{file}: {found} is no series");
+            }
+        }
+        // There, counters go by their bare names, too.
+        for found in names(include_str!("../../docs/observe.md")) {
+            let known =
+                exposed.iter().any(|(series, bare)| [series, bare].contains(&&found.to_owned()));
+            // The program's own names and labels.
+            let other = found.starts_with("herald_ingress") || found.starts_with("herald_egress");
+            assert!(known || other, "docs/observe.md: {found} is no metric");
+        }
+    }
+
+    #[test]
+    fn an_agent_that_does_not_move_the_deadline_is_not_alive() {
+        let view = View::new("node-1".into(), Box::new(|| None));
+        let now = Instant::now();
+        assert!(view.is_alive(now), "nothing is pinned yet");
+        view.renewed(now);
+        assert!(view.is_alive(now + STUCK / 2));
+        assert!(!view.is_alive(now + STUCK));
     }
 
     #[test]

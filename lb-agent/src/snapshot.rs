@@ -4,41 +4,16 @@
 //! planner are functions of it. Maps are ordered, so that iterating one gives the
 //! same order on every node. Values a user wrote and that may be malformed (address
 //! ranges, requested addresses) stay text here: who uses them reports what is wrong.
+mod labels;
+mod name;
+
+pub use labels::Labels;
+pub use name::ObjectName;
+
 use imbl::OrdMap;
 use ipnet::IpNet;
-use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, net::IpAddr, ops::Deref, sync::Arc};
-
-/// Namespace and name. A copy is another reference to the same text: a Service's name stands in
-/// many places.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ObjectName {
-    /// Namespace; empty for kinds without one.
-    pub namespace: Arc<str>,
-    /// Name.
-    pub name: Arc<str>,
-}
-
-impl ObjectName {
-    /// `namespace` and `name` as one.
-    pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
-        Self { namespace: namespace.as_ref().into(), name: name.as_ref().into() }
-    }
-}
-
-impl fmt::Display for ObjectName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() {
-            f.write_str(&self.name)
-        } else {
-            write!(f, "{}/{}", self.namespace, self.name)
-        }
-    }
-}
-
-/// Labels or annotations: a few, so that a sorted list does.
-pub type Labels = LiteMap<String, String>;
 
 /// Everything, as last seen.
 ///
@@ -228,7 +203,6 @@ impl Service {
         ["metallb.io/", "metallb.universe.tf/"]
             .into_iter()
             .find_map(|prefix| self.annotations.get(&format!("{prefix}{name}")))
-            .map(String::as_str)
     }
 
     /// The addresses in its status, in order, unparsable ones left out.
@@ -279,10 +253,7 @@ pub struct EndpointSlice {
 impl EndpointSlice {
     /// The Service it belongs to.
     pub fn owner(&self) -> ObjectName {
-        ObjectName {
-            namespace: Arc::clone(&self.name.namespace),
-            name: self.service.as_str().into(),
-        }
+        self.name.beside(&self.service)
     }
 }
 
@@ -293,6 +264,10 @@ pub struct Node {
     pub labels: Labels,
     /// `status.addresses` of type InternalIP, in order.
     pub internal_ips: Vec<IpAddr>,
+    /// By what it is seen to be on its way out (`is cordoned`): its agent, once stopped, is not
+    /// expected back soon.
+    #[serde(default)]
+    pub leaving: Option<String>,
     /// Condition `NetworkUnavailable` is True.
     pub network_unavailable: bool,
     /// `spec.podCIDRs`

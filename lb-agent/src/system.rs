@@ -1,7 +1,10 @@
 //! The system calls that no safe library offers: the one module of the agent with `unsafe`.
 //!
 //! Each function is a thin, safe wrapper; what is done with the results stands elsewhere.
-use aya::maps::{MapData, RingBuf};
+use aya::{
+    maps::{MapData, RingBuf},
+    programs::TcAttachType,
+};
 use lb_common::maps::Row;
 use std::{
     ffi::CString,
@@ -20,9 +23,14 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
+mod resident;
 mod sockets;
 
-pub use sockets::{FrameSocket, await_datagrams, receive_buffer, without_checksums};
+pub use resident::{forget_code, give_memory_back, keep_little_memory};
+pub use sockets::{
+    FrameSocket, addresses_beside, await_datagrams, demand_ttl, interface_index, only_icmpv6,
+    receive_buffer, receive_with_ttl, sign_with_md5, tell_ttl, without_checksums,
+};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock that `bpf_ktime_get_ns` reads in the kernel.
 pub fn monotonic_ns() -> u64 {
@@ -32,26 +40,6 @@ pub fn monotonic_ns() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     // Neither is ever negative on this clock.
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
-}
-
-/// Lets the allocator keep few pools of free memory: by itself it makes one for each thread, and
-/// what is freed in one is of no use to the others. To be called before there are threads.
-pub fn keep_little_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt(3) may be called at any time, and takes any number.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
-}
-
-/// Gives free memory back to the machine: reading ten thousand objects needs several times what is
-/// kept of them.
-pub fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim(3) may be called at any time, by any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
@@ -486,6 +474,56 @@ pub fn link_target(pin: &Path) -> io::Result<LinkTarget> {
         return Err(io::Error::last_os_error());
     }
     Ok(LinkTarget { ifindex: info.ifindex, program_id: info.prog_id })
+}
+
+/// The ids of the TCX programs on one side of an interface, in the order in which they run. aya asks for
+/// their descriptors, too, which only CAP_SYS_ADMIN gets.
+///
+/// # Errors
+///
+/// `EPERM` without CAP_NET_ADMIN; `EINVAL` without TCX in the kernel, or such an interface.
+pub fn tcx_programs(ifindex: u32, side: TcAttachType) -> io::Result<Vec<u32>> {
+    const BPF_PROG_QUERY: libc::c_long = 16;
+    const BPF_TCX_INGRESS: u32 = 46;
+    const BPF_TCX_EGRESS: u32 = 47;
+    /// Most programs on a side (`BPF_MPROG_MAX`, `include/linux/bpf_mprog.h`).
+    const MOST: usize = 64;
+
+    /// `union bpf_attr` of `BPF_PROG_QUERY`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        target_ifindex: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        count: u32,
+        pad: u32,
+        prog_attach_flags: u64,
+        link_ids: u64,
+        link_attach_flags: u64,
+        revision: u64,
+    }
+
+    let mut ids = [0u32; MOST];
+    let mut query = Query {
+        target_ifindex: ifindex,
+        attach_type: match side {
+            TcAttachType::Egress => BPF_TCX_EGRESS,
+            _ => BPF_TCX_INGRESS,
+        },
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: MOST as u32,
+        ..Query::default()
+    };
+    // SAFETY: a prefix of union bpf_attr with its size; the kernel writes at most `count` ids.
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ids.into_iter().take(query.count as usize).collect())
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ pub(crate) fn endpoint(address: &str, node: &str) -> Endpoint {
 pub(crate) fn slice(of: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
     let service = name(of);
     EndpointSlice {
-        name: ObjectName::new(service.namespace, format!("{}-abc", service.name)),
+        name: service.beside(&format!("{}-abc", service.name)),
         service: service.name.to_string(),
         ports: vec![EndpointPort { port: Some(8080), ..Default::default() }],
         endpoints,
@@ -84,6 +84,8 @@ pub(crate) fn uplink(ifindex: u32, name: &str) -> Uplink {
         mtu: 1500,
         without_driver: false,
         announces: true,
+        carrier: true,
+        settled: true,
     }
 }
 

@@ -14,6 +14,13 @@ use crate::closed::Mark;
 /// Version of everything in this module; part of the pin directory's name.
 pub const SCHEMA_VERSION: u32 = 4;
 
+/// The first version of the schema in which the [`KEPT`] maps were as they are now.
+pub const KEPT_SINCE: u32 = 3;
+
+/// The maps that hold what no plan says, or what such refer to. An agent of another version takes
+/// them over as they stand, unless they have changed since ([`KEPT_SINCE`]); all others it makes anew.
+pub const KEPT: [&str; 5] = ["FLOWS", "PENDING", "AFFINITY", "FRAGMENTED", "ENDPOINTS"];
+
 /// Most rows that all Services of a node can use together, unless the agent is told otherwise.
 pub const DEFAULT_ROWS: u32 = 1 << 21;
 /// Elements of `ROW_ENDPOINTS` unless the agent is told otherwise: only Services with
@@ -379,8 +386,11 @@ pub const ELSEWHERE_ASKED: u16 = 0;
 /// [`Elsewhere::verdict`]: the node with index [`Elsewhere::node`] knows the flow. [`THIS_NODE`]: so
 /// does nobody better, although its client has closed it.
 pub const ELSEWHERE_NODE: u16 = 1;
-/// [`Elsewhere::verdict`]: nobody knows the flow: it may be refused.
+/// [`Elsewhere::verdict`]: nobody knows the flow: it may be refused. It does not count if the row has
+/// changed since: who has come into it may not have been asked.
 pub const ELSEWHERE_NOBODY: u16 = 2;
+/// For how many seconds after it was found out [`ELSEWHERE_NOBODY`] counts.
+pub const ELSEWHERE_NOBODY_S: u32 = 10;
 /// [`Elsewhere::verdict`]: the other agents are being asked again, since nobody answered the first
 /// time.
 pub const ELSEWHERE_ASKED_AGAIN: u16 = 3;
@@ -484,13 +494,16 @@ pub struct Settings {
     pub mss_v6: u16,
     /// UDP port of the tunnels, network order.
     pub tunnel_port: [u8; 2],
+    /// Not 0 while the programs are about to be taken off: whether this node serves is not answered
+    /// any more, so that the others send it nothing by the time it does not.
+    pub withdrawn: u8,
     /// Always 0.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
     /// The interfaces on which VIP traffic arrives.
     pub uplinks: [Uplink; MAX_UPLINKS],
 }
 
-/// The one element (per CPU) of `ECHO_BUDGET` and of `REFUSE_BUDGET`.
+/// The one element (per CPU) of `ECHO_BUDGET`, of `REFUSE_BUDGET` and of `CLAIM_BUDGET`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Budget {

@@ -18,16 +18,16 @@ pub enum Action {
 }
 
 macro_rules! outcomes {
-    ($( $(#[$doc:meta])* $variant:ident $field:ident $action:ident, )*) => {
+    ($( $(#[doc = $doc:literal])* $variant:ident $field:ident $action:ident, )*) => {
         /// What became of a frame. The discriminant is the position of its counter.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u32)]
-        pub enum Outcome { $( $(#[$doc])* $variant, )* }
+        pub enum Outcome { $( $(#[doc = $doc])* $variant, )* }
 
         /// The one element (per CPU) of `COUNTERS`: frames by outcome.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Counters { $( $(#[$doc])* pub $field: u64, )* }
+        pub struct Counters { $( $(#[doc = $doc])* pub $field: u64, )* }
 
         impl Outcome {
             /// All outcomes, in the order of their counters.
@@ -36,6 +36,11 @@ macro_rules! outcomes {
             /// The counter's name.
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$variant => stringify!($field), )* }
+            }
+
+            /// What it means, for people.
+            pub const fn meaning(self) -> &'static str {
+                match self { $( Self::$variant => concat!($( $doc ),*), )* }
             }
 
             /// What the kernel is told to do with the frame (of the ingress program).
@@ -64,7 +69,7 @@ outcomes! {
     Passed passed Pass,
     /// To a VIP, but in a frame for another host (a switch flooded it).
     PassedOtherHost passed_other_host Pass,
-    /// ARP from a host that claims a VIP, or a neighbour advertisement for one.
+    /// ARP or a neighbour advertisement by which a host that is none of ours claims a VIP.
     PassedClaim passed_claim Pass,
     /// Delivered to an endpoint of this node (destination rewritten).
     Delivered delivered Pass,
@@ -109,7 +114,7 @@ outcomes! {
     ArpNotAnnounced arp_not_announced Drop,
     /// Neighbour solicitation for a VIP that this node does not announce on this interface.
     NdpNotAnnounced ndp_not_announced Drop,
-    /// Neighbour solicitation for a VIP that fails RFC 4861 section 7.1.1.
+    /// Neighbour solicitation or advertisement for a VIP that fails RFC 4861 section 7.1.1 or 7.1.2.
     NdpInvalid ndp_invalid Drop,
     /// Echo request to a VIP above the rate limit.
     EchoLimited echo_limited Drop,

@@ -21,7 +21,7 @@ pub struct Gue {
     pub protocol: u8,
     /// None.
     pub flags: u16,
-    /// At which node of the row the packet arrives: 0 to 3, [`FRAGMENT`],
+    /// At which node of the row the packet arrives: 0 to 3, [`FRAGMENT`], [`END`],
     /// [`PROBE`], [`QUESTION`] or [`ANSWER`].
     pub position: u8,
     /// 0.
@@ -53,8 +53,12 @@ pub const QUESTION: u8 = 0x80;
 /// [`Gue::position`]: the program's answer to that. Nobody answers it, so that two nodes cannot be
 /// made to talk to each other for ever.
 pub const ANSWER: u8 = 0x81;
-/// [`Gue::position`]: the last place in a row. Nothing is sent on from there.
+/// [`Gue::position`]: the last place in a row. Nothing is sent on from there, but to [`END`].
 pub const LAST: u8 = 3;
+/// [`Gue::position`]: from a node that others take for the row's, and that takes nothing of it, to the
+/// node that it takes for the row's itself: its agent may have been away for long. Nothing is sent on
+/// from there.
+pub const END: u8 = 5;
 /// [`Gue::position`]: a fragment on its way to the node that knows its ports, from where it
 /// goes on to the row.
 pub const FRAGMENT: u8 = 4;

@@ -1,13 +1,12 @@
 //! ARP for VIPs (RFC 826, RFC 5227).
 use crate::{
-    answer, events,
+    answer, claim,
     frame::Frame,
-    maps::{is_agent, is_vip, mapped, may_be_vip},
+    maps::{is_vip, mapped, may_be_vip},
     packet::at,
 };
 use lb_common::{
     filter::vip_bit_v4,
-    maps::VipKey,
     outcome::Outcome,
     wire::{Arp, ETHERTYPE_IPV4, Ethernet, length::ETHERNET},
 };
@@ -50,14 +49,8 @@ pub(crate) fn handle<F: Frame>(frame: &F, vlan: u16) -> Outcome {
         }
         let operation = (*arp).operation;
         if claims && (operation == REQUEST || operation == REPLY) && is_vip(mapped(sender)) {
-            // Another agent announces by such frames; anybody else is a conflict
-            // (RFC 5227 section 2.4).
-            return if is_agent((*ethernet).source, vlan) {
-                Outcome::Passed
-            } else {
-                events::claim(frame, &VipKey { vip: mapped(sender) }, vlan);
-                Outcome::PassedClaim
-            };
+            let (from, claimed) = ((*ethernet).source, (*arp).sender_mac);
+            return claim::judge(frame, mapped(sender), from, claimed, vlan);
         }
         if !asks || operation != REQUEST {
             return Outcome::Passed;

@@ -13,7 +13,7 @@ use lb_common::{
         THIS_NODE,
     },
     outcome::Outcome,
-    tunnel::LAST,
+    tunnel::{END, LAST},
     wire::protocol,
 };
 
@@ -141,6 +141,9 @@ fn look_for(
     }
     if takes {
         Step::deliver_new(endpoint)
+    } else if at == LAST && !here && first != NO_NODE {
+        // Others have tables in which it ends here.
+        Step::send(first, END)
     } else if begins {
         Step::refuse(Outcome::DropNoEndpoint)
     } else {

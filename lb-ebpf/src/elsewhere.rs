@@ -7,8 +7,8 @@ use crate::{
 };
 use lb_common::{
     maps::{
-        ELSEWHERE_ASKED, ELSEWHERE_ASKED_AGAIN, ELSEWHERE_NOBODY, ELSEWHERE_NODE, Elsewhere,
-        FlowKey, NO_NODE, Service, THIS_NODE,
+        ELSEWHERE_ASKED, ELSEWHERE_ASKED_AGAIN, ELSEWHERE_NOBODY, ELSEWHERE_NOBODY_S,
+        ELSEWHERE_NODE, Elsewhere, FlowKey, NO_NODE, Service, THIS_NODE,
     },
     outcome::Outcome,
     tunnel::LAST,
@@ -22,15 +22,15 @@ const ASKED_S: u32 = 2;
 /// For how many seconds after that it counts that there was no answer.
 const UNANSWERED_S: u32 = 60;
 
-/// What is known of a flow, if it still counts: the node and the verdict.
+/// What is known of a flow, if it still counts: the node, the verdict, and until when.
 #[inline(always)]
-fn look(flow: &FlowKey) -> Option<(u16, u16)> {
+fn look(flow: &FlowKey) -> Option<(u16, u16, u32)> {
     let elsewhere = ELSEWHERE.get_ptr(flow)?;
     // SAFETY: entries of an LRU map may be reused while they are read; the worst that comes of
     // it is one packet to a node that does not know its flow, which drops it.
     unsafe {
-        let (node, verdict) = ((*elsewhere).node, (*elsewhere).verdict);
-        (now_s() < (*elsewhere).until_s).then_some((node, verdict))
+        let Elsewhere { node, verdict, until_s } = *elsewhere;
+        (now_s() < until_s).then_some((node, verdict, until_s))
     }
 }
 
@@ -98,10 +98,12 @@ pub(crate) fn note_sought(packet: &Packet) -> u32 {
 #[inline(always)]
 pub(crate) fn answer(packet: &Packet, service: &Service) -> Step {
     match look(&packet.flow) {
-        Some((node, ELSEWHERE_NODE)) if node != THIS_NODE && node != NO_NODE => {
+        Some((node, ELSEWHERE_NODE, _)) if node != THIS_NODE && node != NO_NODE => {
             Step::send_elsewhere(node)
         }
-        Some((_, ELSEWHERE_NOBODY)) if !packet.is_error => nobody(service),
+        Some((_, ELSEWHERE_NOBODY, until_s)) if !packet.is_error && counts(until_s, service) => {
+            nobody(service)
+        }
         _ => Step::NONE,
     }
 }
@@ -119,14 +121,14 @@ pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16
         Step::done(Outcome::DropAsked)
     };
     match look(&packet.flow) {
-        Some((node, ELSEWHERE_NODE)) if node != THIS_NODE && node != NO_NODE => {
+        Some((node, ELSEWHERE_NODE, _)) if node != THIS_NODE && node != NO_NODE => {
             if at >= LAST {
                 return Step::done(Outcome::DropHops);
             }
             return Step::send_elsewhere(node);
         }
-        Some((_, ELSEWHERE_NOBODY)) => return nobody(service),
-        Some((_, ELSEWHERE_ASKED | ELSEWHERE_ASKED_AGAIN)) => return asked_before,
+        Some((_, ELSEWHERE_NOBODY, until_s)) if counts(until_s, service) => return nobody(service),
+        Some((_, ELSEWHERE_ASKED | ELSEWHERE_ASKED_AGAIN, _)) => return asked_before,
         _ => {}
     }
     if packet.flags & TCP_RST != 0 {
@@ -139,6 +141,13 @@ pub(crate) fn last_resort(packet: &Packet, service: &Service, at: u8, first: u16
     let _ = ELSEWHERE.insert(flow, asked, ANY);
     events::unknown_flow(flow, first);
     if verdict == ELSEWHERE_ASKED_AGAIN { asked_before } else { Step::done(Outcome::DropAsked) }
+}
+
+/// Whether that nobody knows a flow was found out after the row's last change. Before it, this node may
+/// have been alone behind a cut link, and have asked nobody.
+#[inline(always)]
+const fn counts(until_s: u32, service: &Service) -> bool {
+    until_s.wrapping_sub(ELSEWHERE_NOBODY_S) > service.changed_s
 }
 
 /// Nobody knows the flow: that is certain once the tables have stood for a while.

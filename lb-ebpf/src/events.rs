@@ -1,11 +1,20 @@
 //! What the agent is told of at once. A ring that is full loses events: each of them comes again.
-use crate::{frame::Frame, maps::EVENTS, packet::at};
+use crate::{
+    budget,
+    frame::Frame,
+    maps::{CLAIM_BUDGET, EVENTS, mac_bytes},
+    packet::at,
+};
 use lb_common::{
     maps::{EVENT_CLAIM, EVENT_PROBE, EVENT_UNKNOWN_FLOW, Event, FlowKey, NO_NODE, VipKey},
     wire::Ethernet,
 };
 
 const NO_MAC: [u8; 6] = [0; 6];
+
+/// What a claim of a VIP uses of a CPU's budget: a hundred a second are told, so that nobody on the
+/// link keeps the agent busy, or the ring from what else it is for.
+const CLAIM_INTERVAL_NS: u64 = 10_000_000;
 
 #[inline(always)]
 const fn about(address: [u8; 16]) -> FlowKey {
@@ -29,10 +38,7 @@ fn submit(event: Event) {
 }
 
 #[inline(always)]
-fn submit_from<F: Frame>(frame: &F, kind: u32, address: &VipKey, vlan: u16) {
-    let Some(ethernet) = at::<_, Ethernet>(frame, 0) else { return };
-    // SAFETY: `at` has checked the bounds.
-    let mac = crate::maps::mac_bytes(unsafe { (*ethernet).source });
+fn submit_from<F: Frame>(frame: &F, kind: u32, address: &VipKey, mac: [u8; 6], vlan: u16) {
     submit(Event {
         flow: about(address.vip),
         kind,
@@ -44,16 +50,21 @@ fn submit_from<F: Frame>(frame: &F, kind: u32, address: &VipKey, vlan: u16) {
     });
 }
 
-/// A host that is no agent's node claims a VIP.
+/// A host that is no agent's node claims a VIP for a link-layer address.
 #[inline(never)]
-pub(crate) fn claim<F: Frame>(frame: &F, vip: &VipKey, vlan: u16) {
-    submit_from(frame, EVENT_CLAIM, vip, vlan);
+pub(crate) fn claim<F: Frame>(frame: &F, vip: &VipKey, claimed: &[u16; 3], vlan: u16) {
+    if budget::allows(&CLAIM_BUDGET, CLAIM_INTERVAL_NS) {
+        submit_from(frame, EVENT_CLAIM, vip, mac_bytes(*claimed), vlan);
+    }
 }
 
 /// A probe frame of the agent at this address has arrived.
 #[inline(never)]
 pub(crate) fn probe<F: Frame>(frame: &F, agent: &VipKey, vlan: u16) {
-    submit_from(frame, EVENT_PROBE, agent, vlan);
+    let Some(ethernet) = at::<_, Ethernet>(frame, 0) else { return };
+    // SAFETY: `at` has checked the bounds.
+    let mac = mac_bytes(unsafe { (*ethernet).source });
+    submit_from(frame, EVENT_PROBE, agent, mac, vlan);
 }
 
 /// No node of its row knows the flow. `node` is the row's node.

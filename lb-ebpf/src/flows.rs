@@ -184,7 +184,10 @@ pub(crate) fn create(
     // One key for all that is done with the way back: the stack is small.
     let mut back = reply_key(key, target);
     if found == STALE {
-        let _ = FLOWS.remove(back);
+        // Where its way back was evicted, another VIP's flow may have that place.
+        if !is_taken(key, &back) {
+            let _ = FLOWS.remove(back);
+        }
         let _ = FLOWS.remove(key);
     }
     if kernel {

@@ -31,6 +31,7 @@ pub(crate) fn answer<F: Frame, const V6: bool>(frame: &F, gue: &Gue) -> Option<(
         return None;
     }
     let transport = ETHERNET + if V6 { IPV6 } else { IPV4 };
+    let announces_ms = announces_ms()?;
     let ethernet = at::<_, Ethernet>(frame, 0)?;
     let udp = at::<_, Udp>(frame, transport)?;
     let header = at::<_, Gue>(frame, transport + size_of::<Udp>())?;
@@ -59,15 +60,19 @@ pub(crate) fn answer<F: Frame, const V6: bool>(frame: &F, gue: &Gue) -> Option<(
         core::mem::swap(&mut (*ethernet).destination, &mut (*ethernet).source);
         core::mem::swap(&mut (*udp).source, &mut (*udp).destination);
         (*header).position = ANSWER;
-        (*liveness).announces_ms = announces_ms().to_be();
+        (*liveness).announces_ms = announces_ms.to_be();
     }
     Some(())
 }
 
-/// For how many milliseconds this node goes on announcing VIPs without a word from its agent.
+/// For how many milliseconds this node goes on announcing VIPs without a word from its agent. `None`
+/// if it is about to serve no more.
 #[inline(always)]
-fn announces_ms() -> u32 {
-    let until = SETTINGS.get(0).map_or(0, |settings| settings.announce_until_ns);
-    let left = until.saturating_sub(now_ns()) / 1_000_000;
-    if left > u64::from(u32::MAX) { u32::MAX } else { left as u32 }
+fn announces_ms() -> Option<u32> {
+    let settings = SETTINGS.get(0)?;
+    if settings.withdrawn != 0 {
+        return None;
+    }
+    let left = settings.announce_until_ns.saturating_sub(now_ns()) / 1_000_000;
+    Some(if left > u64::from(u32::MAX) { u32::MAX } else { left as u32 })
 }

@@ -20,6 +20,7 @@ mod answer;
 mod arp;
 mod budget;
 mod chain;
+mod claim;
 mod deliver;
 mod direct;
 mod echo;

@@ -64,6 +64,8 @@ pub(crate) static ECHO_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static REFUSE_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
 #[btf_map]
+pub(crate) static CLAIM_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+#[btf_map]
 pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> =
     LruHashMap::new();
 #[btf_map]
@@ -166,6 +168,24 @@ pub(crate) fn uplink_mac(ifindex: u32, vlan: u16) -> Option<[u16; 3]> {
         i += 1;
     }
     None
+}
+
+/// Whether a link-layer address is that of one of this node's uplinks.
+#[inline(always)]
+pub(crate) fn is_uplink(mac: [u16; 3]) -> bool {
+    let Some(settings) = SETTINGS.get(0) else { return false };
+    let mut i = 0;
+    while i < MAX_UPLINKS {
+        let uplink = &settings.uplinks[i];
+        if uplink.ifindex == 0 {
+            return false;
+        }
+        if mac_words(uplink.mac) == mac {
+            return true;
+        }
+        i += 1;
+    }
+    false
 }
 
 /// A link-layer address as the maps hold it.

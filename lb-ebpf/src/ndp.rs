@@ -1,14 +1,13 @@
 //! Neighbour discovery for VIPs (RFC 4861).
 use crate::{
-    answer, events,
+    answer, claim,
     frame::Frame,
-    maps::{address_bytes, is_agent, is_vip, may_be_vip},
+    maps::{address_bytes, is_vip, may_be_vip},
     packet::{at, linear_length},
 };
 use lb_common::{
     checksum::fold,
     filter::vip_bit_v6,
-    maps::VipKey,
     outcome::Outcome,
     wire::{
         Ethernet, Ipv6, LinkLayerOption, Neighbour,
@@ -60,14 +59,11 @@ pub(crate) fn handle<F: Frame>(frame: &F, vlan: u16) -> Option<Outcome> {
     if answer.is_none() && !is_vip(vip) {
         return None;
     }
-    if !solicitation {
-        if is_agent(from, vlan) {
-            return Some(Outcome::Passed);
-        }
-        events::claim(frame, &VipKey { vip }, vlan);
-        return Some(Outcome::PassedClaim);
-    }
     let Some(valid) = validate(frame, ip, message) else { return Some(Outcome::NdpInvalid) };
+    if !solicitation {
+        let claimed = if valid.has_options { target_link_layer(frame) } else { None };
+        return Some(claim::judge(frame, vip, from, claimed.unwrap_or(from), vlan));
+    }
     let Some(answer) = answer else { return Some(Outcome::NdpNotAnnounced) };
     // SAFETY: `at` has checked the bounds.
     let destination = unsafe { (*ethernet).destination };
@@ -82,20 +78,27 @@ pub(crate) fn handle<F: Frame>(frame: &F, vlan: u16) -> Option<Outcome> {
     Some(answered)
 }
 
-/// What an advertisement needs of a valid solicitation.
-struct Solicitation {
+/// The link-layer address that an advertisement with options names, if that comes first, as all
+/// hosts have it.
+#[inline(always)]
+fn target_link_layer<F: Frame>(frame: &F) -> Option<[u16; 3]> {
+    let option = at::<_, LinkLayerOption>(frame, NEIGHBOUR_AT + NEIGHBOUR)?;
+    // SAFETY: `at` has checked the bounds.
+    let LinkLayerOption { kind, length, mac } = unsafe { *option };
+    (kind == TARGET_LINK_LAYER && usize::from(length) * UNIT == LINK_LAYER_OPTION).then_some(mac)
+}
+
+/// What is wanted of a valid message.
+struct Valid {
     source: [u32; 4],
     /// Duplicate address detection: the source is unspecified.
     probe: bool,
+    has_options: bool,
 }
 
-/// RFC 4861 section 7.1.1.
+/// RFC 4861 sections 7.1.1 and 7.1.2: what is asked of both kinds of messages, and of probes.
 #[inline(always)]
-fn validate<F: Frame>(
-    frame: &F,
-    ip: *const Ipv6,
-    message: *const Neighbour,
-) -> Option<Solicitation> {
+fn validate<F: Frame>(frame: &F, ip: *const Ipv6, message: *const Neighbour) -> Option<Valid> {
     // SAFETY: the caller has checked the bounds.
     let (source, destination, length, hop_limit, code, version) = unsafe {
         let length = usize::from(u16::from_be((*ip).payload_length));
@@ -146,7 +149,7 @@ fn validate<F: Frame>(
     if probe && (has_source_link_layer || !to_solicited_node) {
         return None;
     }
-    Some(Solicitation { source, probe })
+    Some(Valid { source, probe, has_options: units > NEIGHBOUR / UNIT })
 }
 
 /// The sum of the pseudo-header (RFC 8200 section 8.1).
@@ -167,7 +170,7 @@ fn pseudo_header(source: [u32; 4], destination: [u32; 4], length: u32) -> u64 {
 #[inline(always)]
 fn advertise<F: Frame>(
     frame: &F,
-    solicitation: &Solicitation,
+    solicitation: &Valid,
     vip: [u32; 4],
     mac: [u16; 3],
     from: [u16; 3],

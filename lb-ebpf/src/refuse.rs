@@ -49,6 +49,12 @@ type QuoteTcpV4 = [u32; (IPV4 + size_of::<Tcp>()) / 4];
 /// The same over IPv6.
 type QuoteTcpV6 = [u32; (IPV6 + size_of::<Tcp>()) / 4];
 
+/// Whether the tables are what the cluster is now, as far as the agent knows.
+#[inline(always)]
+pub(crate) fn is_fresh() -> bool {
+    SETTINGS.get(0).is_some_and(|settings| now_ns() < settings.fresh_until_ns)
+}
+
 /// Refuses a packet to a VIP, in a frame for this node; where nothing may be refused it becomes
 /// `otherwise`.
 #[inline(never)]

@@ -123,6 +123,10 @@ fn choose<F: Frame, const V6: bool>(
         return Step::done(Outcome::DropSourceRange);
     }
     if service.rows == 0 {
+        // While an agent starts it may not have heard of the nodes that have them.
+        if !packet.is_from_tunnel() && !packet.is_error && !refuse::is_fresh() {
+            return Step::done(Outcome::DeliveredKernel);
+        }
         return Step::refuse(Outcome::DropNoEndpoint);
     }
     packet.stats = service.stats;

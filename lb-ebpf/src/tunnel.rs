@@ -10,9 +10,7 @@ use lb_common::{
     checksum::{Difference, fold},
     maps::{Node, VipKey},
     outcome::Outcome,
-    tunnel::{
-        FRAGMENT, GUE_VERSION_LENGTH, Gue, PROBE, QUESTION, cookie_words, overhead, source_port,
-    },
+    tunnel::{END, GUE_VERSION_LENGTH, Gue, PROBE, QUESTION, cookie_words, overhead, source_port},
     wire::{
         ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV4_DONT_FRAGMENT, IPV4_FRAGMENT_MASK, Ipv4,
         Ipv6, Udp,
@@ -73,7 +71,7 @@ pub(crate) fn receive<F: Frame, const V6: bool>(frame: &F, vlan: u16) -> u32 {
     if gue.position == PROBE && gue.protocol == protocol::NO_NEXT_HEADER {
         return probe::<F, V6>(frame, vlan) as u32;
     }
-    if gue.position > FRAGMENT
+    if gue.position > END
         || gue.protocol != protocol::IPV4 && gue.protocol != protocol::IPV6
         || !frame.decapsulate(overhead(V6), gue.protocol == protocol::IPV6)
     {

@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod kernel;
 pub mod lab;
+pub mod soak;
 pub mod suite;
 #[expect(unsafe_code, reason = "namespaces, raw sockets and bpf(2) have no safe form in std")]
 pub mod system;

@@ -244,13 +244,17 @@ pub fn pin_constant_xdp_program(name: &str, action: i32, pin: &Path) -> io::Resu
     Ok(())
 }
 
-/// Has a process, and what it starts from now on, run on what others leave (nice 10).
-///
-/// # Errors
-/// There is no such process.
-pub fn yield_to_others(pid: u32) -> io::Result<()> {
-    // SAFETY: changes nothing but the scheduling of that process's first thread.
-    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid, 10) }).map(drop)
+/// Has a program that is to be started, and what it starts, run on what others leave of the
+/// processors (`SCHED_IDLE`, sched(7)).
+pub fn yield_to_others(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure runs between fork and exec and calls only a function that is
+    // async-signal-safe: a system call that changes nothing but this process's scheduling.
+    unsafe {
+        command.pre_exec(|| {
+            let none: libc::sched_param = zeroed();
+            check(libc::sched_setscheduler(0, libc::SCHED_IDLE, &none)).map(drop)
+        })
+    }
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

@@ -75,6 +75,13 @@ pub(crate) fn become_bench(args: &[OsString]) -> Result<bool> {
     become_program(laboratory_program("bench", true)?.args(args))
 }
 
+/// Builds, then becomes the soak.
+pub(crate) fn become_soak(args: &[OsString]) -> Result<bool> {
+    project::require_root("the soak")?;
+    setup::for_laboratory(true)?;
+    become_program(laboratory_program("soak", false)?.args(args))
+}
+
 /// Builds the agent and the laboratory's programs, which look for each other in their own folder,
 /// and gives one of them.
 fn laboratory_program(name: &str, release: bool) -> Result<Command> {

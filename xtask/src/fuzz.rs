@@ -1,9 +1,11 @@
 //! `cargo xtask fuzz`: fuzzes what is read from outside, target by target, for a while each.
 //!
 //! The targets are the programs of `fuzz/`, a workspace of its own. What libFuzzer has found worth
-//! keeping stays in `target/fuzz/corpus` for the next run; inputs that go wrong are in
-//! `target/fuzz/found`.
+//! keeping stays in `target/fuzz/corpus` for the next run, and with `--keep` the least of it in
+//! `fuzz/corpus` for everybody; inputs that go wrong are in `target/fuzz/found`.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,6 +25,9 @@ pub(crate) struct Options {
     /// For how long each
     #[arg(long, default_value_t = 20)]
     seconds: u32,
+    /// Then add to fuzz/corpus the inputs that reach code which nothing there reaches
+    #[arg(long)]
+    keep: bool,
     /// Run this one input instead, which a target that is named was found to go wrong with
     #[arg(long, value_name = "FILE")]
     reproduce: Option<PathBuf>,
@@ -62,7 +67,13 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             println!("  skipped  {target}: needs root");
             continue;
         }
-        match fuzz(target, options.seconds) {
+        let fuzzed = fuzz(target, options.seconds).and_then(|mut done| {
+            if options.keep {
+                done += &format!(", {} inputs kept", keep(target)?);
+            }
+            Ok(done)
+        });
+        match fuzzed {
             Ok(done) => println!("  passed   {target}: {done}"),
             Err(error) => {
                 failed += 1;
@@ -141,7 +152,8 @@ fn fuzz(target: &str, seconds: u32) -> Result<String> {
                 .is_ok_and(|file| file.len() > 0)
                 .then(|| format!("-dict={}", words.display())),
         )
-        .args([kept, seeds.join("corpus")]);
+        .args([kept, seeds.join("corpus")])
+        .args(Some(committed(target)).filter(|folder| folder.is_dir()));
     let limit = Duration::from_secs(seconds.into()) + GRACE;
     let mut step = Step::new(&format!("fuzzing of {target}"))?.limit(limit);
     let mut status = Status::default();
@@ -156,6 +168,42 @@ fn fuzz(target: &str, seconds: u32) -> Result<String> {
         Ended::Exited(_) => bail!("{}{}", how_to_reproduce(target, &status, &found), step.tail(60)),
         Ended::Overdue(limit) => bail!("{target} did not end in {}{}", shown(limit), step.tail(60)),
     }
+}
+
+/// Inputs that were found before and are kept with the sources, so that each run begins where others came to.
+fn committed(target: &str) -> PathBuf {
+    folder().join("corpus").join(target)
+}
+
+/// Adds to the committed inputs those found that reach what neither they nor the seeds do; how many.
+fn keep(target: &str) -> Result<usize> {
+    let (committed, seeds) = (committed(target), target_dir().join("seeds").join(target));
+    let known = made("known", target)?;
+    fs::remove_dir_all(&known)?;
+    fs::create_dir_all(&known)?;
+    fs::create_dir_all(&committed)?;
+    for folder in [&committed, &seeds.join("corpus")] {
+        for file in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+            let file = file?;
+            fs::copy(file.path(), known.join(file.file_name()))?;
+        }
+    }
+    let before: BTreeSet<_> = names(&known)?;
+    let mut command = Command::new(program(target));
+    // Edges alone: how often each is taken would keep ten times as many.
+    command.args(["-merge=1", "-use_counters=0"]).arg(format!("-timeout={SLOWEST}"));
+    command.arg(&known).arg(made("corpus", target)?);
+    Step::new(&format!("choice of inputs of {target}"))?.run(&mut command)?;
+    let new: Vec<_> = names(&known)?.difference(&before).cloned().collect();
+    for name in &new {
+        fs::copy(known.join(name), committed.join(name))?;
+    }
+    Ok(new.len())
+}
+
+fn names(folder: &Path) -> Result<BTreeSet<OsString>> {
+    let files = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    Ok(files.map(|file| file.map(|file| file.file_name())).collect::<Result<_, _>>()?)
 }
 
 /// A folder of a target's, made where it is missing.

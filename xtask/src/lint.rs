@@ -1,16 +1,21 @@
 //! `cargo xtask lint`: what can be checked without running anything.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::CommandFactory as _;
 
-use crate::process::{Step, output, shown};
-use crate::{project, setup};
+use crate::process::{Ended, Step, output, shown};
+use crate::{documents, manifests, project, setup};
 
 /// Longer files hold more than one idea.
 const LONGEST_FILE: usize = 600;
+
+/// How long the database of advisories (some megabytes) may take to come.
+const FETCH_LIMIT: Duration = Duration::from_mins(2);
 
 /// How many checks had which result.
 #[derive(Clone, Copy, Default)]
@@ -61,6 +66,23 @@ pub(crate) fn checks() -> Result<Checks> {
         Ok(())
     });
     checks.check("lengths of files", lengths);
+    checks.check("lock file of the fuzz targets", || {
+        let mut tree = project::cargo();
+        tree.current_dir(project::root().join("fuzz"));
+        step("cargo tree", tree.args(["tree", "--locked", "--quiet", "--depth=0"]))
+            .context("cargo update --workspace in fuzz/ mends it")
+    });
+    match setup::kubernetes::built_helm() {
+        Ok(None) => checks.skip(
+            "deploy/herald.yaml",
+            "no Helm to render the chart with; cargo xtask manifests builds it (Go)",
+        ),
+        _ => checks.check("deploy/herald.yaml", manifests::check),
+    }
+    checks.check("links and commands in documents", || {
+        let all = crate::Command::command();
+        documents::check(&all.get_subcommands().map(|one| one.get_name().to_owned()).collect())
+    });
     checks.check("clippy", || {
         let mut clippy = project::cargo();
         clippy.args(["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"]);
@@ -73,24 +95,52 @@ pub(crate) fn checks() -> Result<Checks> {
             .env("RUSTDOCFLAGS", "-Dwarnings -Arustdoc::private_intra_doc_links");
         step("cargo doc", &mut doc)
     });
-    match setup::cargo_deny() {
-        Some(deny) => checks.check("licences and sources of dependencies", || {
-            let mut command = Command::new(deny);
-            command.current_dir(project::root()).args([
-                "--all-features",
-                "check",
-                "bans",
-                "licenses",
-                "sources",
-            ]);
-            step("cargo deny", &mut command)
+    let deny = setup::cargo_deny();
+    checks.check("licences and sources of dependencies", || {
+        let arguments = ["--all-features", "check", "bans", "licenses", "sources"];
+        step("cargo deny", &mut cargo_deny(&deny, &arguments)?)
+    });
+    match fetch_advisories(&deny) {
+        Ok(()) => checks.check("advisories about dependencies", || {
+            for folder in [".", "fuzz"] {
+                let arguments = ["--all-features", "check", "--disable-fetch", "advisories"];
+                let mut command = cargo_deny(&deny, &arguments)?;
+                step("cargo deny advisories", command.current_dir(project::root().join(folder)))?;
+            }
+            Ok(())
         }),
-        None => checks.skip(
-            "licences and sources of dependencies",
-            "no cargo-deny; cargo xtask setup --lint installs it",
-        ),
+        Err(error) => {
+            checks.skip("advisories about dependencies", &format!("no RustSec database: {error}"));
+        }
     }
     Ok(checks)
+}
+
+fn cargo_deny(deny: &Result<PathBuf>, arguments: &[&str]) -> Result<Command> {
+    let deny = deny.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+    let mut command = Command::new(deny);
+    command.current_dir(project::root()).args(arguments);
+    Ok(command)
+}
+
+/// Brings the database of advisories up to date: a Git repository, which not every network lets through.
+fn fetch_advisories(deny: &Result<PathBuf>) -> Result<()> {
+    let mut command = cargo_deny(deny, &["fetch", "db"])?;
+    command.env("GIT_TERMINAL_PROMPT", "0");
+    let mut told = String::new();
+    let mut fetch = Step::new("fetch of advisories")?.limit(FETCH_LIMIT);
+    let ended = fetch.watch(&mut command, |text| {
+        told.push_str(text);
+        "the RustSec database".to_owned()
+    })?;
+    match ended {
+        Ended::Exited(status) if status.success() => Ok(()),
+        Ended::Exited(_) => {
+            let why = told.lines().find(|line| line.starts_with("fatal:"));
+            bail!("{}", why.unwrap_or("target/logs/fetch-of-advisories.log says why"))
+        }
+        Ended::Overdue(limit) => bail!("not fetched within {}", shown(limit)),
+    }
 }
 
 fn step(name: &str, command: &mut Command) -> Result<()> {

@@ -6,8 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod documents;
 mod fuzz;
+mod image;
 mod lint;
+mod manifests;
 mod process;
 mod project;
 mod setup;
@@ -30,12 +33,14 @@ enum Command {
         /// Also build the pinned Kubernetes programs into the cache (about 8 minutes, once)
         #[arg(long)]
         kubernetes: bool,
-        /// Also install cargo-deny into the cache, for `cargo xtask lint`
+        /// Also build cargo-deny into the cache, which `cargo xtask lint` else does (a minute, once)
         #[arg(long)]
         lint: bool,
     },
     /// Build the agent with the kernel program inside
     Build(agent::Flavour),
+    /// Build the agent and write a container image of it, an OCI archive
+    Image(image::Options),
     /// Build, then load the programs on an interface and pin them (needs root)
     Load {
         #[command(flatten)]
@@ -77,8 +82,16 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Change a cluster at random under load, and look for losses and leaks (needs root)
+    Soak {
+        /// Arguments for the soak: `--minutes N`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Fuzz what is read from outside, for a short time each
     Fuzz(fuzz::Options),
+    /// Render deploy/herald.yaml from the chart (the first time, this builds Helm)
+    Manifests,
     /// Check formatting, lints, documentation, licences, file lengths and generated files
     Lint,
 }
@@ -106,6 +119,10 @@ fn run(command: Command) -> Result<bool> {
             println!("{}", binary.display());
             Ok(true)
         }
+        Command::Image(options) => {
+            image::write(&options)?;
+            Ok(true)
+        }
         Command::Load { flavour, interface, args } => {
             agent::become_agent(flavour, "load", Some(&interface), &args)
         }
@@ -117,7 +134,12 @@ fn run(command: Command) -> Result<bool> {
         }
         Command::Test(options) => test::run(&options),
         Command::Bench { args } => agent::become_bench(&args),
+        Command::Soak { args } => agent::become_soak(&args),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Manifests => {
+            manifests::write()?;
+            Ok(true)
+        }
         Command::Lint => lint::run(),
     }
 }

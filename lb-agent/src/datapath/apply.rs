@@ -5,7 +5,7 @@ use super::{
     diff::{self, Changes, Inputs, NewlyAnnounced, Problem},
     maps::Maps,
     object::Object,
-    pins::LinkKind,
+    pins::{LinkKind, Pins},
     reach::Reach,
     state::{Contents, State, UDP_WINDOW_S, Write},
     tunnels::{Mss, largest_segments},
@@ -15,9 +15,10 @@ use crate::{
     plan::{Plan, PlannedService, ServiceAddress},
     system,
 };
+use aya::maps::{Array, MapData};
 use imbl::OrdMap;
 use lb_common::maps::{
-    MAX_UPLINKS, NO_NODE, SERVICE_HERE, SERVICE_TAKEN_OVER, ServiceKey, THIS_NODE,
+    MAX_UPLINKS, NO_NODE, SERVICE_HERE, SERVICE_TAKEN_OVER, ServiceKey, Settings, THIS_NODE,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,6 +65,23 @@ pub struct Datapath {
     announcements: u64,
     /// Whether what is announced is what a plan of this agent says.
     applied: bool,
+    /// See [`is_upgrading`](Self::is_upgrading).
+    upgrading: bool,
+}
+
+/// The settings of an agent of an earlier version, if they looked as they do now.
+fn earlier_settings(pins: &Pins) -> Option<Settings> {
+    pins.open_earlier::<Array<MapData, Settings>>("SETTINGS")?.get(&0, 0).ok()
+}
+
+/// An uplink as the maps call it, by the interface that carries its ingress program: where that sees
+/// frames without their tag, the device is what counts.
+fn as_carried(uplink: &Uplink, on: u32) -> Uplink {
+    if on == uplink.device {
+        Uplink { ifindex: on, vlan: 0, ..uplink.clone() }
+    } else {
+        uplink.clone()
+    }
 }
 
 /// Where an uplink's ingress program is.
@@ -101,12 +119,21 @@ impl Datapath {
     pub fn open(options: &Options) -> Result<Self, Error> {
         let mut object = Object::load(options)?;
         let mut maps = Maps::new(&mut object)?;
+        let upgrading = object.is_upgrade();
         if object.is_fresh() {
             // 0 stands for maps whose age nobody knows.
             let started_s = (system::monotonic_ns() / 1_000_000_000).max(1);
-            maps.change_settings(|settings| settings.started_s = started_s as u32)?;
+            let earlier = upgrading.then(|| earlier_settings(object.pins())).flatten();
+            maps.change_settings(|settings| {
+                settings.started_s = started_s as u32;
+                if let Some(earlier) = earlier {
+                    // What is on its way in tunnels is to be taken, and flows are as old as they were.
+                    settings.cookies = earlier.cookies;
+                    settings.started_s = earlier.started_s;
+                }
+            })?;
         }
-        let contents = if object.is_fresh() {
+        let contents = if object.is_fresh() && !upgrading {
             Contents::empty(maps.rows().len(), maps.rows().row_endpoints())
         } else {
             maps.read()?
@@ -114,6 +141,7 @@ impl Datapath {
         tracing::info!(
             pin_dir = %options.pin_dir.display(),
             adopted = !object.is_fresh(),
+            upgrading,
             vips = contents.vips.len(),
             services = contents.services.len(),
             "kernel program loaded"
@@ -129,7 +157,18 @@ impl Datapath {
             mss: None,
             announcements: 1,
             applied: false,
+            upgrading,
         })
+    }
+
+    /// Whether the tables, or the flows, of an earlier agent were there: its programs have gone on.
+    pub fn is_adopted(&self) -> bool {
+        !self.object.is_fresh() || self.object.is_upgrade()
+    }
+
+    /// Whether programs of an earlier version still do the work, with tables of their own.
+    pub fn is_upgrading(&self) -> bool {
+        self.upgrading
     }
 
     pub(crate) fn maps(&self) -> &Maps {
@@ -175,20 +214,43 @@ impl Datapath {
         links: &Links,
         reach: &Reach,
     ) -> Result<Applied, Error> {
+        if self.upgrading {
+            // Tables first: the programs that take the others' place are to find them full.
+            let usable = self.carried_before(&links.uplinks);
+            self.write(plan, me, &usable, reach)?;
+        }
         let (usable, not_attached) = self.attach(&links.uplinks);
         let no_egress = self.attach_egress(links);
+        if std::mem::take(&mut self.upgrading) {
+            self.object.pins().remove_old_versions()?;
+        }
+        let Changes { writes, newly_announced, problems, retry_at } =
+            self.write(plan, me, &usable, reach)?;
+        self.detach_others(links)?;
+        let writes = writes.len();
+        Ok(Applied { writes, newly_announced, problems, not_attached, no_egress, retry_at })
+    }
+
+    /// Brings the tables to what the plan says, given what carries the programs.
+    fn write(
+        &mut self,
+        plan: &Plan,
+        me: &str,
+        usable: &[Uplink],
+        reach: &Reach,
+    ) -> Result<Changes, Error> {
         let devices = usable.iter().map(|u| ((u.ifindex, u.vlan), u.device)).collect();
         if self.devices != devices {
             self.devices = devices;
             self.announcements += 1;
         }
-        self.set_mss(largest_segments(plan, me, &usable, reach))?;
-        let inputs = Inputs { plan, me, uplinks: &usable, reach };
+        self.set_mss(largest_segments(plan, me, usable, reach))?;
+        let inputs = Inputs { plan, me, uplinks: usable, reach };
         let now = system::monotonic_ns();
-        let Changes { writes, newly_announced, problems, retry_at } =
-            diff::changes(&mut self.state, inputs, self.maps.rows(), now);
+        let changes = diff::changes(&mut self.state, inputs, self.maps.rows(), now);
+        let writes = &changes.writes;
         self.announcements += u64::from(writes.iter().any(|w| matches!(w, Write::Announced(..))));
-        for write in &writes {
+        for write in writes {
             if let Err(error) = self.maps.write(write) {
                 self.announcements += 1;
                 let proxied = std::mem::take(&mut self.state.proxied);
@@ -200,9 +262,15 @@ impl Datapath {
             self.applied = true;
             self.renew(false)?;
         }
-        self.detach_others(links)?;
-        let writes = writes.len();
-        Ok(Applied { writes, newly_announced, problems, not_attached, no_egress, retry_at })
+        Ok(changes)
+    }
+
+    /// The uplinks that carry programs of an earlier version, as the maps call them.
+    fn carried_before(&self, uplinks: &[Uplink]) -> Vec<Uplink> {
+        let carried = uplinks
+            .iter()
+            .filter_map(|uplink| Some(as_carried(uplink, self.object.earlier_carrier(uplink)?)));
+        carried.take(MAX_UPLINKS).collect()
     }
 
     /// Says of which Services, none of them in force yet, connections with kube-proxy are still
@@ -269,14 +337,7 @@ impl Datapath {
                     self.object.carrier(uplink)
                 }
             };
-            match on {
-                // Where the program sees frames without their tag, the device is what counts.
-                Some(on) if on == uplink.device => {
-                    usable.push(Uplink { ifindex: on, vlan: 0, ..uplink.clone() });
-                }
-                Some(_) => usable.push(uplink.clone()),
-                None => {}
-            }
+            usable.extend(on.map(|on| as_carried(uplink, on)));
         }
         (usable, errors)
     }
@@ -284,11 +345,12 @@ impl Datapath {
     /// Returns the interface that carries the ingress program.
     fn attach_uplink(&mut self, uplink: &Uplink) -> Result<u32, Error> {
         // An interface may be made anew with its old index, or below it another one.
-        if let Some(placed) = self.uplinks.get(&uplink.device)
+        if let Some(placed) = self.uplinks.get_mut(&uplink.device)
             && [uplink.device, uplink.ifindex].contains(&placed.on)
             && self.object.carries(placed.mode.into(), placed.on)
             && self.object.carries(LinkKind::Egress, uplink.device)
         {
+            placed.name.clone_from(&uplink.name);
             return Ok(placed.on);
         }
         let Carried { attached, mode, on, instead_of } =
@@ -426,6 +488,8 @@ impl Datapath {
             settings.refuse_interval_ns = REFUSE_INTERVAL_NS;
             settings.udp_window_s = UDP_WINDOW_S;
             settings.settle_s = SETTLE_S;
+            // Somebody began to uninstall, and did not come to the end.
+            settings.withdrawn = 0;
             if applied && fresh {
                 settings.fresh_until_ns = now + FRESH_NS;
             }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::system;
 use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp,
+    LinkOrder, ProgramError, TcAttachType, Xdp,
     links::{FdLink, LinkError, PinnedLink},
     tc::{SchedClassifierLink, TcAttachOptions},
     xdp::{XdpLink, XdpMode as AyaXdpMode},
@@ -152,16 +152,17 @@ impl Object {
 
     /// The interface that carries both programs of an uplink, whoever attached them.
     pub fn carrier(&self, uplink: &Uplink) -> Option<u32> {
-        if !self.carries(LinkKind::Egress, uplink.device) {
-            return None;
-        }
-        [
-            (LinkKind::Ingress, uplink.ifindex),
-            (LinkKind::IngressGeneric, uplink.ifindex),
-            (LinkKind::IngressTcx, uplink.device),
-        ]
-        .into_iter()
-        .find_map(|(kind, ifindex)| self.carries(kind, ifindex).then_some(ifindex))
+        carrier(uplink, |kind, ifindex| self.carries(kind, ifindex))
+    }
+
+    /// The same with the programs of an earlier version.
+    pub fn earlier_carrier(&self, uplink: &Uplink) -> Option<u32> {
+        let links = self.links();
+        let is = |link: &Pin, kind, ifindex| {
+            (link.kind, link.ifindex) == (kind, ifindex)
+                && system::link_target(&link.path).is_ok_and(|target| target.ifindex == ifindex)
+        };
+        carrier(uplink, |kind, ifindex| links.iter().any(|link| is(link, kind, ifindex)))
     }
 
     /// The pinned links of this agent's programs, or of an earlier agent's.
@@ -342,6 +343,19 @@ impl Object {
     }
 }
 
+fn carrier(uplink: &Uplink, carries: impl Fn(LinkKind, u32) -> bool) -> Option<u32> {
+    if !carries(LinkKind::Egress, uplink.device) {
+        return None;
+    }
+    [
+        (LinkKind::Ingress, uplink.ifindex),
+        (LinkKind::IngressGeneric, uplink.ifindex),
+        (LinkKind::IngressTcx, uplink.device),
+    ]
+    .into_iter()
+    .find_map(|(kind, ifindex)| carries(kind, ifindex).then_some(ifindex))
+}
+
 /// Has the card leave VLAN tags in the frames, where XDP looks for them.
 fn keep_vlan_tags(target: &Target) -> Result<(), Error> {
     let bonded = target.ports.iter();
@@ -384,11 +398,10 @@ fn belongs_here(
 ) -> Result<(), Error> {
     let target =
         system::link_target(pin).map_err(|error| Error::Pin { path: pin.into(), error })?;
-    let (_, programs) = SchedClassifier::query_tcx(&interface.name, side)
-        .map_err(|error| Error::Attach { program, interface: interface.name.clone(), error })?;
-    if target.ifindex == interface.ifindex
-        && programs.iter().any(|program| program.id() == target.program_id)
-    {
+    let programs = system::tcx_programs(interface.ifindex, side).map_err(|error| {
+        Error::Attach { program, interface: interface.name.clone(), error: error.into() }
+    })?;
+    if target.ifindex == interface.ifindex && programs.contains(&target.program_id) {
         Ok(())
     } else {
         Err(Error::OtherNamespace { path: pin.into(), interface: interface.name.clone() })

@@ -1,11 +1,13 @@
 //! What `lb-agent check` tells: whether this machine and its interfaces can run Herald, how, and
 //! which other software it runs beside. An agent that starts logs the same about its uplinks.
 use super::{
-    Error, IngressMode, conflicts, features, netlink, preflight,
+    Error, IngressMode, conflicts, features, netlink,
+    pins::{LinkKind, Pins},
+    preflight,
     uplinks::{self, Links, Selection, Uplink},
 };
 use crate::system;
-use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
+use aya::programs::{TcAttachType, loaded_programs};
 use futures::TryStreamExt as _;
 use netlink_packet_route::{
     link::{LinkAttribute, LinkXdp},
@@ -13,7 +15,12 @@ use netlink_packet_route::{
 };
 use rtnetlink::Handle;
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -100,6 +107,8 @@ impl Program {
     fn display(&self) -> String {
         let Self { hook, name, id } = self;
         let owner = self.owner().map(|owner| format!(" of {owner}")).unwrap_or_default();
+        // Names of others' programs are told to CAP_SYS_ADMIN only.
+        let name = if name.is_empty() { "another program" } else { name };
         format!("{name} (program {id}{owner}) at {}", hook.name())
     }
 }
@@ -274,7 +283,7 @@ pub async fn report(pin_dir: &Path, only: &[String]) -> Result<Report, Error> {
     let handle = netlink::connect()?;
     let selection = Selection { only: only.to_vec(), ..Selection::default() };
     let Links { uplinks, egress } = uplinks::read(&handle).await?.links(&selection);
-    let Seen { interfaces, beside, error } = look(&handle, &uplinks).await;
+    let Seen { interfaces, beside, error } = look(&handle, &Pins::new(pin_dir), &uplinks).await;
     if let Some(error) = error {
         return Err(error);
     }
@@ -290,10 +299,10 @@ struct Seen {
     error: Option<Error>,
 }
 
-async fn look(handle: &Handle, uplinks: &[Uplink]) -> Seen {
+async fn look(handle: &Handle, pins: &Pins, uplinks: &[Uplink]) -> Seen {
     let mut seen = Seen { interfaces: Vec::new(), beside: Vec::new(), error: None };
     for uplink in uplinks {
-        match facts(handle, uplink).await {
+        match facts(handle, pins, uplink).await {
             Ok(facts) => seen.interfaces.push(judge(uplink, &facts)),
             Err(error) => seen.error = Some(error),
         }
@@ -307,10 +316,14 @@ async fn look(handle: &Handle, uplinks: &[Uplink]) -> Seen {
 }
 
 /// Logs what an operator should know of it once, when the uplinks are known.
-pub(crate) async fn tell(handle: Handle, mut links: watch::Receiver<Option<Links>>) {
+pub(crate) async fn tell(
+    handle: Handle,
+    pin_dir: PathBuf,
+    mut links: watch::Receiver<Option<Links>>,
+) {
     let known = links.wait_for(Option::is_some).await.map(|links| links.clone());
     let Ok(Some(Links { uplinks, .. })) = known else { return };
-    let Seen { interfaces, beside, error } = look(&handle, &uplinks).await;
+    let Seen { interfaces, beside, error } = look(&handle, &Pins::new(pin_dir), &uplinks).await;
     for Checked { interface, findings, .. } in interfaces {
         for finding in findings.iter().filter(|finding| finding.verdict != Verdict::Good) {
             warn!("{interface}: {}", finding.found);
@@ -328,25 +341,25 @@ pub(crate) async fn tell(handle: Handle, mut links: watch::Receiver<Option<Links
     }
 }
 
-async fn facts(handle: &Handle, uplink: &Uplink) -> Result<Facts, Error> {
+async fn facts(handle: &Handle, pins: &Pins, uplink: &Uplink) -> Result<Facts, Error> {
     let features = features::of(uplink.ifindex).ok();
-    let mut on = vec![(uplink.ifindex, &uplink.lower)];
+    let mut on = vec![uplink.ifindex];
     if uplink.device != uplink.ifindex {
-        on.push((uplink.device, &uplink.name));
+        on.push(uplink.device);
     }
     let mut programs = Vec::new();
-    let names = program_names();
-    for (ifindex, name) in on {
+    let names = program_names(pins);
+    for ifindex in on {
         programs.extend(xdp_programs(handle, ifindex, &names).await?);
         for (hook, side) in
             [(Hook::TcxIngress, TcAttachType::Ingress), (Hook::TcxEgress, TcAttachType::Egress)]
         {
             // Without TCX in the kernel there are none.
-            let (_, found) = SchedClassifier::query_tcx(name, side).unwrap_or_default();
-            programs.extend(found.iter().map(|program| Program {
+            let found = system::tcx_programs(ifindex, side).unwrap_or_default();
+            programs.extend(found.into_iter().map(|id| Program {
                 hook,
-                name: String::from_utf8_lossy(program.name()).into_owned(),
-                id: program.id(),
+                name: names.get(&id).cloned().unwrap_or_default(),
+                id,
             }));
         }
         programs.extend(filters(handle, ifindex).await);
@@ -373,12 +386,18 @@ fn bridges_call_iptables() -> bool {
     })
 }
 
-/// The names of all programs in the kernel; none without the privilege to list them.
-fn program_names() -> BTreeMap<u32, String> {
-    loaded_programs()
-        .flatten()
-        .map(|program| (program.id(), String::from_utf8_lossy(program.name()).into_owned()))
-        .collect()
+/// The names of all programs in the kernel; without the privilege to list them, of those that our pinned
+/// links hold.
+fn program_names(pins: &Pins) -> BTreeMap<u32, String> {
+    let own = pins.list_links().into_iter().filter_map(|link| {
+        let name = if link.kind == LinkKind::Egress { "herald_egress" } else { "herald_ingress" };
+        Some((system::link_target(&link.path).ok()?.program_id, name.to_owned()))
+    });
+    let all = loaded_programs().flatten();
+    own.chain(
+        all.map(|program| (program.id(), String::from_utf8_lossy(program.name()).into_owned())),
+    )
+    .collect()
 }
 
 async fn xdp_programs(

@@ -27,10 +27,12 @@ pub enum Event {
     Claim {
         /// The VIP.
         vip: IpAddr,
-        /// The host.
+        /// At which link-layer address it says that it is.
         mac: [u8; 6],
-        /// Index of the interface by which it is reached.
+        /// Index of the interface on which the frame arrived.
         ifindex: u32,
+        /// The VLAN that it was tagged with; 0 is none.
+        vlan: u16,
     },
 }
 
@@ -57,12 +59,14 @@ impl Event {
         let kind = u32::from_ne_bytes(take(&mut rest)?);
         let node = u32::from_ne_bytes(take(&mut rest)?);
         let ifindex = u32::from_ne_bytes(take(&mut rest)?);
-        let _vlan = take::<2>(&mut rest)?;
+        let vlan = u16::from_ne_bytes(take(&mut rest)?);
         let mac = take(&mut rest)?;
         Ok(match kind {
             EVENT_UNKNOWN_FLOW => Some(Self::UnknownFlow { flow, node }),
             EVENT_PROBE => Some(Self::Probe { sender: address_from_bytes(flow.peer) }),
-            EVENT_CLAIM => Some(Self::Claim { vip: address_from_bytes(flow.peer), mac, ifindex }),
+            EVENT_CLAIM => {
+                Some(Self::Claim { vip: address_from_bytes(flow.peer), mac, ifindex, vlan })
+            }
             _ => None,
         })
     }
@@ -121,7 +125,7 @@ mod tests {
         assert_eq!(Event::parse(&bytes(1)), Some(Event::UnknownFlow { flow, node: 5 }));
         let sender = ip("192.0.2.10");
         assert_eq!(Event::parse(&bytes(2)), Some(Event::Probe { sender }));
-        let claim = Event::Claim { vip: sender, mac: [2; 6], ifindex: 3 };
+        let claim = Event::Claim { vip: sender, mac: [2; 6], ifindex: 3, vlan: 0 };
         assert_eq!(Event::parse(&bytes(3)), Some(claim));
         assert_eq!(Event::parse(&bytes(4)), None);
         assert_eq!(Event::parse(&bytes(1)[1..]), None);

@@ -2,6 +2,7 @@
 use super::{
     Error,
     object::Object,
+    pins::Pins,
     ranges::Range,
     state::{
         Contents, Filter, ReadRows, SourceRange, Write, empty_filter, kernel_endpoints, kernel_rows,
@@ -98,9 +99,12 @@ fn word(element: u32) -> u64 {
     u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
 }
 
+/// Gives a map by its name.
+type Give<'a> = &'a mut dyn FnMut(&'static str) -> Result<Map, Error>;
+
 /// Maps an array into memory. The mapping keeps the map; its descriptor is not needed any longer.
-fn map_into_memory(object: &mut Object, name: &'static str) -> Result<MappedRows, Error> {
-    let Map::Array(array) = object.take_map(name)? else {
+fn map_into_memory(give: Give<'_>, name: &'static str) -> Result<MappedRows, Error> {
+    let Map::Array(array) = give(name)? else {
         return Err(Error::Incomplete { what: name });
     };
     let capacity = array.info().map_err(failed(name))?.max_entries();
@@ -111,12 +115,9 @@ fn failed(map: &'static str) -> impl FnOnce(MapError) -> Error {
     move |error| Error::Map { map, error }
 }
 
-/// Takes a map out of the object and gives it its types.
-fn take<M: TryFrom<Map, Error = MapError>>(
-    object: &mut Object,
-    name: &'static str,
-) -> Result<M, Error> {
-    object.take_map(name)?.try_into().map_err(failed(name))
+/// A map with its types.
+fn take<M: TryFrom<Map, Error = MapError>>(give: Give<'_>, name: &'static str) -> Result<M, Error> {
+    give(name)?.try_into().map_err(failed(name))
 }
 
 impl Maps {
@@ -126,23 +127,36 @@ impl Maps {
     ///
     /// [`Error::Incomplete`], [`Error::Map`], [`Error::MapRows`]
     pub fn new(object: &mut Object) -> Result<Self, Error> {
+        Self::given(&mut |name| object.take_map(name))
+    }
+
+    /// Opens those that are pinned.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NothingPinned`], [`Error::Map`], [`Error::MapRows`]
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        Self::given(&mut |name| pins.open_untyped(name))
+    }
+
+    fn given(give: Give<'_>) -> Result<Self, Error> {
         let tables = Tables {
-            rows: map_into_memory(object, "ROWS")?,
-            row_endpoints: map_into_memory(object, "ROW_ENDPOINTS")?,
+            rows: map_into_memory(give, "ROWS")?,
+            row_endpoints: map_into_memory(give, "ROW_ENDPOINTS")?,
         };
         Ok(Self {
-            vips: take(object, "VIPS")?,
-            announced: take(object, "ANNOUNCED")?,
-            services: take(object, "SERVICES")?,
-            nodes: take(object, "NODES")?,
-            node_macs: take(object, "NODE_MACS")?,
-            endpoints: take(object, "ENDPOINTS")?,
-            ingress_filter: take(object, "INGRESS_FILTER")?,
-            egress_filter: take(object, "EGRESS_FILTER")?,
-            settings: take(object, "SETTINGS")?,
-            counters: take(object, "COUNTERS")?,
-            service_stats: take(object, "SERVICE_STATS")?,
-            source_ranges: take(object, "SOURCE_RANGES")?,
+            vips: take(give, "VIPS")?,
+            announced: take(give, "ANNOUNCED")?,
+            services: take(give, "SERVICES")?,
+            nodes: take(give, "NODES")?,
+            node_macs: take(give, "NODE_MACS")?,
+            endpoints: take(give, "ENDPOINTS")?,
+            ingress_filter: take(give, "INGRESS_FILTER")?,
+            egress_filter: take(give, "EGRESS_FILTER")?,
+            settings: take(give, "SETTINGS")?,
+            counters: take(give, "COUNTERS")?,
+            service_stats: take(give, "SERVICE_STATS")?,
+            source_ranges: take(give, "SOURCE_RANGES")?,
             tables,
             cpus: nr_cpus().map_err(|(_, error)| Error::Proc {
                 path: "/sys/devices/system/cpu/possible",

@@ -40,6 +40,7 @@ pub mod slots;
 pub mod state;
 pub mod stats;
 pub mod tunnels;
+pub mod uninstall;
 pub mod uplinks;
 
 pub use error::{Error, MapLayout};

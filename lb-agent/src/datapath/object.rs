@@ -8,6 +8,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier, Xdp, xdp::XdpMode as AyaXdpMode},
 };
+use lb_common::maps::{KEPT, KEPT_SINCE};
 use std::{collections::BTreeMap, fs::File};
 
 /// The object that the build script made; empty if it was told to make none.
@@ -20,7 +21,7 @@ pub(super) const EGRESS_BARE: &str = "herald_egress_l3";
 const PASS: &str = "herald_pass";
 
 /// The maps that are pinned: all but those of a flavour that logs.
-pub const MAPS: [&str; 24] = [
+pub const MAPS: [&str; 25] = [
     "VIPS",
     "ANNOUNCED",
     "SERVICES",
@@ -37,6 +38,7 @@ pub const MAPS: [&str; 24] = [
     "SERVICE_STATS",
     "ECHO_BUDGET",
     "REFUSE_BUDGET",
+    "CLAIM_BUDGET",
     "ROW_ENDPOINTS",
     "AFFINITY",
     "ELSEWHERE",
@@ -59,6 +61,7 @@ pub struct Object {
     pub(super) pins: Pins,
     pub(super) mode: XdpMode,
     fresh: bool,
+    upgrading: bool,
     _lock: File,
 }
 
@@ -82,6 +85,7 @@ impl Object {
             tracing::info!(links = dead, "removed links to interfaces that are gone");
         }
 
+        let upgrading = pins.keep_maps(&KEPT, KEPT_SINCE)?;
         let object = aya_obj::Object::parse(OBJECT).map_err(aya::EbpfError::from)?;
         let mut loader = EbpfLoader::new();
         let mut fresh = true;
@@ -99,7 +103,7 @@ impl Object {
                 flags: map.map_flags(),
             };
             if let Some(found) = pins.map_layout(name)? {
-                fresh = false;
+                fresh &= upgrading && KEPT.contains(&name);
                 let wanted = expected.max_entries;
                 if ADJUSTABLE.contains(&name) {
                     expected.max_entries = found.max_entries;
@@ -127,7 +131,8 @@ impl Object {
         }
         let ebpf = loader.load(OBJECT)?;
         let refused = BTreeMap::new();
-        let mut object = Self { refused, ebpf, pins, mode: options.xdp_mode, fresh, _lock: lock };
+        let mode = options.xdp_mode;
+        let mut object = Self { refused, ebpf, pins, mode, fresh, upgrading, _lock: lock };
         #[cfg(feature = "debug-object")]
         super::frame_log::follow(&mut object.ebpf);
         // All of them now: a program is loaded with the numbers of the maps' descriptors, which
@@ -144,9 +149,15 @@ impl Object {
         Ok(object)
     }
 
-    /// Whether no map was pinned before: all of them are empty.
+    /// Whether no map was pinned before, but for those that an earlier version had, too.
     pub fn is_fresh(&self) -> bool {
         self.fresh
+    }
+
+    /// Whether programs of an earlier version were attached when this one was loaded. They go on
+    /// with its maps until they are replaced.
+    pub fn is_upgrade(&self) -> bool {
+        self.upgrading
     }
 
     /// The pins.
@@ -244,5 +255,21 @@ fn program_error(program: &'static str) -> impl FnOnce(ProgramError) -> Error {
             tracing::debug!(program, "verifier: {verifier_log}");
         }
         Error::Program { program, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// The same sources give the same object in whatever folder, so that images can be compared.
+    #[test]
+    fn the_object_names_no_folder_of_the_machine_that_built_it() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().display().to_string();
+        for folder in [root.as_str(), "/.cargo/", "/.rustup/"] {
+            let named = OBJECT.windows(folder.len()).any(|found| found == folder.as_bytes());
+            assert!(!named, "{folder}");
+        }
     }
 }

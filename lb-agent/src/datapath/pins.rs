@@ -4,7 +4,7 @@
 //! (`eth0.100`) and since an interface that was made anew has another index.
 use super::{Error, IngressMode, MapLayout};
 use crate::system;
-use aya::maps::{MapError, MapInfo};
+use aya::maps::{Map, MapData, MapError, MapInfo};
 use lb_common::maps::SCHEMA_VERSION;
 use std::{
     fs::{self, File, TryLockError},
@@ -152,22 +152,40 @@ impl Pins {
     ///
     /// [`Error::Pin`]
     pub fn map_layout(&self, name: &str) -> Result<Option<MapLayout>, Error> {
+        layout_of(&self.map(name))
+    }
+
+    /// Opens a pinned map.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NothingPinned`] if it is not there, [`Error::Map`] if it is another.
+    pub fn open<M: TryFrom<Map, Error = MapError>>(&self, name: &'static str) -> Result<M, Error> {
+        self.open_untyped(name)?.try_into().map_err(|error| Error::Map { map: name, error })
+    }
+
+    /// The same, of whichever kind it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_untyped(&self, name: &'static str) -> Result<Map, Error> {
         let path = self.map(name);
         if !path.exists() {
-            return Ok(None);
+            return Err(Error::NothingPinned { path });
         }
-        let unreadable = |error: MapError| Error::Pin {
-            path: path.clone(),
-            error: io::Error::other(error.to_string()),
-        };
-        let info = MapInfo::from_pin(&path).map_err(unreadable)?;
-        Ok(Some(MapLayout {
-            kind: info.map_type().map_err(unreadable)? as u32,
-            key_size: info.key_size(),
-            value_size: info.value_size(),
-            max_entries: info.max_entries(),
-            flags: info.map_flags(),
-        }))
+        let opened = MapData::from_pin(&path).and_then(Map::from_map_data);
+        opened.map_err(|error| Error::Map { map: name, error })
+    }
+
+    /// Opens the map of this name that an earlier version has pinned, if there is one that looks as this
+    /// version's does.
+    pub fn open_earlier<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Option<M> {
+        let layout = self.map_layout(name).ok().flatten()?;
+        let earlier = self.versions().into_iter().skip(1).rev();
+        let mut paths = earlier.map(|version| version.join("maps").join(name));
+        let path = paths.find(|path| layout_of(path).is_ok_and(|found| found == Some(layout)))?;
+        open(&path).ok()
     }
 
     /// The version directories there are, this schema's first.
@@ -183,6 +201,36 @@ impl Pins {
         versions.sort();
         versions.insert(0, current);
         versions
+    }
+
+    /// Has maps of the latest earlier version serve in this one, if they are as they would be here:
+    /// from `since` on they are. Those that are pinned already stay. Returns whether there are programs
+    /// of an earlier version, which go on with its maps until they are replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`]
+    pub fn keep_maps(&self, names: &[&str], since: u32) -> Result<bool, Error> {
+        let version = |path: &Path| path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok();
+        let earlier = self.versions().into_iter().skip(1);
+        let earlier = earlier.filter_map(|path| Some((version(&path)?, path)));
+        let attached = |path: &Path| !entries(&path.join("links")).is_empty();
+        let latest = earlier
+            .filter(|(version, path)| (since..SCHEMA_VERSION).contains(version) && attached(path))
+            .max();
+        let Some((_, old)) = latest else { return Ok(false) };
+        for name in names {
+            let (old, new) = (old.join("maps").join(name), self.map(name));
+            if !new.exists() && old.exists() {
+                let failed = |error: String| Error::Pin {
+                    path: new.clone(),
+                    error: io::Error::other(error),
+                };
+                let map = MapData::from_pin(&old).map_err(|error| failed(error.to_string()))?;
+                map.pin(&new).map_err(|error| failed(error.to_string()))?;
+            }
+        }
+        Ok(true)
     }
 
     /// All pinned links, those of other schema versions last.
@@ -281,6 +329,28 @@ impl Pins {
         let _: io::Result<()> = fs::remove_dir(&self.dir);
         Ok(())
     }
+}
+
+fn open<M: TryFrom<Map, Error = MapError>>(path: &Path) -> Result<M, MapError> {
+    Map::from_map_data(MapData::from_pin(path)?)?.try_into()
+}
+
+fn layout_of(path: &Path) -> Result<Option<MapLayout>, Error> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let unreadable = |error: MapError| Error::Pin {
+        path: path.into(),
+        error: io::Error::other(error.to_string()),
+    };
+    let info = MapInfo::from_pin(path).map_err(unreadable)?;
+    Ok(Some(MapLayout {
+        kind: info.map_type().map_err(unreadable)? as u32,
+        key_size: info.key_size(),
+        value_size: info.value_size(),
+        max_entries: info.max_entries(),
+        flags: info.map_flags(),
+    }))
 }
 
 /// Paths and names in a directory; nothing if it cannot be read.

@@ -3,11 +3,10 @@
 use super::ranges::REST_NS;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Indices of an array map by owner.
+/// Indices of an array map whose owners know theirs.
 #[derive(Clone, Debug)]
-pub struct Slots<K> {
+pub struct Indices {
     end: u32,
-    index: BTreeMap<K, u32>,
     /// The lowest index that was never given out.
     next: u32,
     /// Lower ones that are free.
@@ -16,16 +15,62 @@ pub struct Slots<K> {
     resting: VecDeque<(u64, u32)>,
 }
 
+impl Indices {
+    /// Indices from `first` up to, not including, `end`.
+    pub fn new(first: u32, end: u32) -> Self {
+        Self { end, next: first, free: BTreeSet::new(), resting: VecDeque::new() }
+    }
+
+    /// Notes an index that is in use already when the agent starts. False, and nothing
+    /// changes, if it is taken or outside.
+    #[must_use]
+    pub fn adopt(&mut self, index: u32) -> bool {
+        if index >= self.end {
+            return false;
+        }
+        if index >= self.next {
+            self.free.extend(self.next..index);
+            self.next = index + 1;
+            return true;
+        }
+        self.free.remove(&index)
+    }
+
+    /// A new index; `None` if there is none left that has rested at `now` (`CLOCK_MONOTONIC`, ns).
+    pub fn allocate(&mut self, now: u64) -> Option<u32> {
+        while let Some(&(at, index)) = self.resting.front()
+            && at <= now
+        {
+            self.resting.pop_front();
+            self.free.insert(index);
+        }
+        match self.free.pop_first() {
+            Some(index) => Some(index),
+            None if self.next < self.end => {
+                self.next += 1;
+                Some(self.next - 1)
+            }
+            None => None,
+        }
+    }
+
+    /// Takes an index back; it rests before it is given out again.
+    pub fn release(&mut self, index: u32, now: u64) {
+        self.resting.push_back((now.saturating_add(REST_NS), index));
+    }
+}
+
+/// Indices of an array map by owner.
+#[derive(Clone, Debug)]
+pub struct Slots<K> {
+    indices: Indices,
+    index: BTreeMap<K, u32>,
+}
+
 impl<K: Ord + Clone> Slots<K> {
     /// Indices from `first` up to, not including, `end`.
     pub fn new(first: u32, end: u32) -> Self {
-        Self {
-            end,
-            index: BTreeMap::new(),
-            next: first,
-            free: BTreeSet::new(),
-            resting: VecDeque::new(),
-        }
+        Self { indices: Indices::new(first, end), index: BTreeMap::new() }
     }
 
     /// The owner's index.
@@ -45,13 +90,7 @@ impl<K: Ord + Clone> Slots<K> {
     /// changes, if either the owner or the index is taken, or the index is outside.
     #[must_use]
     pub fn adopt(&mut self, owner: K, index: u32) -> bool {
-        if self.index.contains_key(&owner) || index >= self.end {
-            return false;
-        }
-        if index >= self.next {
-            self.free.extend(self.next..index);
-            self.next = index + 1;
-        } else if !self.free.remove(&index) {
+        if self.index.contains_key(&owner) || !self.indices.adopt(index) {
             return false;
         }
         self.index.insert(owner, index);
@@ -64,20 +103,7 @@ impl<K: Ord + Clone> Slots<K> {
         if let Some(&index) = self.index.get(owner) {
             return Some(index);
         }
-        while let Some(&(at, index)) = self.resting.front()
-            && at <= now
-        {
-            self.resting.pop_front();
-            self.free.insert(index);
-        }
-        let index = match self.free.pop_first() {
-            Some(index) => index,
-            None if self.next < self.end => {
-                self.next += 1;
-                self.next - 1
-            }
-            None => return None,
-        };
+        let index = self.indices.allocate(now)?;
         self.index.insert(owner.clone(), index);
         Some(index)
     }
@@ -92,18 +118,18 @@ impl<K: Ord + Clone> Slots<K> {
     /// Takes the index from its owner; it rests before another gets it.
     pub fn release(&mut self, owner: &K, now: u64) -> Option<u32> {
         let index = self.index.remove(owner)?;
-        self.resting.push_back((now.saturating_add(REST_NS), index));
+        self.indices.release(index, now);
         Some(index)
     }
 
     /// Releases all but those that `keep` wants; returns how many it released.
     pub fn retain(&mut self, now: u64, mut keep: impl FnMut(&K, u32) -> bool) -> usize {
         let before = self.index.len();
-        let resting = &mut self.resting;
+        let indices = &mut self.indices;
         self.index.retain(|owner, index| {
             let kept = keep(owner, *index);
             if !kept {
-                resting.push_back((now.saturating_add(REST_NS), *index));
+                indices.release(*index, now);
             }
             kept
         });

@@ -2,7 +2,7 @@
 //! then on changed in step with what it writes.
 use super::{
     ranges::{Exhausted, Range, Ranges},
-    slots::Slots,
+    slots::{Indices, Slots},
     uplinks,
 };
 use crate::plan::{
@@ -175,7 +175,8 @@ pub struct State {
     pub(crate) endpoint_ranges: Shared,
     pub(crate) node_slots: Slots<NodeOwner>,
     pub(crate) endpoint_slots: Slots<EndpointKey>,
-    pub(crate) stats_slots: Slots<ServiceKey>,
+    /// Each Service's entry says which is its own.
+    pub(crate) stats: Indices,
     pub(crate) source_range_slots: Slots<Prefixes>,
     pub(crate) placed: Placed,
     /// The plan of each Service whose entry says what it says: they need not be looked at
@@ -376,11 +377,11 @@ impl State {
     pub fn adopt(mut contents: Contents) -> Self {
         let mut ranges = Shared::new(contents.row_capacity);
         let mut endpoint_ranges = Shared::new(contents.row_endpoint_capacity);
-        let mut stats_slots = Slots::new(0, MAX_SERVICES);
+        let mut stats = Indices::new(0, MAX_SERVICES);
         if contents.fragment_rows.is_some_and(|range| !ranges.adopt(range)) {
             contents.fragment_rows = None;
         }
-        for (key, service) in &mut contents.services {
+        for service in contents.services.values_mut() {
             // What was given up here is like no Service that is ever wanted, so that it is
             // written or removed.
             if range(service).is_some_and(|range| !ranges.adopt(range)) {
@@ -392,8 +393,8 @@ impl State {
             if previous_range(service).is_some_and(|range| !ranges.adopt(range)) {
                 *service = Service { previous_rows: 0, flags: u32::MAX, ..*service };
             }
-            if !stats_slots.adopt(*key, service.stats) {
-                service.flags = u32::MAX;
+            if !stats.adopt(service.stats) {
+                *service = Service { stats: NO_STATS, flags: u32::MAX, ..*service };
             }
         }
         let windows = contents.services.iter().filter(|(_, service)| service.previous_rows != 0);
@@ -429,7 +430,7 @@ impl State {
             endpoint_ranges,
             node_slots,
             endpoint_slots,
-            stats_slots,
+            stats,
             source_range_slots,
             placed: Placed::default(),
             standing: OrdMap::new(),
@@ -452,6 +453,9 @@ impl State {
 /// For how many seconds after a change of rows UDP flows are looked for at the nodes of before:
 /// as long as conntrack keeps one that was answered once.
 pub const UDP_WINDOW_S: u32 = 120;
+
+/// The element of `SERVICE_STATS` of a Service that was found with another's.
+pub(crate) const NO_STATS: u32 = u32::MAX;
 
 /// Bits of a set's number before the prefix in a key of `SOURCE_RANGES`.
 pub(crate) const RANGE_ID_BITS: u32 = 32;

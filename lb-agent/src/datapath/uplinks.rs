@@ -1,5 +1,8 @@
 //! Which interfaces VIP traffic arrives on, and by which replies leave, as netlink tells: never
 //! from /sys/class/net, which may show another network namespace.
+mod carrier;
+
+use self::carrier::Carriers;
 use super::{
     Error,
     excluded::Excluded,
@@ -43,8 +46,12 @@ pub struct Uplink {
     pub lower: String,
     /// The ports of `lower` where that is a bond or a team: frames arrive on them first.
     pub ports: Vec<String>,
-    /// Whether VIPs are announced on it; its traffic is steered in any case.
+    /// Whether VIPs may be announced on it; its traffic is steered in any case.
     pub announces: bool,
+    /// Whether its cable is plugged in at both ends: else no VIP is announced on it.
+    pub carrier: bool,
+    /// Whether that is to be relied on: it has not just come back. Until then others had better announce.
+    pub settled: bool,
     /// Its link-layer address.
     pub mac: [u8; 6],
     /// Its addresses, with their prefix lengths, in order.
@@ -129,6 +136,7 @@ struct Link {
     mac: Option<[u8; 6]>,
     mtu: u32,
     up: bool,
+    carrier: bool,
     layer: Layer,
     /// The bond, bridge or team that it is a port of, or its VRF.
     controller: Option<u32>,
@@ -147,6 +155,9 @@ pub struct Interfaces {
     routed: BTreeSet<u32>,
     /// A route went: what is in `routed` may have lost its last.
     routes_changed: bool,
+    carriers: Carriers,
+    /// An interface has lost its carrier: others are to announce at once.
+    carrier_lost: bool,
 }
 
 impl Interfaces {
@@ -160,6 +171,7 @@ impl Interfaces {
                 if link.header.interface_family == AddressFamily::Unspec =>
             {
                 self.links.remove(&link.header.index);
+                self.carriers.forget(link.header.index);
                 self.addresses.retain(|(index, _)| *index != link.header.index);
                 self.default_routes.remove(&link.header.index);
                 self.routed.remove(&link.header.index);
@@ -192,8 +204,10 @@ impl Interfaces {
         }
         let index = message.header.index;
         let link = Link::parse(message);
-        let up = link.up;
+        let (up, carrier) = (link.up, link.carrier);
+        self.carriers.observe(Instant::now(), index, up && carrier);
         let before = self.links.insert(index, link);
+        self.carrier_lost |= !carrier && before.as_ref().is_some_and(|before| before.carrier);
         let known = self.default_routes.contains(&index) || self.routed.contains(&index);
         before.is_some_and(|before| before.up != up) && known
     }
@@ -281,6 +295,8 @@ impl Interfaces {
             lower: lower.name.clone(),
             ports,
             announces: !excluded.contains(&link.name),
+            carrier: link.carrier,
+            settled: self.carriers.counts(Instant::now(), device),
             mac: link.mac?,
             addresses,
             mtu: link.mtu,
@@ -331,6 +347,7 @@ impl Link {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
             layer,
             controller: None,
             below: None,
@@ -397,13 +414,20 @@ fn prefix(message: &AddressMessage) -> Option<(u32, IpNet)> {
     Some((message.header.index, IpNet::new(address, message.header.prefix_len).ok()?))
 }
 
-/// Reads everything anew.
+/// Reads everything.
 pub(super) async fn read(handle: &Handle) -> Result<Interfaces, Error> {
-    let mut interfaces = Interfaces::default();
+    read_again(handle, Carriers::default()).await
+}
+
+/// Reads everything anew, but for what is remembered of carriers.
+async fn read_again(handle: &Handle, carriers: Carriers) -> Result<Interfaces, Error> {
+    let mut interfaces = Interfaces { carriers, ..Interfaces::default() };
     let mut links = handle.link().get().execute();
     while let Some(link) = links.try_next().await.map_err(netlink::failed("read interfaces"))? {
         interfaces.observe_link(&link);
     }
+    let Interfaces { links, carriers, .. } = &mut interfaces;
+    carriers.retain(|index| links.contains_key(&index));
     let mut addresses = handle.address().get().execute();
     while let Some(address) =
         addresses.try_next().await.map_err(netlink::failed("read addresses"))?
@@ -475,15 +499,17 @@ pub async fn follow(
         if interfaces.routes_changed && read_at.is_none() {
             read_at = Some(Instant::now() + ROUTES_SETTLE);
         }
+        let carrier_at = interfaces.carriers.next_deadline(Instant::now());
         tokio::select! {
             changed = selection.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }
             }
+            () = time::sleep_until(carrier_at.unwrap_or_else(Instant::now).into()), if carrier_at.is_some() => {}
             () = time::sleep_until(read_at.unwrap_or_else(Instant::now).into()), if read_at.is_some() => {
                 read_at = None;
-                interfaces = read(&handle).await?;
+                interfaces = read_again(&handle, interfaces.carriers).await?;
             }
             message = messages.next() => {
                 let mut next = message;
@@ -497,14 +523,15 @@ pub async fn follow(
                         _ => false,
                     };
                     next = messages.next().now_or_never().flatten();
-                    if next.is_none() && !settled {
+                    if next.is_none() && !settled && !interfaces.carrier_lost {
                         settled = true;
                         time::sleep(SETTLE).await;
                         next = messages.next().now_or_never().flatten();
                     }
                 }
+                interfaces.carrier_lost = false;
                 if stale {
-                    interfaces = read(&handle).await?;
+                    interfaces = read_again(&handle, interfaces.carriers).await?;
                 }
             }
         }

@@ -1,11 +1,15 @@
 //! The commands that look and change nothing but whether frames are sampled.
 use super::{
+    bundle,
     explain::explain,
     flow::{Flow, VipPort, client},
+    maps,
     pinned::Pinned,
+    status::Status,
     watch,
 };
 use crate::{
+    cli::Format,
     datapath::DEFAULT_PIN_DIR,
     exit::{Exit, ExitContext as _},
     system,
@@ -93,5 +97,96 @@ impl Watch {
         let Self { one_in, only, pcap, count, pin_dir } = self.clone();
         let options = watch::Options { pin_dir, one_in, only, pcap, count };
         watch::watch(&options, &mut io::stdout().lock()).await
+    }
+}
+
+/// Where this node is looked at.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Place {
+    /// The directory that was given to `run`
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// The --metrics-addr that was given to `run`
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9120")]
+    pub agent: SocketAddr,
+}
+
+/// Show what this node serves: interfaces, VIPs and their owners, shares of nodes and pods, sessions, drops
+///
+/// Read from the pinned maps, also where no agent runs; names, owners elsewhere and BGP sessions are the
+/// agent's to tell.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ShowStatus {
+    /// Where to look.
+    #[command(flatten)]
+    pub place: Place,
+    /// How the result is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+impl ShowStatus {
+    /// What to print.
+    ///
+    /// # Errors
+    ///
+    /// The maps cannot be read.
+    pub async fn run(&self) -> anyhow::Result<String> {
+        let status = Status::read(&self.place.pin_dir, self.place.agent).await?;
+        Ok(match self.output {
+            Format::Table => status.text(),
+            Format::Json => serde_json::to_string_pretty(&status)? + "\n",
+        })
+    }
+}
+
+/// List the pinned maps: entries, kernel memory, and what prints each
+#[derive(Clone, Debug, clap::Args)]
+pub struct Maps {
+    /// The directory that was given to `run`
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// How the result is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+impl Maps {
+    /// What to print.
+    ///
+    /// # Errors
+    ///
+    /// The maps cannot be read.
+    pub fn run(&self) -> anyhow::Result<String> {
+        let maps = maps::list(&self.pin_dir)?;
+        Ok(match self.output {
+            Format::Table => maps::text(&maps),
+            Format::Json => serde_json::to_string_pretty(&maps)? + "\n",
+        })
+    }
+}
+
+/// Write what somebody who helps from afar wants to see into a tar file: status, check, maps, metrics
+///
+/// It names Services, addresses and routers, but has no passwords and no keys.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Bundle {
+    /// The file, which must not exist
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where to look.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+impl Bundle {
+    /// What to print.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub async fn run(&self) -> anyhow::Result<String> {
+        bundle::write(&self.file, &self.place.pin_dir, self.place.agent).await?;
+        Ok(format!("{}\n", self.file.display()))
     }
 }

@@ -3,7 +3,7 @@ use super::explain::Tables;
 use crate::datapath::{Error, pins::Pins};
 use aya::{
     Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
 use lb_common::maps::{
     Affinity, AffinityKey, Elsewhere, Endpoint, Flow, FlowKey, Node, RangeKey, Row, Service,
@@ -26,24 +26,6 @@ pub struct Pinned {
     ranges: LpmTrie<MapData, RangeKey, u32>,
 }
 
-/// Opens one pinned map.
-///
-/// # Errors
-///
-/// [`Error::NothingPinned`] if it is not there, [`Error::Map`] if it is another.
-pub fn open<M: TryFrom<Map, Error = MapError>>(
-    pins: &Pins,
-    name: &'static str,
-) -> Result<M, Error> {
-    let path = pins.map(name);
-    if !path.exists() {
-        return Err(Error::NothingPinned { path });
-    }
-    let failed = |error| Error::Map { map: name, error };
-    let data = MapData::from_pin(&path).map_err(failed)?;
-    Map::from_map_data(data).map_err(failed)?.try_into().map_err(failed)
-}
-
 impl Pinned {
     /// Opens the maps under a pin directory.
     ///
@@ -53,17 +35,17 @@ impl Pinned {
     pub fn open(pin_dir: &Path) -> Result<Self, Error> {
         let pins = &Pins::new(pin_dir);
         Ok(Self {
-            vips: open(pins, "VIPS")?,
-            services: open(pins, "SERVICES")?,
-            rows: open(pins, "ROWS")?,
-            row_endpoints: open(pins, "ROW_ENDPOINTS")?,
-            nodes: open(pins, "NODES")?,
-            endpoints: open(pins, "ENDPOINTS")?,
-            flows: open(pins, "FLOWS")?,
-            pending: open(pins, "PENDING")?,
-            affinity: open(pins, "AFFINITY")?,
-            elsewhere: open(pins, "ELSEWHERE")?,
-            ranges: open(pins, "SOURCE_RANGES")?,
+            vips: pins.open("VIPS")?,
+            services: pins.open("SERVICES")?,
+            rows: pins.open("ROWS")?,
+            row_endpoints: pins.open("ROW_ENDPOINTS")?,
+            nodes: pins.open("NODES")?,
+            endpoints: pins.open("ENDPOINTS")?,
+            flows: pins.open("FLOWS")?,
+            pending: pins.open("PENDING")?,
+            affinity: pins.open("AFFINITY")?,
+            elsewhere: pins.open("ELSEWHERE")?,
+            ranges: pins.open("SOURCE_RANGES")?,
         })
     }
 }

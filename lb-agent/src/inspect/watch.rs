@@ -1,6 +1,6 @@
 //! `lb-agent watch`: a live sample of what the kernel programs do, since frames that XDP turns
 //! round or sends on are seen by no other tool.
-use super::{capture::Capture, pinned::open, sample};
+use super::{capture::Capture, sample};
 use crate::{
     datapath::{Error, pins::Pins},
     system,
@@ -42,9 +42,9 @@ pub struct Options {
 /// Nothing is pinned, somebody else watches, or a file cannot be written.
 pub async fn watch(options: &Options, out: &mut impl Write) -> anyhow::Result<()> {
     let pins = Pins::new(&options.pin_dir);
-    let mut ring: RingBuf<MapData> = open(&pins, "SAMPLES")?;
-    let mut sampling: Array<MapData, Sampling> = open(&pins, "SAMPLING")?;
-    let settings: Array<MapData, Settings> = open(&pins, "SETTINGS")?;
+    let mut ring: RingBuf<MapData> = pins.open("SAMPLES")?;
+    let mut sampling: Array<MapData, Sampling> = pins.open("SAMPLING")?;
+    let settings: Array<MapData, Settings> = pins.open("SETTINGS")?;
     let _lock = alone(&pins.maps())?;
     let settings = settings.get(&0, 0).map_err(|error| Error::Map { map: "SETTINGS", error })?;
     let tunnel_port = u16::from_be_bytes(settings.tunnel_port);

@@ -120,7 +120,7 @@ pub(super) fn is_written(service: &Service, decision: &Decision) -> bool {
     let recorded = service.annotations.get(ALLOCATED_FROM);
     held == decision.addresses
         && !has_unreadable(service)
-        && (decision.as_it_is || recorded.map(String::as_str) == decision.pool.as_deref())
+        && (decision.as_it_is || recorded == decision.pool.as_deref())
 }
 
 /// A notice about a Service.
@@ -130,5 +130,6 @@ pub(super) fn notice(
     reason: &'static str,
     message: String,
 ) -> Notice {
-    Notice { kind: "Service", object: service.name.clone(), warning, reason, message }
+    let (object, message) = (service.name.clone(), message.into());
+    Notice { kind: "Service", object, warning, reason, message }
 }

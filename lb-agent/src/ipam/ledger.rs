@@ -46,8 +46,6 @@ pub(super) struct Entry {
     pub(super) service: Arc<Service>,
     /// What it shall have; absent: it is not our business.
     pub(super) decision: Option<Decision>,
-    /// As whom it has its addresses in the book.
-    tenant: Option<Tenant>,
     /// It might have more if there were room.
     waits: bool,
     /// What is told as long as it is so.
@@ -72,7 +70,7 @@ pub(super) struct Ledger {
     /// What is wrong with the pools.
     pub(super) faults: Vec<Notice>,
     book: Book,
-    pub(super) entries: BTreeMap<ObjectName, Entry>,
+    pub(super) entries: BTreeMap<ObjectName, Box<Entry>>,
     waiting: BTreeSet<ObjectName>,
     /// Changed Services that are being written, to be looked at after that.
     deferred: BTreeSet<ObjectName>,
@@ -165,7 +163,9 @@ impl Ledger {
         let mut round = Round::default();
         let mut room = false;
         for name in &changed {
-            let had = self.withdraw(name).and_then(|e| Some((e.decision?.addresses, e.tenant?)));
+            let had = self.withdraw(name).and_then(|e| Some((e.decision?.addresses, e.service)));
+            let had = had.filter(|(held, _)| !held.is_empty());
+            let had = had.map(|(held, service)| (held, Tenant::of(&service)));
             if let Some(service) = self.snapshot.services.get(name) {
                 round.read(service, None, &self.pools);
             }
@@ -199,12 +199,16 @@ impl Ledger {
     }
 
     /// Forgets what was decided about a Service, and returns that.
-    fn withdraw(&mut self, name: &ObjectName) -> Option<Entry> {
+    fn withdraw(&mut self, name: &ObjectName) -> Option<Box<Entry>> {
         self.waiting.remove(name);
         let entry = self.entries.remove(name)?;
-        if let (Some(decision), Some(tenant)) = (&entry.decision, &entry.tenant) {
+        if let Some(decision) = &entry.decision
+            && !decision.addresses.is_empty()
+        {
+            // As which it has taken them.
+            let tenant = Tenant::of(&entry.service);
             for ip in &decision.addresses {
-                self.book.give_back(name, tenant, *ip);
+                self.book.give_back(name, &tenant, *ip);
             }
         }
         Some(entry)
@@ -248,7 +252,8 @@ impl Entry {
             service: self.service.name.clone(),
             resource_version: self.service.resource_version.clone(),
             addresses: decision.addresses.clone(),
-            pool: if decision.as_it_is { recorded.cloned() } else { decision.pool.clone() },
+            pool: if decision.as_it_is { recorded } else { decision.pool.as_deref() }
+                .map(str::to_owned),
         };
         let done = match in_flight.of(&self.service) {
             Some(sent) => *sent == assignment,
@@ -276,7 +281,7 @@ struct Round {
     /// Those that have not been decided about.
     cases: Vec<Case>,
     kept: Vec<Case>,
-    entries: BTreeMap<ObjectName, Entry>,
+    entries: BTreeMap<ObjectName, Box<Entry>>,
 }
 
 impl Round {
@@ -293,12 +298,11 @@ impl Round {
         let entry = Entry {
             service: Arc::clone(service),
             decision,
-            tenant: None,
             waits: false,
             standing,
             done: Vec::new(),
         };
-        self.entries.insert(service.name.clone(), entry);
+        self.entries.insert(service.name.clone(), Box::new(entry));
     }
 
     /// Lets Services keep what they hold, if they may. Unless all Services are here, an address
@@ -320,10 +324,9 @@ impl Round {
                     entry.done = case.promised.clone().unwrap_or_default();
                     entry.decision = Some(Decision {
                         addresses: case.held.clone(),
-                        pool: Some(pool.name.to_string()),
+                        pool: Some(Arc::clone(&pool.name)),
                         as_it_is: pool.refused,
                     });
-                    entry.tenant = Some(case.tenant.clone());
                     self.kept.push(case);
                     continue;
                 }
@@ -384,10 +387,9 @@ fn give(ledger: &mut Ledger, case: &Case, entry: &mut Entry) {
             for ip in &ips {
                 ledger.book.take(name, &case.tenant, *ip, &pool);
             }
-            entry.tenant = Some(case.tenant.clone());
             entry.decision = Some(Decision {
                 addresses: ips.clone(),
-                pool: Some(pool.name.to_string()),
+                pool: Some(Arc::clone(&pool.name)),
                 as_it_is: false,
             });
             add_second_family(ledger, case, &ips, entry);

@@ -22,7 +22,7 @@ mod rules;
 pub use allocator::{Allocator, Outcome};
 
 use crate::{plan::Notice, snapshot::ObjectName};
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 /// What a Service's status shall say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct Assignment {
 struct Decision {
     /// IPv4 first.
     addresses: Vec<IpAddr>,
-    pool: Option<String>,
+    pool: Option<Arc<str>>,
     /// Leave the annotation as it is: it may be all that is known of a pool that is refused.
     as_it_is: bool,
 }

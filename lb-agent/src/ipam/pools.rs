@@ -212,15 +212,18 @@ impl Pools {
                 let of = |r: &Range| ((r.family, r.first), (r.last, Arc::clone(&pool)));
                 all.index.extend(pool.ranges.iter().map(of));
             }
-            notices.extend(faults.into_iter().map(|message| Notice {
-                kind: "IPAddressPool",
-                object: ObjectName::new("", name.as_str()),
-                warning: true,
-                reason: "ConfigurationError",
-                message: format!(
-                    "{message} Until then the pool gives no new addresses; Services that hold \
+            notices.extend(faults.into_iter().map(|message| {
+                Notice {
+                    kind: "IPAddressPool",
+                    object: ObjectName::new("", name.as_str()),
+                    warning: true,
+                    reason: "ConfigurationError",
+                    message: format!(
+                        "{message} Until then the pool gives no new addresses; Services that hold \
                      one keep it."
-                ),
+                    )
+                    .into(),
+                }
             }));
             all.pools.insert(Arc::clone(&pool.name), pool);
         }
@@ -296,7 +299,7 @@ impl Pools {
     pub fn held(&self, service: &Service, address: IpAddr) -> Option<&Arc<Pool>> {
         self.of(address).or_else(|| {
             let from = service.annotations.get(ALLOCATED_FROM);
-            let by_name = from.and_then(|name| self.pools.get(name.as_str()));
+            let by_name = from.and_then(|name| self.pools.get(name));
             by_name
                 .filter(|pool| pool.refused)
                 .or_else(|| self.pools.values().find(|p| p.refused && p.contains(address)))

@@ -130,7 +130,7 @@ impl Tenant {
         let key = service.annotation("allow-shared-ip").filter(|key| !key.is_empty());
         let mut backend = String::new();
         if service.external_traffic_policy == ExternalTrafficPolicy::Local {
-            for (key, value) in &service.selector {
+            for (key, value) in service.selector.iter() {
                 // Writing to a String cannot fail.
                 let _ = write!(backend, "{key}={value},");
             }

@@ -1,10 +1,12 @@
 //! When to speak unasked. No I/O and no clock: `now` is an argument.
-use super::frame::announcement;
+use super::{
+    frame::{announcement, probe},
+    pace::Pace,
+};
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    num::NonZeroU32,
     time::{Duration, Instant},
 };
 
@@ -18,8 +20,13 @@ const ROUNDS: [Duration; 5] = [
     Duration::from_secs(4),
 ];
 
-/// How much of its rate the announcer may use at once.
-const BURST: Duration = Duration::from_millis(20);
+/// When it is asked who else has a VIP that was given just now (RFC 5227 section 1.1: three times,
+/// one to two seconds apart).
+const PROBES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_millis(2500)];
+
+/// From then on each VIP is repeated after this time and up to as much again: caches and the tables
+/// of switches age (300 s in most).
+const REFRESH: Duration = Duration::from_secs(60);
 
 /// A VIP on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,190 +42,223 @@ pub struct Announcement {
 /// A frame to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
-    /// Which VIP it announces.
+    /// Which VIP it announces, or asks for.
     pub vip: IpAddr,
     /// By which interface.
     pub ifindex: u32,
+    /// It announces the VIP, rather than asking who has it.
+    pub gratuitous: bool,
     /// The frame with its Ethernet header.
     pub frame: Bytes,
 }
 
-/// Repeats announcements of what came here, at a bounded rate.
+/// What is to be said, the most urgent first. Each has a rate of its own, so that none holds up
+/// another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// Of what came just now, for the first time: each moment counts.
+    First,
+    /// Again, or since somebody else claims it.
+    Repeat,
+    /// Who else has it?
+    Probe,
+    /// As long as it stays.
+    Refresh,
+}
+
+/// Its place in a queue: when it is due, and of those that are due together, the busiest first.
+type Place = (Instant, u64, Announcement);
+
+#[derive(Debug)]
+struct Queue {
+    waiting: BTreeSet<Place>,
+    pace: Pace,
+}
+
+/// Where a VIP stands.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    lane: Lane,
+    place: Place,
+    /// How often it was said.
+    round: u32,
+    since: Instant,
+}
+
+/// Repeats announcements of what came here, at bounded rates, and asks who else has an address.
 #[derive(Debug)]
 pub struct Announcer {
-    /// What this node announces.
     announced: BTreeSet<Announcement>,
-    /// What is still to be said, by time: first rounds, which go before, and repetitions.
-    queues: [BTreeSet<(Instant, Announcement)>; 2],
-    /// The round and time at which each stands in the queue.
-    standing: BTreeMap<Announcement, (usize, Instant, Instant)>,
-    /// Between two frames.
-    interval: Duration,
-    /// When the next frame is due at the full rate.
-    next_free: Option<Instant>,
+    /// In the order of [`Lane`].
+    queues: [Queue; 4],
+    standing: BTreeMap<Announcement, Standing>,
+    probing: BTreeMap<Announcement, Standing>,
+}
+
+impl Default for Announcer {
+    /// Two hundred VIPs are told of within 40 ms, two frames each, and no switch has to hold more than
+    /// 64 frames of ours at a time.
+    fn default() -> Self {
+        let queue = |rate, burst| Queue { waiting: BTreeSet::new(), pace: Pace::new(rate, burst) };
+        Self {
+            announced: BTreeSet::new(),
+            queues: [queue(10_000, 64), queue(2000, 32), queue(1000, 16), queue(100, 4)],
+            standing: BTreeMap::new(),
+            probing: BTreeMap::new(),
+        }
+    }
 }
 
 impl Announcer {
-    /// An announcer that sends at most `rate` frames a second.
-    pub fn new(rate: NonZeroU32) -> Self {
-        Self {
-            announced: BTreeSet::new(),
-            queues: Default::default(),
-            standing: BTreeMap::new(),
-            interval: Duration::from_secs(1) / rate.get(),
-            next_free: None,
-        }
-    }
-
-    /// Takes what this node announces from now on. What is new is told; of what is gone
-    /// not a word more is said.
-    pub fn update(&mut self, now: Instant, announced: BTreeSet<Announcement>) {
+    /// Takes what this node announces from now on. What is new is told, the `busy` ones first, by how
+    /// much; of what is gone not a word more is said.
+    pub fn update(
+        &mut self,
+        now: Instant,
+        announced: BTreeSet<Announcement>,
+        busy: &BTreeMap<IpAddr, u64>,
+    ) {
         for gone in self.announced.difference(&announced) {
-            if let Some((round, _, due)) = self.standing.remove(gone) {
-                self.queues[usize::from(round > 0)].remove(&(due, *gone));
+            for standing in [self.standing.remove(gone), self.probing.remove(gone)] {
+                let Some(Standing { lane, place, .. }) = standing else { continue };
+                self.queues[lane as usize].waiting.remove(&place);
             }
         }
         for new in announced.difference(&self.announced) {
-            self.standing.insert(*new, (0, now, now));
-            self.queues[0].insert((now, *new));
+            let rank = u64::MAX - busy.get(&new.vip).copied().unwrap_or_default();
+            let place = (now, rank, *new);
+            let standing = Standing { lane: Lane::First, place, round: 0, since: now };
+            self.queues[Lane::First as usize].waiting.insert(place);
+            self.standing.insert(*new, standing);
         }
         self.announced = announced;
     }
 
-    /// The frames that are due, as far as the rate allows.
+    /// The announcement of a VIP on an interface, if it is announced there.
+    pub fn find(&self, (vip, ifindex): (IpAddr, u32)) -> Option<Announcement> {
+        let from = Announcement { vip, ifindex, mac: [0; 6] };
+        self.announced
+            .range(from..)
+            .next()
+            .copied()
+            .filter(|a| (a.vip, a.ifindex) == (vip, ifindex))
+    }
+
+    /// Says once more, now, that a VIP is here.
+    pub fn repeat(&mut self, now: Instant, announcement: &Announcement) {
+        let Some(standing) = self.standing.get_mut(announcement) else { return };
+        // It is about to be said for the first time.
+        if standing.lane == Lane::First {
+            return;
+        }
+        self.queues[standing.lane as usize].waiting.remove(&standing.place);
+        (standing.lane, standing.place.0) = (Lane::Repeat, now);
+        self.queues[Lane::Repeat as usize].waiting.insert(standing.place);
+    }
+
+    /// Says all of it again, as if it had just come, but behind what has: somebody may have heard
+    /// another node announce it meanwhile.
+    pub fn repeat_all(&mut self, now: Instant) {
+        for standing in self.standing.values_mut().filter(|at| at.lane == Lane::Refresh) {
+            self.queues[Lane::Refresh as usize].waiting.remove(&standing.place);
+            (standing.lane, standing.place.0) = (Lane::Repeat, now);
+            (standing.round, standing.since) = (0, now);
+            self.queues[Lane::Repeat as usize].waiting.insert(standing.place);
+        }
+    }
+
+    /// Asks who else has a VIP, wherever it is announced.
+    pub fn probe_everywhere(&mut self, now: Instant, vip: IpAddr) {
+        let from = Announcement { vip, ifindex: 0, mac: [0; 6] };
+        let everywhere: Vec<_> =
+            self.announced.range(from..).take_while(|a| a.vip == vip).copied().collect();
+        everywhere.into_iter().for_each(|announcement| self.probe(now, announcement));
+    }
+
+    /// Asks who else has a VIP, by one interface, announced there or not.
+    pub fn probe(&mut self, now: Instant, announcement: Announcement) {
+        let place = (now, 0, announcement);
+        let standing = Standing { lane: Lane::Probe, place, round: 0, since: now };
+        if let Some(before) = self.probing.insert(announcement, standing) {
+            self.queues[Lane::Probe as usize].waiting.remove(&before.place);
+        }
+        self.queues[Lane::Probe as usize].waiting.insert(place);
+    }
+
+    /// The frames that are due, as far as the rates allow.
     pub fn poll(&mut self, now: Instant) -> Vec<Outgoing> {
         let mut out = Vec::new();
-        while self.may_send(now)
-            && let Some(due) = self.take_due(now)
-        {
-            for frame in announcement(due.vip, due.mac) {
-                out.push(Outgoing { vip: due.vip, ifindex: due.ifindex, frame });
-                let from = self.next_free.map_or(now, |at| at.max(now));
-                self.next_free = Some(from + self.interval);
+        for lane in [Lane::First, Lane::Repeat, Lane::Probe, Lane::Refresh] {
+            while let Some((_, _, Announcement { vip, ifindex, mac })) = self.take_due(lane, now) {
+                let frames = match lane {
+                    Lane::Probe => vec![probe(vip, mac)],
+                    Lane::First | Lane::Repeat => announcement(vip, mac),
+                    Lane::Refresh => announcement(vip, mac).into_iter().take(1).collect(),
+                };
+                self.queues[lane as usize].pace.sent(now, frames.len());
+                let gratuitous = lane != Lane::Probe;
+                out.extend(frames.into_iter().map(|frame| Outgoing {
+                    vip,
+                    ifindex,
+                    gratuitous,
+                    frame,
+                }));
             }
-            self.schedule_next(due);
         }
         out
     }
 
     /// When [`Announcer::poll`] has something to say again.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let due =
-            self.queues.iter().filter_map(|queue| queue.first()).map(|(due, _)| *due).min()?;
-        let free = self.next_free.and_then(|at| at.checked_sub(BURST));
-        Some(free.map_or(due, |free| due.max(free)))
+        let next = |queue: &Queue| Some(queue.pace.from(queue.waiting.first()?.0));
+        self.queues.iter().filter_map(next).min()
     }
 
-    fn may_send(&self, now: Instant) -> bool {
-        self.next_free.is_none_or(|at| at <= now + BURST)
-    }
-
-    fn take_due(&mut self, now: Instant) -> Option<Announcement> {
-        self.queues
-            .iter_mut()
-            .find(|queue| queue.first().is_some_and(|(due, _)| *due <= now))
-            .and_then(BTreeSet::pop_first)
-            .map(|(_, announcement)| announcement)
-    }
-
-    fn schedule_next(&mut self, announcement: Announcement) {
-        let Some((round, since, _)) = self.standing.remove(&announcement) else { return };
-        let next = round + 1;
-        if let Some(offset) = ROUNDS.get(next) {
-            let due = since + *offset;
-            self.standing.insert(announcement, (next, since, due));
-            self.queues[1].insert((due, announcement));
+    /// Takes what is due, and puts it where it is due next.
+    fn take_due(&mut self, lane: Lane, now: Instant) -> Option<Place> {
+        let queue = &mut self.queues[lane as usize];
+        let place = *queue.waiting.first().filter(|(due, ..)| queue.pace.from(*due) <= now)?;
+        queue.waiting.remove(&place);
+        let announcement = place.2;
+        let chain = if lane == Lane::Probe { &mut self.probing } else { &mut self.standing };
+        let Some(standing) = chain.get_mut(&announcement) else { return Some(place) };
+        standing.round = standing.round.saturating_add(1);
+        let rounds: &[Duration] = if lane == Lane::Probe { &PROBES } else { &ROUNDS };
+        match rounds.get(standing.round as usize) {
+            Some(offset) => {
+                standing.place.0 = standing.since + *offset;
+                if lane != Lane::Probe {
+                    standing.lane = Lane::Repeat;
+                }
+            }
+            None if lane == Lane::Probe => {
+                self.probing.remove(&announcement);
+                return Some(place);
+            }
+            None => {
+                standing.place.0 = now + REFRESH + jitter(&announcement, standing.round, REFRESH);
+                standing.lane = Lane::Refresh;
+            }
         }
+        self.queues[standing.lane as usize].waiting.insert(standing.place);
+        Some(place)
     }
+}
+
+/// At most `most`, another for each VIP, node and round: so VIPs that came together are not
+/// repeated together for ever. FNV-1a, and the upper half of its product with a large odd number.
+fn jitter(announcement: &Announcement, round: u32, most: Duration) -> Duration {
+    let octets = match announcement.vip {
+        IpAddr::V4(vip) => vip.to_ipv6_mapped().octets(),
+        IpAddr::V6(vip) => vip.octets(),
+    };
+    let bytes = octets.into_iter().chain(announcement.mac).chain(round.to_be_bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let part = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    most.mul_f64(part as f64 / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn announcer(rate: u32) -> Announcer {
-        Announcer::new(NonZeroU32::new(rate).unwrap())
-    }
-
-    fn on(ifindex: u32, vip: &str) -> Announcement {
-        Announcement { vip: vip.parse().unwrap(), ifindex, mac: [2, 0, 0, 0, 0, 1] }
-    }
-
-    /// Polls at every deadline up to `until`; the times and numbers of frames.
-    fn run(announcer: &mut Announcer, start: Instant, until: Duration) -> Vec<(Duration, usize)> {
-        let mut log = Vec::new();
-        while let Some(at) = announcer.next_deadline().filter(|at| *at <= start + until) {
-            let sent = announcer.poll(at).len();
-            assert!(sent > 0, "a deadline without anything to send");
-            log.push((at - start, sent));
-        }
-        log
-    }
-
-    #[test]
-    fn a_vip_that_came_is_announced_five_times() {
-        let start = Instant::now();
-        let mut announcer = announcer(1000);
-        announcer.update(start, [on(3, "192.0.2.5")].into());
-        let log = run(&mut announcer, start, Duration::from_secs(60));
-        assert_eq!(log, ROUNDS.map(|at| (at, 2)));
-        assert_eq!(announcer.next_deadline(), None);
-    }
-
-    #[test]
-    fn what_stays_is_not_told_again_but_a_new_link_layer_address_is() {
-        let start = Instant::now();
-        let mut announcer = announcer(1000);
-        announcer.update(start, [on(3, "2001:db8::5")].into());
-        run(&mut announcer, start, Duration::from_secs(60));
-        announcer.update(start, [on(3, "2001:db8::5")].into());
-        assert_eq!(announcer.next_deadline(), None);
-        let moved = Announcement { mac: [2, 0, 0, 0, 0, 9], ..on(3, "2001:db8::5") };
-        let later = start + Duration::from_secs(60);
-        announcer.update(later, [moved].into());
-        let sent = announcer.poll(later);
-        assert_eq!(sent.len(), 1);
-        assert_eq!(sent[0].frame[6..12], moved.mac);
-    }
-
-    #[test]
-    fn what_is_gone_is_silent_at_once() {
-        let start = Instant::now();
-        let mut announcer = announcer(1000);
-        announcer.update(start, [on(3, "192.0.2.5"), on(3, "192.0.2.6")].into());
-        announcer.poll(start);
-        announcer.update(start, [on(3, "192.0.2.6")].into());
-        let later = announcer.poll(start + Duration::from_secs(1));
-        assert!(!later.is_empty());
-        assert!(later.iter().all(|o| o.frame[28..32] == [192, 0, 2, 6]), "{later:?}");
-    }
-
-    #[test]
-    fn many_are_paced_and_newcomers_go_before_repetitions() {
-        let start = Instant::now();
-        let mut announcer = announcer(100);
-        let many: BTreeSet<_> = (0..100u8).map(|n| on(3, &format!("192.0.2.{n}"))).collect();
-        announcer.update(start, many.clone());
-        let at_once = announcer.poll(start).len();
-        assert!((2..=4).contains(&at_once), "{at_once}");
-        let log = run(&mut announcer, start, Duration::from_secs(1));
-        let sent: usize = at_once + log.iter().map(|(_, n)| n).sum::<usize>();
-        assert!((100..=106).contains(&sent), "{sent} in a second");
-        let newcomer = on(4, "192.0.2.200");
-        let now = start + Duration::from_secs(1);
-        announcer.update(now, many.into_iter().chain([newcomer]).collect());
-        // Of those that wait for their first round the newcomer is the last; yet it is
-        // told before anything is repeated.
-        let mut first_rounds = 0;
-        while let Some(at) = announcer.next_deadline() {
-            for sent in announcer.poll(at) {
-                if sent.ifindex == 4 {
-                    assert!(first_rounds <= 100, "{first_rounds}");
-                    return;
-                }
-                first_rounds += 1;
-            }
-        }
-        panic!("the newcomer was never announced");
-    }
-}
+mod tests;

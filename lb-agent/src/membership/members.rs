@@ -29,6 +29,8 @@
 //!   and two of three, and the survivor must take over. But one that has lost all others at a time
 //!   waits until any frame arrives: whom nobody can reach had better claim nothing, and soon
 //!   own nothing, either.
+//! * **Restart.** The silence of an agent that has said that it will be back means nothing as long as its
+//!   kernel goes on announcing for half a minute.
 //! * **Accusation.** A node owns nothing while most of its watchers find it amiss, though it
 //!   hears them: its own frames may be what is lost.
 use super::{
@@ -89,7 +91,7 @@ impl Timing {
 }
 
 /// An agent whose kernel would announce without it for no longer than this has not moved its
-/// deadline, a minute ahead every five seconds, for half a minute: it hangs.
+/// deadline, a minute ahead every five seconds, for half a minute: it hangs, or has not come back.
 const HANGS: Duration = Duration::from_secs(30);
 /// A wake-up that is later than this was a stall.
 const LATE: Duration = Duration::from_millis(15);
@@ -130,6 +132,8 @@ struct Peer {
     addresses: Vec<IpAddr>,
     /// Counts as alive until then though nothing has been heard of it.
     assumed_until: Option<Instant>,
+    /// An earlier agent's rows do without it.
+    left_out: bool,
     /// When it was heard last, directly, and from which of its addresses.
     heard: Option<Instant>,
     heard_from: Option<IpAddr>,
@@ -210,6 +214,8 @@ pub struct Members {
     evidence: Option<Instant>,
     waits: bool,
     waits_since: Option<Instant>,
+    /// When no frame had arrived last for so long that this node owned nothing.
+    was_deaf: Option<Instant>,
     /// When anything of any other node arrived last.
     sign: Option<Instant>,
     accused: bool,
@@ -279,6 +285,7 @@ impl Members {
             evidence: None,
             waits: false,
             waits_since: None,
+            was_deaf: None,
             epoch_s: incarnation / 1_000_000,
             sign: None,
             accused: false,
@@ -388,16 +395,6 @@ impl Members {
         let watched = self.peers.iter().enumerate().filter(|(_, peer)| peer.watch.is_some());
         self.watched = watched.map(|(at, _)| at).collect();
         self.greeting = true;
-        self.refresh = true;
-    }
-
-    /// Says which nodes the rows name that an earlier agent left in the kernel: they had
-    /// an agent then, so their kernels have programs. Each is looked for, rather than forgotten
-    /// because its agent, too, is just being started again.
-    pub fn remember(&mut self, nodes: &BTreeSet<String>) {
-        for peer in self.peers.iter_mut().filter(|peer| nodes.contains(&peer.name)) {
-            peer.serves = true;
-        }
         self.refresh = true;
     }
 
@@ -536,7 +533,10 @@ impl Members {
             }
             let heard = peer.heard.map_or(watch.since, |heard| heard.max(watch.since));
             let hangs = watch.probing.announces().is_some_and(|left| left < HANGS);
-            let silent = now >= heard + timing.silence || hangs;
+            let restarts = (peer.report.as_ref())
+                .is_some_and(|report| report.departure == Some(Departure::Restarting));
+            let excused = restarts && watch.probing.announces().is_some();
+            let silent = now >= heard + timing.silence && !excused || hangs;
             let unseen = if watch.probing.is_known() { watch.probing.is_unseen() } else { silent };
             let unknown = peer.heard.is_none_or(|heard| heard < watch.since) && !silent;
             let trouble = Trouble { unseen, silent, unknown };
@@ -579,6 +579,10 @@ impl Members {
     }
 }
 
+#[cfg(test)]
+mod departure_tests;
+#[cfg(test)]
+mod isolation_tests;
 #[cfg(test)]
 mod large;
 #[cfg(test)]

@@ -16,7 +16,7 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 1 | flags: 1 the agent stops, 2 its kernel programs go too, 4 it is [held](super::damping) |
+//! | 1 | flags: 1 the agent stops, 2 its kernel programs go too, 4 it is [held](super::damping), 8 it is started again soon |
 //! | 1 | length of the node's name |
 //! | 1 | number of uplinks |
 //! | 1 | number of nodes in trouble |
@@ -45,6 +45,7 @@ const ANSWER: u8 = 1;
 const STOPPING: u8 = 1;
 const UNLOADING: u8 = 2;
 const HELD: u8 = 4;
+const RESTARTING: u8 = 8;
 const UNSEEN: u8 = 1;
 const SILENT: u8 = 2;
 const UNKNOWN: u8 = 4;
@@ -94,7 +95,7 @@ pub struct Report {
     pub held_until_s: Option<u64>,
     /// The rules that the agent decides by.
     pub plan_version: u32,
-    /// The names of its uplinks.
+    /// The names of its uplinks, and [what else](super::told) it tells of them.
     pub interfaces: BTreeSet<String>,
     /// What it asks tunnelled packets to carry.
     pub cookie: Option<Cookie>,
@@ -144,6 +145,11 @@ impl From<Short> for Malformed {
 }
 
 impl Report {
+    /// Whether its VIPs are to be others' from now on.
+    pub fn gives_up(&self) -> bool {
+        self.departure.is_some_and(|departure| departure != Departure::Restarting)
+    }
+
     /// Which of two reports of a node is the later one.
     pub fn order(&self) -> (u64, u64) {
         (self.incarnation, self.version)
@@ -157,6 +163,7 @@ impl Report {
         let length = |text: &str| u8::try_from(text.len()).unwrap_or(u8::MAX);
         let mut flags = match self.departure {
             None => 0,
+            Some(Departure::Restarting) => RESTARTING,
             Some(Departure::Stopping) => STOPPING,
             Some(Departure::Unloading) => STOPPING | UNLOADING,
         };
@@ -197,11 +204,14 @@ impl Report {
         let mut report =
             Self { node, incarnation, version, plan_version, cookie, ..Self::default() };
         report.held_until_s = held_until_s;
-        report.departure = match (flags & UNLOADING != 0, flags & STOPPING != 0) {
-            (true, _) => Some(Departure::Unloading),
-            (false, true) => Some(Departure::Stopping),
-            (false, false) => None,
-        };
+        // What says more counts.
+        let departures = [
+            (UNLOADING, Departure::Unloading),
+            (STOPPING, Departure::Stopping),
+            (RESTARTING, Departure::Restarting),
+        ];
+        let departure = departures.into_iter().find(|(flag, _)| flags & flag != 0);
+        report.departure = departure.map(|(_, departure)| departure);
         for _ in 0..interfaces {
             let [length] = take(rest)?;
             report.interfaces.insert(name(rest, length)?);
@@ -285,8 +295,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn report() -> impl Strategy<Value = Report> {
-        let departure =
-            prop::option::of(prop::sample::select(vec![Departure::Stopping, Departure::Unloading]));
+        let departures = vec![Departure::Restarting, Departure::Stopping, Departure::Unloading];
+        let departure = prop::option::of(prop::sample::select(departures));
         let interfaces = prop::collection::btree_set("[a-z0-9.]{1,15}", 0..10);
         let trouble = any::<(bool, bool, bool)>().prop_map(|(unseen, silent, unknown)| Trouble {
             unseen,

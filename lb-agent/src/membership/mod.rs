@@ -16,6 +16,7 @@ pub mod message;
 pub mod probe;
 pub mod probing;
 pub mod proofs;
+pub mod told;
 pub mod udp;
 pub mod watchers;
 
@@ -32,15 +33,18 @@ pub type Alive = BTreeMap<String, AliveNode>;
 /// What is known of a node that is alive.
 ///
 /// Two facts are told apart. A node that is listed has a kernel that serves: it keeps
-/// its place in every row. Only while its [`agent`](Self::agent) lives too may it own a
+/// its place in every row (but see [`in_rows`](Self::in_rows)). Only while its [`agent`](Self::agent) lives too may it own a
 /// VIP on layer 2, since somebody has to notice when it no longer should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AliveNode {
-    /// The uplinks that it may announce on, or [`NO_INTERFACE`]. Empty means that it has not said
-    /// yet, and counts as having any.
+    /// The uplinks that it may announce on, or [`NO_INTERFACE`], and [what else](told) it tells of
+    /// them. Empty means that it has not said yet, and counts as having any.
     pub interfaces: BTreeSet<String>,
     /// Its agent lives.
     pub agent: bool,
+    /// Rows may name it. Not so where it is only assumed to be there, in this node's first second, and
+    /// the rows that an earlier agent left in the kernel do without it.
+    pub in_rows: bool,
     /// It has lost its VIPs often of late, and until then (seconds since 1970 by its own clock) owns
     /// one only where nobody else can ([`damping`]).
     pub held_until_s: Option<u64>,
@@ -60,7 +64,7 @@ impl AliveNode {
 
 impl Default for AliveNode {
     fn default() -> Self {
-        Self { interfaces: BTreeSet::new(), agent: true, held_until_s: None }
+        Self { interfaces: BTreeSet::new(), agent: true, in_rows: true, held_until_s: None }
     }
 }
 
@@ -85,6 +89,9 @@ pub type Hearing = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
 /// How an agent goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
+    /// The agent is started again soon. Its kernel goes on, and announces meanwhile: others leave its
+    /// VIPs to it, until no more than half of the dead man's time is left.
+    Restarting,
     /// The agent stops; its kernel goes on. Others take its VIPs over, and rows stay.
     Stopping,
     /// The kernel programs are removed too: nothing may be sent to the node any more.

@@ -319,7 +319,11 @@ impl Shell {
                     let inputs = inputs.borrow_and_update().clone();
                     self.core.set_nodes(&inputs.nodes, Instant::now());
                     self.core.set_interfaces(inputs.interfaces.clone());
-                    self.interfaces = inputs.interfaces;
+                    if self.interfaces != inputs.interfaces {
+                        // Others' counters are other numbers.
+                        self.evidence = None;
+                        self.interfaces = inputs.interfaces;
+                    }
                     if let Some(departure) = inputs.departure {
                         self.core.leave(departure);
                     }

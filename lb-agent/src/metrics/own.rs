@@ -69,8 +69,11 @@ pub struct Own {
     pub stale: Number,
     /// Gratuitous frames, by VIP.
     gratuitous: Mutex<BTreeMap<IpAddr, u64>>,
-    /// Frames by which hosts that are no agents' nodes claimed a VIP, as far as the kernel told.
-    pub claims: Number,
+    /// Frames by which hosts that are no nodes claimed a VIP that this node announces, by VIP, as far
+    /// as the kernel told.
+    claims: Mutex<BTreeMap<IpAddr, u64>>,
+    /// VIPs that are claimed, by interface, and whether they are withdrawn there.
+    conflicts: Mutex<BTreeMap<(IpAddr, String), bool>>,
     /// What agents sent each other, and what came of it.
     members: Mutex<Counts>,
 }
@@ -89,18 +92,25 @@ impl Own {
 
     /// Counts a gratuitous frame.
     pub fn announced(&self, vip: IpAddr) {
-        *self.gratuitous().entry(vip).or_default() += 1;
+        *lock(&self.gratuitous).entry(vip).or_default() += 1;
+    }
+
+    /// Counts a frame by which another host claims a VIP of this node.
+    pub fn claimed(&self, vip: IpAddr) {
+        *lock(&self.claims).entry(vip).or_default() += 1;
+    }
+
+    /// Takes which VIPs of this node others claim, on which interfaces, and whether they are
+    /// withdrawn there.
+    pub fn set_conflicts(&self, conflicts: BTreeMap<(IpAddr, String), bool>) {
+        *lock(&self.conflicts) = conflicts;
     }
 
     /// Forgets what was counted for addresses that are no VIPs any more: their series would stay
     /// for ever.
     pub fn retain_vips(&self, is_vip: impl Fn(&IpAddr) -> bool) {
-        self.gratuitous().retain(|vip, _| is_vip(vip));
-    }
-
-    fn gratuitous(&self) -> MutexGuard<'_, BTreeMap<IpAddr, u64>> {
-        // A count is never half done.
-        self.gratuitous.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.gratuitous).retain(|vip, _| is_vip(vip));
+        lock(&self.claims).retain(|vip, _| is_vip(vip));
     }
 
     /// What MetalLB's client of the API tells, and its layer 2 speaker.
@@ -132,9 +142,37 @@ impl Own {
             None,
             kind,
         )?;
-        for (vip, sent) in &*self.gratuitous() {
+        for (vip, sent) in &*lock(&self.gratuitous) {
             let vip = vip.to_string();
             ConstGauge::new(*sent).encode(family.encode_family(&[("ip", vip.as_str())])?)?;
+        }
+        Ok(())
+    }
+
+    fn encode_conflicts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let kind = ConstCounter::new(0u64).metric_type();
+        let mut family = encoder.encode_descriptor(
+            "herald_vip_claims",
+            "Frames by which hosts that are no nodes claimed a VIP that this node announces, of a flood only a part",
+            None,
+            kind,
+        )?;
+        for (vip, claims) in &*lock(&self.claims) {
+            let vip = vip.to_string();
+            ConstCounter::new(*claims).encode(family.encode_family(&[("ip", vip.as_str())])?)?;
+        }
+        let kind = ConstGauge::new(0u64).metric_type();
+        let mut family = encoder.encode_descriptor(
+            "herald_vip_conflict",
+            "1 for a VIP of this node that another host claims too, by what is done about it",
+            None,
+            kind,
+        )?;
+        for ((vip, interface), withdrawn) in &*lock(&self.conflicts) {
+            let vip = vip.to_string();
+            let state = if *withdrawn { "withdrawn" } else { "defended" };
+            let labels = [("ip", vip.as_str()), ("interface", interface), ("state", state)];
+            ConstGauge::new(1u64).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
@@ -215,12 +253,7 @@ impl Own {
             "New cookies that tunnelled packets to this node have to carry",
             &self.cookies,
         )?;
-        counter(
-            encoder,
-            "herald_vip_claims",
-            "Frames by which hosts that are no agents' nodes claimed a VIP",
-            &self.claims,
-        )?;
+        self.encode_conflicts(encoder)?;
         let gauge = ConstGauge::new(0u64);
         let mut family = encoder.encode_descriptor(
             "herald_link_proofs",
@@ -234,6 +267,11 @@ impl Own {
         }
         Ok(())
     }
+}
+
+fn lock<T>(counts: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A count is never half done.
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn counter(

@@ -1,7 +1,10 @@
 //! What a [`Plan`] is made of.
 use super::{Plan, PlanCache};
 use crate::{membership::Alive, snapshot::Snapshot};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// Who does the last step to the pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub struct PlanOptions {
     /// Addresses of this node's endpoints whose replies do not come by the egress program, and
     /// why: Services that send new flows to one are left to kube-proxy on this node.
     pub unseen: BTreeMap<IpAddr, String>,
+    /// Names of the pools whose addresses BGP announces: that layer 2 does not is no trouble.
+    pub routed_pools: BTreeSet<String>,
 }
 
 /// What node `me` shall do.

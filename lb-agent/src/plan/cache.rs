@@ -166,7 +166,8 @@ impl PlanCache {
             self.plan.nodes = Arc::new(nodes);
         }
         let living = snapshot.nodes.keys().zip(0..);
-        let living = living.filter(|(name, _)| self.common.alive.contains_key(*name));
+        let alive = &self.common.alive;
+        let living = living.filter(|(name, _)| alive.get(*name).is_some_and(|node| node.in_rows));
         let living = living.map(|(name, position)| (name.clone(), position)).collect();
         self.plan.fragment_rows = self.rows.fragments(living);
     }
@@ -333,7 +334,7 @@ impl PlanCache {
         if interfaces.iter().any(|interfaces| **interfaces == Interfaces::All) {
             named.clear();
         }
-        let owners = planned().filter_map(|vip| vip.owner.clone()).collect();
+        let owners = planned().filter_map(|vip| Some(vip.owner.as_deref()?.to_owned())).collect();
         let now = Announcing { interfaces: named, owners };
         if announcing.get(&name).is_none_or(|before| **before != now) {
             announcing.insert(name, Arc::new(now));
@@ -359,7 +360,7 @@ fn decide(
 ) -> PlannedVip {
     let (owner, announce) = match election.decide(vip, pool, services, &mut told.notices) {
         Some((owner, interfaces)) => {
-            let announce = (owner == me).then_some(interfaces);
+            let announce = (*owner == *me).then_some(interfaces);
             (Some(owner), announce)
         }
         None => (None, None),
@@ -370,7 +371,7 @@ fn decide(
             object: service.name.clone(),
             warning: false,
             reason: "nodeAssigned",
-            message: format!("announcing {vip} from node \"{me}\" with protocol \"layer2\""),
+            message: format!("announcing {vip} from node \"{me}\" with protocol \"layer2\"").into(),
         }));
     }
     let services = services.iter().map(|service| service.name.clone()).collect();

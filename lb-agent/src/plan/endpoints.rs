@@ -32,6 +32,9 @@ pub struct PortEndpoints {
     pub notices: BTreeSet<Notice>,
 }
 
+/// Whether an endpoint is ready, whether it serves, and its node.
+type Placed<'a> = (bool, bool, &'a Arc<str>);
+
 /// What endpoints are placed by.
 #[derive(Clone, Copy, Debug)]
 pub struct Placement<'a> {
@@ -61,11 +64,50 @@ impl Placement<'_> {
         family: Family,
     ) -> PortEndpoints {
         let mut found = PortEndpoints::default();
+        let mut rows = BTreeMap::new();
+        for (endpoint, takes_new, node) in self.placed(service, slices, port, family, &mut found) {
+            if takes_new && **node == *self.me {
+                found.taking.push(endpoint);
+            }
+            found.translated |= endpoint.port != port.port;
+            *rows.entry((endpoint.address, node)).or_insert(false) |= takes_new;
+        }
+        let row = |((address, node), takes_new)| (address, Arc::clone(node), takes_new);
+        found.rows = Rows::new(rows.into_iter().map(row));
+        found
+    }
+
+    /// On each node that has some, the endpoints that take new flows, sorted.
+    pub fn taking(
+        &self,
+        service: &Service,
+        slices: &[Arc<EndpointSlice>],
+        port: &ServicePort,
+        family: Family,
+    ) -> BTreeMap<Arc<str>, Vec<EndpointAddress>> {
+        let mut taking = BTreeMap::<_, Vec<_>>::new();
+        let placed = self.placed(service, slices, port, family, &mut PortEndpoints::default());
+        for (endpoint, _, node) in placed.into_iter().filter(|(_, takes_new, _)| *takes_new) {
+            taking.entry(Arc::clone(node)).or_default().push(endpoint);
+        }
+        taking
+    }
+
+    /// The endpoints that have a place, sorted: each with whether it takes new flows, and its node.
+    /// What else there is to say of them is added to `found`.
+    fn placed(
+        &self,
+        service: &Service,
+        slices: &[Arc<EndpointSlice>],
+        port: &ServicePort,
+        family: Family,
+        found: &mut PortEndpoints,
+    ) -> Vec<(EndpointAddress, bool, &Arc<str>)> {
         // One address may be listed twice, on its way from one slice (or node) to another:
         // ready wins over not ready.
-        let mut best = BTreeMap::<EndpointAddress, (bool, bool, &Arc<str>)>::new();
+        let mut best = BTreeMap::<EndpointAddress, Placed<'_>>::new();
         let mut unplaced = BTreeMap::<_, ((IpAddr, String), u32)>::new();
-        fn rank<'a>((ready, serving, node): &(bool, bool, &'a Arc<str>)) -> (bool, bool, &'a str) {
+        fn rank<'a>((ready, serving, node): &Placed<'a>) -> (bool, bool, &'a str) {
             (!ready, !serving, node)
         }
         let named = |p: &&EndpointPort| p.name == port.name && p.protocol == port.protocol;
@@ -117,18 +159,10 @@ impl Placement<'_> {
             found.notices.insert(warning(service, reason, message));
         }
         let any_ready = best.values().any(|(ready, ..)| *ready);
-        let mut rows = BTreeMap::new();
-        for (endpoint, (ready, serving, node)) in best {
-            let takes_new = if any_ready { ready } else { serving };
-            if takes_new && **node == *self.me {
-                found.taking.push(endpoint);
-            }
-            found.translated |= endpoint.port != port.port;
-            *rows.entry((endpoint.address, node)).or_insert(false) |= takes_new;
-        }
-        let row = |((address, node), takes_new)| (address, Arc::clone(node), takes_new);
-        found.rows = Rows::new(rows.into_iter().map(row));
-        found
+        let takes_new = |ready, serving| if any_ready { ready } else { serving };
+        best.into_iter()
+            .map(|(endpoint, (ready, serving, node))| (endpoint, takes_new(ready, serving), node))
+            .collect()
     }
 
     /// The node of an endpoint, or the reason and message for a warning that it has none.
@@ -153,7 +187,7 @@ impl Placement<'_> {
                      {node:?} does not exist: correct nodeName."
                 ),
             )),
-            Some(node) if !self.alive.contains_key(node) => Err((
+            Some(node) if !self.alive.get(node).is_some_and(|node| node.in_rows) => Err((
                 NODE_WITHOUT_AGENT,
                 format!(
                     "endpoint {address} in EndpointSlice {slice} is left out because node {node} \
@@ -170,6 +204,12 @@ impl Placement<'_> {
 pub const NODE_WITHOUT_AGENT: &str = "EndpointOnNodeWithoutAgent";
 
 /// A warning about a Service.
-pub(super) fn warning(service: &Service, reason: &'static str, message: String) -> Notice {
-    Notice { kind: "Service", object: service.name.clone(), warning: true, reason, message }
+pub(crate) fn warning(service: &Service, reason: &'static str, message: String) -> Notice {
+    Notice {
+        kind: "Service",
+        object: service.name.clone(),
+        warning: true,
+        reason,
+        message: message.into(),
+    }
 }

@@ -6,14 +6,14 @@
 use sha2::{Digest as _, Sha256};
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-/// Names of nodes, sorted.
-pub type Nodes = Arc<Vec<String>>;
+/// Names of nodes, sorted. An owner's name is another reference to the one here.
+pub type Nodes = Arc<Vec<Arc<str>>>;
 
 /// The nodes that an owner was chosen among, and it.
 #[derive(Debug)]
 struct Chosen {
     among: Nodes,
-    owner: String,
+    owner: Arc<str>,
     digest: [u8; 32],
 }
 
@@ -29,7 +29,7 @@ pub struct Owners {
 
 impl Owners {
     /// The list of the nodes of some advertisements: the same allocation as long as it is equal.
-    pub(super) fn list(&mut self, advertisements: &[usize], nodes: Vec<String>) -> Nodes {
+    pub(super) fn list(&mut self, advertisements: &[usize], nodes: Vec<Arc<str>>) -> Nodes {
         match self.lists.get(advertisements) {
             Some(known) if **known == nodes => Arc::clone(known),
             _ => {
@@ -46,13 +46,15 @@ impl Owners {
     }
 
     /// The node with the lowest SHA-256 of `node#ip`; of equals the first.
-    pub(super) fn lowest(&mut self, nodes: &Nodes, vip: IpAddr) -> Option<String> {
+    pub(super) fn lowest(&mut self, nodes: &Nodes, vip: IpAddr) -> Option<Arc<str>> {
         let known = self.chosen.get(&vip);
         let known = known.filter(|known| nodes.binary_search(&known.owner).is_ok());
         let (digest, owner) = match known {
-            Some(known) if Arc::ptr_eq(&known.among, nodes) => return Some(known.owner.clone()),
+            Some(known) if Arc::ptr_eq(&known.among, nodes) => {
+                return Some(Arc::clone(&known.owner));
+            }
             Some(known) => {
-                let standing = (known.digest, known.owner.clone());
+                let standing = (known.digest, Arc::clone(&known.owner));
                 let before = Arc::clone(&known.among);
                 let added = self.added(&before, nodes);
                 lowest(&added, vip).map_or(standing.clone(), |new| new.min(standing))
@@ -60,7 +62,7 @@ impl Owners {
             None => lowest(nodes, vip)?,
         };
         let among = Arc::clone(nodes);
-        self.chosen.insert(vip, Chosen { among, owner: owner.clone(), digest });
+        self.chosen.insert(vip, Chosen { among, owner: Arc::clone(&owner), digest });
         Some(owner)
     }
 
@@ -78,13 +80,13 @@ impl Owners {
     }
 }
 
-fn lowest(nodes: &[String], vip: IpAddr) -> Option<([u8; 32], String)> {
+fn lowest(nodes: &[Arc<str>], vip: IpAddr) -> Option<([u8; 32], Arc<str>)> {
     let vip = vip.to_string();
     let digests = nodes.iter().map(|node| {
-        let text = Sha256::new().chain_update(node).chain_update("#").chain_update(&vip);
+        let text = Sha256::new().chain_update(node.as_bytes()).chain_update("#").chain_update(&vip);
         (<[u8; 32]>::from(text.finalize()), node)
     });
-    digests.min().map(|(digest, node)| (digest, node.clone()))
+    digests.min().map(|(digest, node)| (digest, Arc::clone(node)))
 }
 
 #[cfg(test)]
@@ -101,7 +103,7 @@ mod tests {
             let vips = [1, 2, 3].map(|n| IpAddr::from([192, 0, 2, n]));
             let mut owners = Owners::default();
             for list in lists {
-                let nodes = list.iter().map(|n| format!("n{n:02}")).collect();
+                let nodes = list.iter().map(|n| format!("n{n:02}").into()).collect();
                 let nodes = owners.list(&[0], nodes);
                 for vip in vips {
                     let fresh = lowest(&nodes, vip).map(|(_, owner)| owner);

@@ -8,6 +8,7 @@
 //! persistent, and what stays is the same allocation, so that those who follow plans find out
 //! cheaply what has changed.
 mod balance;
+mod basis;
 pub mod build;
 mod cache;
 pub mod endpoints;
@@ -18,9 +19,11 @@ pub mod rows;
 mod service;
 mod tally;
 
+pub use basis::{ANNOUNCED, Announcers, Basis, EndpointShare, EndpointShares};
 pub use build::{Delivery, PlanOptions, plan, plan_with};
 pub use cache::PlanCache;
 pub use endpoints::NODE_WITHOUT_AGENT;
+pub use owner::why::{Ownership, Reason};
 pub use row_cache::RowCache;
 pub use rows::{PerRow, Rows};
 
@@ -80,11 +83,11 @@ pub struct PlannedNode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedVip {
     /// The node that announces it on layer 2, if any.
-    pub owner: Option<String>,
+    pub owner: Option<Arc<str>>,
     /// Where this node announces it; absent where another node (or none) does.
     pub announce: Option<Interfaces>,
     /// The Services that have it, for status and Events; sorted.
-    pub services: Vec<ObjectName>,
+    pub services: Box<[ObjectName]>,
 }
 
 /// Which of a node's uplinks are meant.
@@ -127,13 +130,13 @@ pub struct PlannedService {
     pub kernel: bool,
     /// An endpoint of it is listed on this node, whatever its conditions: flows may be here.
     pub here: bool,
-    /// Which these are.
-    pub local: BTreeSet<EndpointAddress>,
+    /// Which these are, sorted.
+    pub local: Box<[EndpointAddress]>,
     /// `sessionAffinity: ClientIP`: for how many seconds a client keeps its endpoint after
     /// its last packet.
     pub affinity_s: Option<u32>,
     /// Only clients in these are served; none of them, if it is empty. `None` serves all.
-    pub source_ranges: Option<BTreeSet<IpNet>>,
+    pub source_ranges: Option<Box<BTreeSet<IpNet>>>,
     /// Its rows; none if no endpoint is listed. Services with the same pods share one
     /// allocation (`Arc::ptr_eq`).
     pub rows: Arc<Rows>,
@@ -207,7 +210,7 @@ pub struct Notice {
     /// The reason, in CamelCase.
     pub reason: &'static str,
     /// What is the matter and what to do about it.
-    pub message: String,
+    pub message: Box<str>,
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@
 //! It goes by addresses and not by Services so that Services that share one never
 //! disagree; a node announces a shared address only if it may for each of them (of
 //! those that have an endpoint and an advertisement at all). A node that is held back
-//! ([`crate::membership::damping`]) comes behind all that are not, whatever its preference.
+//! ([`crate::membership::damping`]) comes behind all that are not, whatever its preference; and behind
+//! those one that has no carrier where the VIP is to be announced, too, though it has another interface.
+pub mod why;
+
 use super::{
     Interfaces, Notice, PlanOptions,
     endpoints::{can_serve, warning},
@@ -20,16 +23,23 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     rc::Rc,
+    sync::Arc,
 };
 
 /// A node with this label, whatever its value, announces nothing.
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
+/// The reason of notices about addresses that no advertisement is for.
+pub const NO_ADVERTISEMENT: &str = "NoAdvertisement";
+
 /// Nodes that may announce, and the sum of their preferences.
 type Candidates<'a> = BTreeMap<&'a str, i64>;
 
 /// Added for a node that is held back: all preferences of all advertisements together come to less.
-const HELD: i64 = i64::MIN / 2;
+const HELD: i64 = i64::MIN / 4;
+/// Added for a node that has no carrier on an interface of the advertisements: less than for any that
+/// is held.
+const MISSES: i64 = i64::MIN / 2;
 /// What each second is worth that it is held longer: of several, the one that has been there longest
 /// owns, so that a VIP stays even where all have come and gone.
 const SECOND: i64 = 1 << 20;
@@ -40,6 +50,8 @@ struct Advertisement<'a> {
     spec: &'a L2Advertisement,
     /// With the weight that this advertisement gives them. Only nodes with a matching interface.
     nodes: Candidates<'a>,
+    /// Those that have no carrier on one of its interfaces.
+    missing: BTreeSet<&'a str>,
     /// It selects nodes that are fit to announce, but none has one of its interfaces.
     interface_missing: bool,
 }
@@ -48,6 +60,30 @@ struct Advertisement<'a> {
 struct Serving<'a> {
     anywhere: bool,
     nodes: BTreeSet<&'a str>,
+}
+
+/// A Service for which a VIP is to be announced, its advertisements (positions), and where it is served.
+type Asking<'a, 's> = (&'s Service, Vec<usize>, Serving<'a>);
+
+/// The Services for which a VIP is to be announced.
+struct Contest<'a, 's> {
+    /// At least one.
+    asking: Vec<Asking<'a, 's>>,
+    /// The advertisements of all of them (positions), sorted.
+    advertisements: Vec<usize>,
+}
+
+impl Contest<'_, '_> {
+    /// All candidates of the advertisements may announce.
+    fn alike(&self) -> bool {
+        self.asking
+            .iter()
+            .all(|(service, own, _)| !is_local(service) && *own == self.advertisements)
+    }
+}
+
+fn is_local(service: &Service) -> bool {
+    service.external_traffic_policy == ExternalTrafficPolicy::Local
 }
 
 /// Elects the owners of a snapshot's VIPs.
@@ -61,6 +97,10 @@ pub struct Election<'a> {
     /// Of these, those with the highest sum of preferences.
     preferred: HashMap<Vec<usize>, Nodes>,
     owners: &'a mut Owners,
+    /// How many of the candidates stand how, by advertisements: for [`why`](Self::why) alone.
+    standings: HashMap<Vec<usize>, Rc<why::Standings>>,
+    /// Pools whose addresses are announced by BGP.
+    routed_pools: &'a BTreeSet<String>,
 }
 
 impl<'a> Election<'a> {
@@ -68,7 +108,7 @@ impl<'a> Election<'a> {
     pub fn new(
         snapshot: &'a Snapshot,
         alive: &Alive,
-        options: &PlanOptions,
+        options: &'a PlanOptions,
         owners: &'a mut Owners,
     ) -> Self {
         let fit: Vec<_> = snapshot
@@ -83,8 +123,12 @@ impl<'a> Election<'a> {
             .collect();
         let cover = |(name, spec): (&'a String, &'a L2Advertisement)| {
             let selected = fit.iter().filter(|f| any_matches(&spec.node_selectors, &f.1.labels));
-            let (matching, others): (Vec<_>, Vec<_>) =
-                selected.partition(|(.., alive)| has_interface(alive, &spec.interfaces));
+            let selected: Vec<_> = selected.collect();
+            let missing = selected.iter().filter(|(.., alive)| alive.misses(&spec.interfaces));
+            let missing = missing.map(|(name, ..)| *name).collect();
+            let (matching, others): (Vec<_>, Vec<_>) = selected
+                .into_iter()
+                .partition(|(.., alive)| has_interface(alive, &spec.interfaces));
             let weight = |labels| {
                 let terms = spec.preferred_node_selectors.iter();
                 let matching = terms.filter(|term| term.preference.matches(labels));
@@ -94,6 +138,7 @@ impl<'a> Election<'a> {
                 name,
                 spec,
                 interface_missing: matching.is_empty() && !others.is_empty(),
+                missing,
                 nodes: matching
                     .iter()
                     .map(|(name, node, _)| (*name, weight(&node.labels)))
@@ -103,8 +148,16 @@ impl<'a> Election<'a> {
         let advertisements = snapshot.l2_advertisements.iter().map(cover).collect();
         let until = |alive: &AliveNode| Some(alive.held_until_s?.min(1 << 40) as i64);
         let held = fit.iter().filter_map(|(name, _, alive)| Some((*name, until(alive)?))).collect();
-        let (candidates, preferred) = (HashMap::new(), HashMap::new());
-        Self { advertisements, snapshot, held, candidates, preferred, owners }
+        Self {
+            advertisements,
+            snapshot,
+            held,
+            candidates: HashMap::new(),
+            preferred: HashMap::new(),
+            owners,
+            standings: HashMap::new(),
+            routed_pools: &options.routed_pools,
+        }
     }
 
     /// The owner of a VIP and the interfaces it announces it on, if anybody may.
@@ -114,8 +167,42 @@ impl<'a> Election<'a> {
         pool: &Pool,
         services: &[&Service],
         notices: &mut BTreeSet<Notice>,
-    ) -> Option<(String, Interfaces)> {
-        // Together with the advertisements that each of them has.
+    ) -> Option<(Arc<str>, Interfaces)> {
+        let contest = self.contest(vip, pool, services, notices)?;
+        let Contest { asking, advertisements } = &contest;
+        let best = if contest.alike() {
+            self.preferred(advertisements)
+        } else {
+            let eligible = self.eligible(asking);
+            Nodes::new(highest(&self.candidates(advertisements), eligible.into_iter()))
+        };
+        let Some(owner) = self.owners.lowest(&best, vip) else {
+            for (service, ..) in asking {
+                notices.insert(self.nobody(vip, service, advertisements));
+            }
+            return None;
+        };
+        let covering = (advertisements.iter())
+            .map(|i| &self.advertisements[*i])
+            .filter(|a| a.nodes.contains_key(&*owner));
+        let mut named = BTreeSet::new();
+        for advertisement in covering {
+            if advertisement.spec.interfaces.is_empty() {
+                return Some((owner, Interfaces::All));
+            }
+            named.extend(advertisement.spec.interfaces.iter().cloned());
+        }
+        Some((owner, Interfaces::Named(named)))
+    }
+
+    /// The Services for which a VIP is to be announced; none if there is no such Service.
+    fn contest<'s>(
+        &self,
+        vip: IpAddr,
+        pool: &Pool,
+        services: &[&'s Service],
+        notices: &mut BTreeSet<Notice>,
+    ) -> Option<Contest<'a, 's>> {
         let mut asking = Vec::new();
         for service in services {
             let Some(own) = self.advertisements_of(vip, pool, service, notices) else { continue };
@@ -131,43 +218,22 @@ impl<'a> Election<'a> {
             }
             asking.push((*service, own, serving));
         }
-        let (_, first, _) = asking.first()?;
         let advertisements: BTreeSet<_> = asking.iter().flat_map(|(_, own, _)| own).collect();
         let advertisements: Vec<_> = advertisements.into_iter().copied().collect();
-        let local =
-            |service: &Service| service.external_traffic_policy == ExternalTrafficPolicy::Local;
-        let any_node = asking.iter().all(|(service, own, _)| !local(service) && own == first);
-        let best = if any_node {
-            self.preferred(&advertisements)
-        } else {
-            let mut together: Option<BTreeSet<&'a str>> = None;
-            for (service, own, serving) in &asking {
-                let nodes: BTreeSet<_> = (self.candidates(own).keys().copied())
-                    .filter(|node| !local(service) || serving.nodes.contains(node))
-                    .filter(|node| together.as_ref().is_none_or(|t| t.contains(node)))
-                    .collect();
-                together = Some(nodes);
-            }
-            let scores = self.candidates(&advertisements);
-            Nodes::new(highest(&scores, together.into_iter().flatten()))
-        };
-        let Some(owner) = self.owners.lowest(&best, vip) else {
-            for (service, ..) in asking {
-                notices.insert(self.nobody(vip, service, &advertisements));
-            }
-            return None;
-        };
-        let covering = (advertisements.iter())
-            .map(|i| &self.advertisements[*i])
-            .filter(|a| a.nodes.contains_key(owner.as_str()));
-        let mut named = BTreeSet::new();
-        for advertisement in covering {
-            if advertisement.spec.interfaces.is_empty() {
-                return Some((owner, Interfaces::All));
-            }
-            named.extend(advertisement.spec.interfaces.iter().cloned());
+        (!asking.is_empty()).then_some(Contest { asking, advertisements })
+    }
+
+    /// The nodes that may announce a VIP for all of these Services.
+    fn eligible(&mut self, asking: &[Asking<'a, '_>]) -> BTreeSet<&'a str> {
+        let mut together: Option<BTreeSet<&'a str>> = None;
+        for (service, own, serving) in asking {
+            let nodes: BTreeSet<_> = (self.candidates(own).keys().copied())
+                .filter(|node| !is_local(service) || serving.nodes.contains(node))
+                .filter(|node| together.as_ref().is_none_or(|t| t.contains(node)))
+                .collect();
+            together = Some(nodes);
         }
-        Some((owner, Interfaces::Named(named)))
+        together.unwrap_or_default()
     }
 
     /// The advertisements (positions) that are for a Service's address; `None`, and why, if
@@ -190,6 +256,9 @@ impl<'a> Election<'a> {
             .filter(|(_, a)| any_matches(&a.spec.service_selectors, &service.labels))
             .collect();
         if own.is_empty() {
+            if self.routed_pools.contains(&*pool.name) {
+                return None;
+            }
             let message = if of_pool.is_empty() {
                 format!(
                     "nobody announces {vip}: no L2Advertisement selects IPAddressPool {0}. Create \
@@ -204,7 +273,7 @@ impl<'a> Election<'a> {
                     names.join(", ")
                 )
             };
-            notices.insert(warning(service, "NoAdvertisement", message));
+            notices.insert(warning(service, NO_ADVERTISEMENT, message));
             return None;
         }
         let shared = service.annotation("allow-shared-ip").is_some_and(|key| !key.is_empty());
@@ -233,6 +302,9 @@ impl<'a> Election<'a> {
         for (node, sum) in &mut sums {
             if let Some(until) = self.held.get(node) {
                 *sum = sum.saturating_add(HELD - until * SECOND);
+            }
+            if advertisements.iter().any(|i| self.advertisements[*i].missing.contains(node)) {
+                *sum = sum.saturating_add(MISSES);
             }
         }
         let sums = Rc::new(sums);
@@ -271,6 +343,14 @@ impl<'a> Election<'a> {
         if own.iter().all(|a| a.interface_missing) {
             let interfaces: BTreeSet<_> = own.iter().flat_map(|a| &a.spec.interfaces).collect();
             let interfaces = interfaces.into_iter().cloned().collect::<Vec<_>>().join(", ");
+            if own.iter().any(|a| !a.missing.is_empty()) {
+                let of = if interfaces.is_empty() { "any uplink" } else { &*interfaces };
+                let message = format!(
+                    "nobody announces {vip}: no node that L2Advertisement {names} selects has a \
+                     carrier on {of}. Look after cables and switches."
+                );
+                return warning(service, "announceFailed", message);
+            }
             if interfaces.is_empty() {
                 let message = format!(
                     "nobody announces {vip}: every uplink of the nodes that L2Advertisement \
@@ -306,9 +386,9 @@ fn has_interface(alive: &AliveNode, wanted: &[String]) -> bool {
 }
 
 /// Of some nodes, sorted, those with the highest score.
-fn highest<'a>(scores: &Candidates<'a>, nodes: impl Iterator<Item = &'a str>) -> Vec<String> {
+fn highest<'a>(scores: &Candidates<'a>, nodes: impl Iterator<Item = &'a str>) -> Vec<Arc<str>> {
     let scored: Vec<_> = nodes.map(|node| (scores.get(node), node)).collect();
     let best = scored.iter().map(|(score, _)| *score).max();
     let best = scored.into_iter().filter(|(score, _)| Some(*score) == best);
-    best.map(|(_, node)| node.to_owned()).collect()
+    best.map(|(_, node)| node.into()).collect()
 }

@@ -63,11 +63,11 @@ impl Planner<'_> {
                     service: service.name.clone(),
                     kernel: self.options.delivery == Delivery::Kernel || sctp || unseen,
                     here: !found.local.is_empty(),
-                    local: found.local.iter().copied().collect(),
+                    local: BTreeSet::from_iter(found.local.iter().copied()).into_iter().collect(),
                     affinity_s: service.client_ip_affinity,
                     source_ranges: ranges.as_ref().map(|all| {
                         let own = |net: &&IpNet| Family::of(net.addr()) == family;
-                        all.iter().filter(own).copied().collect()
+                        Box::new(all.iter().filter(own).copied().collect())
                     }),
                     endpoints: self.rows.local(found.taking, rows.len()),
                     rows,

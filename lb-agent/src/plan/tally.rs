@@ -46,7 +46,9 @@ impl<T: Ord + Clone> Tally<T> {
 
     /// Takes some out and puts others in. What is among both has not left in between.
     pub(super) fn exchange(&mut self, held: &mut Vec<T>, others: impl IntoIterator<Item = T>) {
-        let others = others.into_iter().map(|element| self.add(element)).collect();
+        let mut others: Vec<_> = others.into_iter().map(|element| self.add(element)).collect();
+        // Else it can be what the elements were made from that the list keeps the memory of.
+        others.shrink_to_fit();
         for element in mem::replace(held, others) {
             self.remove(&element);
         }

@@ -18,5 +18,3 @@ pub use message::{FlowId, Found, Knowledge};
 /// For how many seconds a node is taken to know a flow that it said it knows. Then it is asked
 /// again.
 pub const KNOWN_S: u32 = 60;
-/// For how many seconds a flow that nobody knows is refused without asking again.
-pub const UNKNOWN_S: u32 = 10;

@@ -8,6 +8,7 @@ use crate::{
     datapath::{
         Error, address_bytes, address_from_bytes, apply::Datapath, flows::FlowMaps, state::Contents,
     },
+    deadline::until,
     metrics::View,
     plan::{Plan, PlannedService, PlannedVip, ServiceAddress},
     resort::{FlowId, know::going_on},
@@ -71,7 +72,10 @@ pub(super) fn changes(plan: &Plan, before: Option<&Snapshot>, datapath: &Datapat
             if before.is_some_and(|before| !had(before, service, address)) {
                 continue;
             }
-            changes.first.insert(key);
+            // An earlier version's programs serve it until they are replaced.
+            if !datapath.is_upgrading() {
+                changes.first.insert(key);
+            }
         }
         // What Herald leaves to kube-proxy from the start, kube-proxy had before.
         if stands == Some(kernel) || stands.is_none() && kernel {
@@ -223,15 +227,9 @@ impl Handover {
                 sweeper.takeover.changes(port, hands, now);
             }
             let next = sweeper.takeover.next_deadline();
-            let due = async {
-                match next {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = self.changed.notified() => {}
-                () = due => {
+                () = until(next) => {
                     let swept = block_in_place(|| self.sweep(sweeper));
                     if swept.is_err() {
                         return;

@@ -1,5 +1,6 @@
 //! `lb-agent run`: wires the parts together.
 mod allocate;
+mod announce;
 mod handover;
 mod logging;
 mod network;
@@ -8,14 +9,21 @@ mod peers;
 mod resort;
 mod secret;
 mod steer;
+mod stopping;
 
 use self::{
+    announce::Claim,
     handover::Handover,
     network::{Network, known_nodes},
     options::Run,
     steer::{Inputs, Parts, Steering, lock},
+    stopping::{Signal, Stop},
 };
 use crate::{
+    bgp::{
+        listener::{self, Listener},
+        speaker,
+    },
     datapath::{
         apply::Datapath,
         check,
@@ -49,15 +57,16 @@ use std::{
     sync::{Arc, Mutex},
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 /// Unknown flows that may wait for being asked about; the kernel program names more again.
 const UNKNOWN_FLOWS: usize = 4096;
+/// Claims of VIPs that may wait for being looked at; the kernel program tells of others again.
+const CLAIMS: usize = 256;
 
 /// Runs the agent until it is told to stop.
 ///
@@ -69,7 +78,7 @@ pub async fn run(options: Run) -> anyhow::Result<()> {
     logging::start(&options.log_level, options.log_format)?;
     let node = options.node_name()?;
     let stop = CancellationToken::new();
-    stop_on_signals(stop.clone())?;
+    let signal = stopping::on_signals(stop.clone())?;
     let scope = Scope {
         namespace: options.namespace(),
         class: options.lb_class.clone(),
@@ -81,7 +90,7 @@ pub async fn run(options: Run) -> anyhow::Result<()> {
             Some(file) => secret::of_file(file.clone()).exit_with(Exit::Configuration)?,
             None => secret::none(),
         };
-        return serve(&options, node, Arc::new(source), async { keys }, stop).await;
+        return serve(&options, node, Arc::new(source), async { keys }, stop, signal).await;
     }
     // What this machine lacks is said before the API is asked for anything.
     crate::datapath::preflight::check(&options.load.pin_dir)?;
@@ -103,22 +112,9 @@ pub async fn run(options: Run) -> anyhow::Result<()> {
             None => secret::of_cluster(secret).await,
         }
     };
-    let result = serve(&options, node, Arc::clone(&source), keys, stop).await;
+    let result = serve(&options, node, Arc::clone(&source), keys, stop, signal).await;
     source.stopped().await;
     result
-}
-
-fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.cancel();
-    });
-    Ok(())
 }
 
 async fn serve<S: Source>(
@@ -127,6 +123,7 @@ async fn serve<S: Source>(
     source: Arc<S>,
     keys: impl Future<Output = watch::Receiver<Keyring>>,
     stop: CancellationToken,
+    signal: stopping::Received,
 ) -> anyhow::Result<()> {
     let datapath = Arc::new(Mutex::new(Datapath::open(&options.load_options())?));
     let netlink = netlink::connect()?;
@@ -143,6 +140,8 @@ async fn serve<S: Source>(
     let Some(first) = first_snapshot(&mut snapshots, &node, &stop).await else { return Ok(()) };
     let Some(keys) = stop.run_until_cancelled(keys).await else { return Ok(()) };
     let nodes = known_nodes(&first);
+    // The kernel is brought to the newest one, and this one is large.
+    drop(first);
     let in_rows = lock(&datapath).nodes_in_rows();
     let remembered: BTreeSet<String> = (nodes.iter())
         .filter(|(_, addresses)| addresses.iter().any(|address| in_rows.contains(address)))
@@ -182,7 +181,7 @@ async fn serve<S: Source>(
     followers.spawn(uplinks::follow(selections, publish_links));
     followers.spawn(neighbours::follow(wants, links.clone(), publish_next_hops));
     followers.spawn(replies::follow(netlink.clone(), questions, answer));
-    tokio::spawn(check::tell(netlink.clone(), links.clone()));
+    tokio::spawn(check::tell(netlink.clone(), options.load.pin_dir.clone(), links.clone()));
     tokio::spawn(allocate::run(Arc::clone(&source), Arc::clone(&view), stop.clone()));
 
     let flows = Arc::new(Mutex::new(lock(&datapath).take_flows()?));
@@ -199,8 +198,37 @@ async fn serve<S: Source>(
         next_hops: next_hops.clone(),
         peers: tell_peers,
     };
-    with_others(&mut helpers, parts, flows, datagrams, alive.clone())?;
+    let (claim, claims) = mpsc::channel(CLAIMS);
+    with_others(&mut helpers, parts, flows, datagrams, alive.clone(), claim)?;
+    let (withdraw, withdrawn) = watch::channel(BTreeSet::new());
+    let (announcing, announcements) = announce::start(announce::Parts {
+        source: Arc::clone(&source),
+        view: Arc::clone(&view),
+        policy: options.address_conflict,
+        claims,
+        alive: alive.clone(),
+        next_hops: next_hops.clone(),
+        links: links.clone(),
+        withdrawn: withdraw,
+    });
+    helpers.spawn(announcements);
 
+    let bgp_listener = bgp_listener(options)?;
+    let (me, latest) = (node.clone(), snapshots.clone());
+    let (serves, serves_now) = watch::channel(false);
+    let (farewell, farewells) = watch::channel(None);
+    let speaker = speaker::Parts {
+        source: Arc::clone(&source),
+        node: node.clone(),
+        namespace: options.namespace(),
+        ignore_exclude_label: options.ignore_exclude_lb,
+        restarted: lock(&datapath).is_adopted(),
+        serves: serves_now,
+        view: Arc::clone(&view),
+        listener: bgp_listener,
+        prefix_limit: options.bgp_prefix_limit,
+    };
+    let speaking = tokio::spawn(speaker::run(speaker, farewells));
     let network = Network::new(node.clone(), chosen, selection, wanted, Box::new(liveness), nodes);
     let parts = Parts {
         node,
@@ -210,11 +238,15 @@ async fn serve<S: Source>(
         datapath,
         network,
         netlink,
+        announcing,
         view,
         handover,
+        serves,
         starting: timing.starting() + timing.hello,
     };
-    let inputs = Inputs { snapshots, alive: alive.clone(), links, next_hops, peers, unseen };
+    let alive_now = alive.clone();
+    let bgp = source.bgp();
+    let inputs = Inputs { snapshots, alive, links, next_hops, peers, unseen, withdrawn, bgp };
     let mut steering = Steering::new(source, parts);
     tokio::select! {
         ended = steering.run(inputs, &stop) => ended?,
@@ -224,9 +256,17 @@ async fn serve<S: Source>(
             ended.context("following the kernel's links")??;
         }
     }
-    info!("leaving: others take the VIPs over, and the kernel goes on steering");
-    let others = alive.borrow().values().filter(|node| node.agent).count();
-    steering.leave(others).await;
+    let signal = *signal.get().unwrap_or(&Signal::Terminate);
+    let latest = latest.borrow().clone();
+    let meant = stopping::meant_by(signal, latest.and_then(|s| s.nodes.get(&me).cloned()).as_ref());
+    let others = alive_now.borrow().values().filter(|node| node.agent).count();
+    farewell.send_replace(Some(match &meant {
+        Stop::Restarting => speaker::Farewell::Restart,
+        Stop::Leaving(reason) => speaker::Farewell::Leave(reason.clone()),
+    }));
+    // Routers are told first: they send here until they have heard, and so long this node serves.
+    let _panic = speaking.await;
+    steering.stop(&meant, others).await;
     Ok(())
 }
 
@@ -237,6 +277,7 @@ fn with_others(
     flows: Arc<Mutex<FlowMaps>>,
     datagrams: mpsc::Receiver<Datagram>,
     alive: watch::Receiver<Arc<Alive>>,
+    claims: mpsc::Sender<Claim>,
 ) -> anyhow::Result<()> {
     let events = lock(&parts.datapath).take_events()?;
     let cookies = peers::adopt(&parts.datapath)?;
@@ -253,9 +294,7 @@ fn with_others(
     };
     helpers.spawn(resort::run(resort, unknown, datagrams));
     let (exchange, view) = (parts.exchange.clone(), Arc::clone(&parts.view));
-    let next_hops = parts.next_hops.clone();
     helpers.spawn(async move {
-        let mut claims = BTreeSet::new();
         let sort = |event| match event {
             Event::UnknownFlow { flow, node } => {
                 if ask.try_send((flow, node)).is_err() {
@@ -263,15 +302,9 @@ fn with_others(
                 }
             }
             Event::Probe { sender } => exchange.heard_probe(sender),
-            // The kernel program may have seen it before it was told who the agents' nodes are.
-            Event::Claim { mac, .. } if is_node(&next_hops.borrow(), mac) => {}
-            Event::Claim { vip, mac, ifindex } => {
-                view.own.claims.add(1);
-                // Once for each, and not for ever.
-                if claims.len() < 1000 && claims.insert((vip, mac)) {
-                    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-                    warn!(%vip, mac, ifindex, "a host that is no agent's node claims this VIP: free the address there, or take it out of the pool");
-                }
+            Event::Claim { vip, mac, ifindex, vlan } => {
+                // Of those that find no room there are many more.
+                let _ = claims.try_send(Claim { vip, mac, arrived: (ifindex, vlan) });
             }
         };
         if let Err(error) = events::follow(events, sort).await {
@@ -280,11 +313,6 @@ fn with_others(
     });
     helpers.spawn(peers::run(parts, cookies, publish));
     Ok(())
-}
-
-/// Whether a link-layer address is that of a node on one of our links.
-fn is_node(next_hops: &neighbours::NextHops, mac: [u8; 6]) -> bool {
-    next_hops.values().any(|hop| hop.on_link && hop.mac == mac)
 }
 
 /// An interface that is asked for by its name and is not there is a mistake in the command
@@ -320,13 +348,30 @@ async fn listen(options: &Run, view: &Arc<View>, stop: &CancellationToken) -> an
             format!("cannot listen on {address} for metrics: choose another address with --metrics-addr, or `off`")
         })
         .exit_with(Exit::Environment)?;
-    let serving = http::serve(listener, Arc::clone(view), stop.clone());
+    let serving =
+        http::serve(listener, Arc::clone(view), options.load.pin_dir.clone(), stop.clone());
     tokio::spawn(async move {
         if let Err(failure) = serving.await {
             warn!("metrics are not served any more: {failure}");
         }
     });
     Ok(())
+}
+
+/// Listens for BGP peers, if it is asked for.
+fn bgp_listener(
+    options: &Run,
+) -> anyhow::Result<Option<(Listener, mpsc::Receiver<listener::Accepted>)>> {
+    let Some(port) = options.bgp_listen_port else { return Ok(None) };
+    let (accepted, incoming) = mpsc::channel(listener::WAITING);
+    let listener = Listener::open(port, accepted)
+        .with_context(|| {
+            format!(
+                "TCP port {port} for BGP peers cannot be opened: end what else listens there, or leave out --bgp-listen-port"
+            )
+        })
+        .exit_with(Exit::Environment)?;
+    Ok(Some((listener, incoming)))
 }
 
 /// Waits for a snapshot that knows this node; without it nothing can be planned, and what

@@ -1,8 +1,9 @@
 //! The command line of `lb-agent run`.
 use crate::{
-    cli::LoadOptions,
+    cli::{DEFAULT_STATE_DIR, LoadOptions},
     datapath::{self, DEFAULT_TUNNEL_PORT, excluded::Excluded, reach::Forward},
     exit::{Exit, ExitContext as _},
+    l2::conflicts::Policy,
     plan::{Delivery, PlanOptions},
 };
 use anyhow::{Context as _, anyhow};
@@ -51,6 +52,9 @@ pub struct Run {
     /// How packets reach other nodes
     #[arg(long, value_enum, default_value_t)]
     pub forward: Forward,
+    /// What is done about another host that claims a VIP
+    #[arg(long, value_enum, default_value_t)]
+    pub address_conflict: Policy,
     /// Serve only Services with this spec.loadBalancerClass; by default, those without one
     #[arg(long, value_name = "CLASS")]
     pub lb_class: Option<String>,
@@ -69,6 +73,14 @@ pub struct Run {
     /// [default: the one after --heartbeat-port, 7948]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub tunnel_port: Option<u16>,
+    /// TCP port on which BGP peers may connect to this node, 179 mostly; without it the agent connects
+    /// to them alone
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub bgp_listen_port: Option<u16>,
+    /// How many prefixes a BGP peer may announce before its session ends; they are counted and dropped in
+    /// any case, and without a limit not even remembered
+    #[arg(long, value_name = "COUNT")]
+    pub bgp_prefix_limit: Option<u32>,
     /// Where /metrics, /healthz and /readyz are served; `off` serves none
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9120", value_parser = listener)]
     pub metrics_addr: Listener,
@@ -80,7 +92,7 @@ pub struct Run {
     pub webhook_port: u16,
     /// Folder for what is kept from one start to the next, of this node alone: what was last seen of the
     /// Kubernetes API, for an agent that starts while that is away
-    #[arg(long, value_name = "DIR", default_value = "/run/herald")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
     /// How programs and maps are loaded.
     #[command(flatten)]
@@ -105,7 +117,7 @@ pub enum DeliveryArgument {
 /// `--webhook-mode`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum WebhookMode {
-    /// They may, once deploy/webhook.yaml is applied.
+    /// They may, once deploy/herald.yaml is applied.
     Enabled,
     /// They may not: what is wrong is told by the objects' status.
     Disabled,

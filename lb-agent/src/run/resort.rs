@@ -4,6 +4,7 @@ use super::steer::lock;
 use crate::{
     conntrack::{Conntrack, Entry, Tuple},
     datapath::{apply::Datapath, flows::FlowMaps},
+    deadline::until,
     membership::{
         Alive,
         cookies::Cookie,
@@ -12,7 +13,7 @@ use crate::{
     metrics::View,
     plan::{Plan, ServiceAddress},
     resort::{
-        FlowId, Found, KNOWN_S, Knowledge, UNKNOWN_S,
+        FlowId, Found, KNOWN_S, Knowledge,
         ask::{Asker, Conclusion, Output},
         know::{Tables, know},
         message::{Body, MAX_FLOWS, Message},
@@ -21,7 +22,7 @@ use crate::{
     snapshot::Protocol,
     system,
 };
-use lb_common::maps::{Flow, FlowKey, THIS_NODE};
+use lb_common::maps::{ELSEWHERE_NOBODY_S, Flow, FlowKey, THIS_NODE};
 use std::{
     collections::{BTreeMap, HashMap},
     io,
@@ -70,16 +71,12 @@ pub(super) async fn run(
         endpoints: Endpoints::default(),
         parts,
     };
+    let mut alive = resort.parts.alive.clone();
     loop {
         block_in_place(|| resort.act());
         let deadline = resort.asker.next_deadline();
-        let due = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
+            Ok(()) = alive.changed() => {}
             Some(first) = unknown.recv() => block_in_place(|| {
                 resort.unknown(first);
                 (1..TOGETHER).map_while(|_| unknown.try_recv().ok()).for_each(|u| resort.unknown(u));
@@ -88,7 +85,7 @@ pub(super) async fn run(
                 resort.receive(&first);
                 (1..TOGETHER).map_while(|_| datagrams.try_recv().ok()).for_each(|d| resort.receive(&d));
             }),
-            () = due => {}
+            () = until(deadline) => {}
         }
     }
 }
@@ -237,7 +234,7 @@ impl Resort {
                 }
                 (index, KNOWN_S)
             }
-            Found::Nobody => (None, UNKNOWN_S),
+            Found::Nobody => (None, ELSEWHERE_NOBODY_S),
         };
         let until_s = now_s().saturating_add(lasts);
         let noted = flows(&self.parts.flows).note(&flow.key(), node, until_s);

@@ -52,7 +52,8 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
     let spec = object.spec.unwrap_or_default();
     let ingress = object.status.and_then(|s| s.load_balancer?.ingress).unwrap_or_default();
     let ingress_as_written = as_written(&ingress);
-    let ingress = ingress.into_iter().map(|i| Ingress { ip: i.ip, hostname: i.hostname }).collect();
+    let ingress = ingress.into_iter().map(|i| Ingress { ip: i.ip, hostname: i.hostname });
+    let ingress = exact(ingress.collect());
 
     let load_balancer = match spec.type_.as_deref() {
         Some("LoadBalancer") => true,
@@ -72,10 +73,10 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
         name,
         uid: meta.uid.unwrap_or_default(),
         resource_version: meta.resource_version.unwrap_or_default(),
-        labels: meta.labels.unwrap_or_default().into_iter().collect(),
+        labels: meta.labels.unwrap_or_default().into(),
         annotations: ours(meta.annotations.unwrap_or_default()),
         wants_address,
-        cluster_ips: cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
+        cluster_ips: exact(cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect()),
         ipv6_first: match spec.ip_families.iter().flatten().next().map(String::as_str) {
             None | Some("IPv4") => false,
             Some("IPv6") => true,
@@ -97,8 +98,9 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
             .into_iter()
             .enumerate()
             .map(|(i, port)| service_port(port, i))
-            .collect::<Result<_, _>>()?,
-        selector: spec.selector.unwrap_or_default().into_iter().collect(),
+            .collect::<Result<_, _>>()
+            .map(exact)?,
+        selector: spec.selector.unwrap_or_default().into(),
         external_traffic_policy: match spec.external_traffic_policy.as_deref() {
             None | Some("" | "Cluster") => ExternalTrafficPolicy::Cluster,
             Some("Local") => ExternalTrafficPolicy::Local,
@@ -120,6 +122,13 @@ pub fn service(object: Service, class: Option<&str>) -> Result<Option<snapshot::
         ingress,
         ingress_as_written,
     }))
+}
+
+/// The list in no more memory than it needs. One that is collected from the API's own otherwise
+/// keeps that one's memory: for two ports of a Service half a kilobyte.
+fn exact<T>(mut list: Vec<T>) -> Vec<T> {
+    list.shrink_to_fit();
+    list
 }
 
 /// The entries, if one has more than the API itself gives each address.
@@ -178,8 +187,11 @@ pub fn endpoint_slice(object: EndpointSlice) -> Result<Option<snapshot::Endpoint
     Ok(Some(snapshot::EndpointSlice {
         name,
         service,
-        ports: ports.map(|(i, port)| endpoint_port(port, i)).collect::<Result<_, _>>()?,
-        endpoints,
+        ports: ports
+            .map(|(i, port)| endpoint_port(port, i))
+            .collect::<Result<_, _>>()
+            .map(exact)?,
+        endpoints: exact(endpoints),
     }))
 }
 
@@ -224,6 +236,7 @@ fn endpoint(
 /// A Node.
 pub fn node(object: Node) -> Result<snapshot::Node, Invalid> {
     object_name(&object.metadata)?;
+    let leaving = leaving(&object).map(str::to_owned);
     let spec = object.spec.unwrap_or_default();
     let status = object.status.unwrap_or_default();
     let internal = status.addresses.into_iter().flatten().filter(|a| a.type_ == "InternalIP");
@@ -239,8 +252,9 @@ pub fn node(object: Node) -> Result<snapshot::Node, Invalid> {
         _ => spec.pod_cidr.into_iter().filter(|cidr| !cidr.is_empty()).collect(),
     };
     Ok(snapshot::Node {
-        labels: object.metadata.labels.unwrap_or_default().into_iter().collect(),
+        labels: object.metadata.labels.unwrap_or_default().into(),
         internal_ips,
+        leaving,
         network_unavailable: status
             .conditions
             .into_iter()
@@ -256,10 +270,42 @@ pub fn node(object: Node) -> Result<snapshot::Node, Invalid> {
     })
 }
 
+/// Taints of nodes that are about to be shut down or taken away: by the cluster autoscaler, by a cloud's
+/// node controller, and by hand (KEP 2268).
+const LAST_TAINTS: [&str; 3] = [
+    "ToBeDeletedByClusterAutoscaler",
+    "node.cloudprovider.kubernetes.io/shutdown",
+    "node.kubernetes.io/out-of-service",
+];
+
+/// By what a node is seen to be on its way out, if it is.
+fn leaving(node: &Node) -> Option<&'static str> {
+    if node.metadata.deletion_timestamp.is_some() {
+        return Some("is being deleted");
+    }
+    let spec = node.spec.as_ref();
+    if spec.and_then(|spec| spec.unschedulable) == Some(true) {
+        return Some("is cordoned");
+    }
+    let mut taints = spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten();
+    if taints.any(|taint| LAST_TAINTS.contains(&taint.key.as_str())) {
+        return Some("is marked to be shut down or taken away");
+    }
+    // What the kubelet says of itself while it ends its pods (KEP 2000).
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let shutting_down = conditions.into_iter().flatten().any(|condition| {
+        let message = condition.message.as_deref().unwrap_or_default();
+        condition.type_ == "Ready"
+            && condition.status == "False"
+            && message.contains("node is shutting down")
+    });
+    shutting_down.then_some("is shutting down")
+}
+
 /// The labels of a Namespace.
 pub fn namespace(object: Namespace) -> Result<Labels, Invalid> {
     object_name(&object.metadata)?;
-    Ok(object.metadata.labels.unwrap_or_default().into_iter().collect())
+    Ok(object.metadata.labels.unwrap_or_default().into())
 }
 
 fn ours(annotations: BTreeMap<String, String>) -> Labels {

@@ -61,6 +61,9 @@ pub trait Kind: Sized {
     /// Where it is kept.
     fn store(index: &mut Index) -> &mut Store<Self::Reduced>;
 
+    /// Gives an object that was just reduced its name anew, which is in memory already.
+    fn share_name(_reduced: &mut Self::Reduced, _name: &ObjectName) {}
+
     /// Takes note that one was this and is that now.
     fn changed(
         _current: &mut Current,
@@ -114,10 +117,15 @@ pub struct Configuration {
 
 impl Index {
     /// Sets or removes an object. Returns whether that changes anything.
-    pub fn set<K: Kind>(&mut self, name: ObjectName, object: Option<K::Reduced>) -> bool {
-        let was = K::store(self).get(&name).cloned();
+    pub fn set<K: Kind>(&mut self, name: ObjectName, mut object: Option<K::Reduced>) -> bool {
+        let store = K::store(self);
+        let was = store.get(&name).cloned();
         if was == object {
             return false;
+        }
+        let name = known(store, name);
+        if let Some(object) = &mut object {
+            K::share_name(object, &name);
         }
         K::changed(&mut self.current, &name, was.as_ref(), object.as_ref());
         let store = K::store(self);
@@ -130,19 +138,29 @@ impl Index {
     }
 
     /// Replaces all objects of a kind. Returns whether that changes anything.
-    pub fn replace<K: Kind>(&mut self, mut objects: Store<K::Reduced>) -> bool {
+    pub fn replace<K: Kind>(&mut self, objects: Store<K::Reduced>) -> bool {
         let store = K::store(self);
         let mut changes = Vec::new();
-        for (name, object) in &mut objects {
-            match store.remove(name) {
+        let mut last: Option<ObjectName> = None;
+        let mut renew = |(mut name, mut object): (ObjectName, K::Reduced)| {
+            let was = match store.remove_entry(&name) {
                 // The same allocation as before tells others quickly that it has not changed.
-                Some(was) if was == *object => *object = was,
-                was => changes.push((name.clone(), was, Some(object.clone()))),
-            }
-        }
-        changes
-            .extend(std::mem::take(store).into_iter().map(|(name, was)| (name, Some(was), None)));
-        *store = objects;
+                Some((known, was)) if was == object => return (known, was),
+                Some((known, was)) => {
+                    name = known;
+                    Some(was)
+                }
+                None => None,
+            };
+            name = name.sharing_namespace(last.as_ref());
+            last = Some(name.clone());
+            K::share_name(&mut object, &name);
+            changes.push((name.clone(), was, Some(object.clone())));
+            (name, object)
+        };
+        let objects = objects.into_iter().map(&mut renew).collect();
+        let gone = std::mem::replace(store, objects);
+        changes.extend(gone.into_iter().map(|(name, was)| (name, Some(was), None)));
         for (name, was, is) in &changes {
             K::changed(&mut self.current, name, was.as_ref(), is.as_ref());
         }
@@ -209,6 +227,15 @@ impl Configuration {
     }
 }
 
+/// The name as it is in memory already, or else what of it is: names of one namespace stand side
+/// by side.
+fn known<T>(store: &Store<T>, name: ObjectName) -> ObjectName {
+    match store.range(..=&name).next_back() {
+        Some((known, _)) if *known == name => known.clone(),
+        before => name.sharing_namespace(before.map(|(known, _)| known)),
+    }
+}
+
 fn entries<S: Clone>(store: &Store<Entry<S>>) -> Entries<S> {
     by_name(store, Clone::clone)
 }
@@ -236,6 +263,12 @@ impl Kind for Service {
         &mut index.services
     }
 
+    fn share_name(service: &mut Self::Reduced, name: &ObjectName) {
+        if let Some(service) = Arc::get_mut(service) {
+            service.name = name.clone();
+        }
+    }
+
     fn changed(
         current: &mut Current,
         name: &ObjectName,
@@ -256,6 +289,12 @@ impl Kind for EndpointSlice {
 
     fn store(index: &mut Index) -> &mut Store<Self::Reduced> {
         &mut index.endpoint_slices
+    }
+
+    fn share_name(slice: &mut Self::Reduced, name: &ObjectName) {
+        if let Some(slice) = Arc::get_mut(slice) {
+            slice.name = name.clone();
+        }
     }
 
     fn changed(

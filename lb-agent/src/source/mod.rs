@@ -11,12 +11,16 @@ pub mod notices;
 pub use crate::ipam::{Assignment, pools::ALLOCATED_FROM};
 
 use crate::{
+    bgp::{self, speaker::Passwords},
     ipam::PoolUsage,
     plan::{Announcing, Notice},
     snapshot::{ObjectName, Snapshot},
 };
 use imbl::OrdMap;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tokio::sync::watch;
 
 /// The component that Events name as their origin, and the manager of what it writes.
@@ -66,12 +70,25 @@ pub trait Source: Send + Sync + 'static {
         assignment: &Assignment,
     ) -> impl Future<Output = Result<(), AssignError>> + Send;
 
+    /// What is asked for about BGP, as far as it is valid; now and as it changes.
+    fn bgp(&self) -> watch::Receiver<Arc<bgp::Configuration>>;
+
+    /// The passwords in the Secrets that BGPPeers name, as far as they have been read.
+    fn passwords(&self) -> watch::Receiver<Arc<Passwords>>;
+
     /// Shows how full each pool is, by name. Called by the allocator after each pass; never
     /// waits for the API.
     fn report_usage(&self, usage: &BTreeMap<String, PoolUsage>);
 
     /// Shows of which Services this node announces an address. Never waits for the API.
     fn report_announced(&self, announced: &OrdMap<ObjectName, Arc<Announcing>>);
+
+    /// Shows which Services this node announces by BGP, and to which BGPPeers. Never waits for the API.
+    fn report_routed(&self, routed: &OrdMap<ObjectName, Arc<BTreeSet<String>>>);
+
+    /// This node announces nothing by BGP any more, and its agent ends: takes back what says otherwise.
+    /// Waits for the API, within bounds.
+    fn forget_routed(&self) -> impl Future<Output = ()> + Send;
 
     /// Tells users something. Notices are meant for when something has changed: see
     /// [`notices::Standing`] for what is computed anew each time. The same notice again

@@ -8,6 +8,7 @@ use imbl::{OrdSet, ordset::DiffItem};
 use std::{
     collections::{BTreeSet, HashMap},
     hash::{BuildHasher as _, RandomState},
+    num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,7 +27,7 @@ pub fn of_faults(kind: Kind, namespace: &str, name: &str, faults: &[Fault]) -> O
         object: ObjectName::new(namespace, name),
         warning: true,
         reason: CONFIGURATION_ERROR,
-        message: format!("is not used. {}", lines.join("; ")),
+        message: format!("is not used. {}", lines.join("; ")).into(),
     })
 }
 
@@ -90,64 +91,74 @@ pub enum Telling {
     New,
     /// Tell that it happened again.
     Again {
-        /// Under which name it was told first (see [`Told::named`]).
-        name: String,
+        /// When it was told first (see [`Told::at`]).
+        first: NonZeroU64,
         /// How often it was told, this time included.
-        count: i32,
+        count: u32,
     },
 }
 
 /// What has been told recently.
 ///
-/// Notices are known by a keyed hash: thousands of them are remembered for minutes.
+/// Notices are known by a keyed hash, and times are short: tens of thousands of them are remembered
+/// for minutes.
 #[derive(Debug, Default)]
 pub struct Told {
     recent: HashMap<u64, Entry>,
     key: RandomState,
-    forgotten_at: Option<Instant>,
+    /// When the first one was judged.
+    begin: Option<Instant>,
+    forgotten_s: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    seen: Instant,
-    count: i32,
-    name: Option<String>,
+    /// Seconds since the begin.
+    seen_s: u32,
+    count: u32,
+    /// Nanoseconds since 1970.
+    first: Option<NonZeroU64>,
 }
 
 impl Told {
     /// Judges a notice.
     pub fn judge(&mut self, now: Instant, notice: &Notice) -> Telling {
-        if self.forgotten_at.is_none_or(|at| now.duration_since(at) >= REPEAT_AFTER) {
-            self.recent.retain(|_, e| now.duration_since(e.seen) < SERIES_FOR);
-            self.forgotten_at = Some(now);
+        let now_s = now.duration_since(*self.begin.get_or_insert(now)).as_secs();
+        let since = |entry: &Entry| Duration::from_secs(now_s.saturating_sub(entry.seen_s.into()));
+        if now_s.saturating_sub(self.forgotten_s) >= REPEAT_AFTER.as_secs() {
+            self.recent.retain(|_, entry| since(entry) < SERIES_FOR);
+            self.recent.shrink_to(2 * self.recent.len());
+            self.forgotten_s = now_s;
         }
+        // A century later they would all be as old.
+        let seen_s = u32::try_from(now_s).unwrap_or(u32::MAX);
         let hash = self.key.hash_one(notice);
         let Some(entry) = self.recent.get_mut(&hash) else {
-            let entry = Entry { seen: now, count: 1, name: None };
+            let entry = Entry { seen_s, count: 1, first: None };
             self.recent.insert(hash, entry);
             return Telling::New;
         };
-        let pause = now.duration_since(entry.seen);
-        entry.seen = now;
+        let pause = since(entry);
+        entry.seen_s = seen_s;
         if pause < REPEAT_AFTER {
             return Telling::Nothing;
         }
-        match &entry.name {
-            Some(name) if pause < SERIES_FOR => {
-                entry.count += 1;
-                Telling::Again { name: name.clone(), count: entry.count }
+        match entry.first {
+            Some(first) if pause < SERIES_FOR => {
+                entry.count = entry.count.saturating_add(1);
+                Telling::Again { first, count: entry.count }
             }
             _ => {
-                (entry.count, entry.name) = (1, None);
+                (entry.count, entry.first) = (1, None);
                 Telling::New
             }
         }
     }
 
-    /// Remembers under which name a new notice was told.
-    pub fn named(&mut self, notice: &Notice, name: String) {
+    /// Remembers when a new notice was told, in nanoseconds since 1970.
+    pub fn at(&mut self, notice: &Notice, time: u64) {
         if let Some(entry) = self.recent.get_mut(&self.key.hash_one(notice)) {
-            entry.name = Some(name);
+            entry.first = NonZeroU64::new(time);
         }
     }
 
@@ -168,7 +179,7 @@ mod tests {
             object: ObjectName::new("default", "web"),
             warning: false,
             reason,
-            message: message.to_owned(),
+            message: message.into(),
         }
     }
 
@@ -222,9 +233,10 @@ mod tests {
         let mut told = Told::default();
         let n = notice("AllocationFailed", "pool is full");
         assert_eq!(told.judge(at(0), &n), Telling::New);
-        told.named(&n, "web.1".to_owned());
-        assert_eq!(told.judge(at(61), &n), Telling::Again { name: "web.1".to_owned(), count: 2 });
-        assert_eq!(told.judge(at(150), &n), Telling::Again { name: "web.1".to_owned(), count: 3 });
+        told.at(&n, 1);
+        let again = |count| Telling::Again { first: NonZeroU64::MIN, count };
+        assert_eq!(told.judge(at(61), &n), again(2));
+        assert_eq!(told.judge(at(150), &n), again(3));
         assert_eq!(told.judge(at(600), &n), Telling::New, "too long ago");
     }
 

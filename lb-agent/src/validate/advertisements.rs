@@ -1,6 +1,8 @@
 //! Advertisements and the names of communities.
 use super::{
-    Entry, Fault, Kind, Objects, Verdict, by_age, duplicates, in_range, pools, selectors, values,
+    Entry, Fault, Kind, Objects, Verdict,
+    annotations::{self, LINK_BANDWIDTH},
+    by_age, duplicates, in_range, pools, selectors, values,
 };
 use crate::{
     api::{BGPAdvertisementSpec, IPAddressPoolSpec, L2AdvertisementSpec},
@@ -78,6 +80,7 @@ pub(super) fn bgp(objects: &Objects, aliases: &BTreeMap<&str, &str>, verdict: &m
     for (name, entry) in by_age(&objects.bgp_advertisements) {
         let spec = &entry.spec;
         let mut faults = bgp_alone(spec, aliases);
+        faults.extend(annotations::one_value(entry, LINK_BANDWIDTH, "endpoints"));
         for (pool, entry) in pools_of(objects, spec) {
             if !verdict.is_valid(Kind::Pool, pool) {
                 continue;

@@ -5,12 +5,15 @@
 //! age the first by name. What is judged is what the API says now, so that all agents, the
 //! webhook and an agent that has just started come to the same result.
 mod advertisements;
+mod annotations;
 mod peers;
 mod pools;
 mod selectors;
 mod values;
 
+pub(crate) use annotations::{LINK_BANDWIDTH, TTL_SECURITY};
 pub(crate) use peers::BASIC_AUTH;
+pub(crate) use values::duration;
 
 use crate::{
     api::{
@@ -77,6 +80,8 @@ pub struct Entry<S> {
     pub created: i64,
     /// Its labels.
     pub labels: Labels,
+    /// Those of its annotations that are Herald's own.
+    pub annotations: BTreeMap<String, String>,
     /// What it asks for.
     pub spec: S,
     /// `status.conditions`, as they stand in the API.
@@ -91,10 +96,16 @@ impl<S> Entry<S> {
             uid: meta.uid.unwrap_or_default(),
             generation: meta.generation.unwrap_or_default(),
             labels: meta.labels.unwrap_or_default().into_iter().collect(),
+            annotations: own(meta.annotations.unwrap_or_default()),
             spec,
             conditions,
         }
     }
+}
+
+fn own(mut annotations: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    annotations.retain(|name, _| name.starts_with("herald-lb.io/"));
+    annotations
 }
 
 /// The objects of one kind by name.
@@ -266,4 +277,4 @@ fn in_range(field: &str, value: i64, range: std::ops::RangeInclusive<i64>) -> Op
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,7 +1,8 @@
 //! Peers and BFD profiles.
 use super::{
-    Entry, Fault, Kind, Objects, PasswordSecret, Verdict, advertisements, by_age, in_range, pools,
-    selectors, values,
+    Entry, Fault, Kind, Objects, PasswordSecret, Verdict, advertisements,
+    annotations::{self, TTL_SECURITY},
+    by_age, in_range, pools, selectors, values,
 };
 use crate::api::{BFDProfileSpec, BGPPeerSpec};
 use std::{
@@ -34,6 +35,12 @@ pub(super) fn judge(objects: &Objects, verdict: &mut Verdict) {
     for (name, entry) in by_age(&objects.peers) {
         let spec = &entry.spec;
         let mut faults = alone(spec);
+        faults.extend(annotations::one_value(entry, TTL_SECURITY, "required"));
+        if entry.annotations.contains_key(TTL_SECURITY) && spec.ebgp_multi_hop == Some(true) {
+            let problem = "is for peers one hop away, and spec.ebgpMultiHop says otherwise";
+            let field = format!("metadata.annotations[{TTL_SECURITY}]");
+            faults.push(Fault::new(field, "", problem, "remove one of the two"));
+        }
         faults.extend(bad_profile(objects, verdict, name, spec));
         faults.extend(bad_secret(objects, spec));
         let beside = in_force.iter().filter(|(_, other)| share_a_node(objects, spec, other));

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 /// Reads a duration as Go's `time.ParseDuration` does (`1m30s`, `500ms`, `0`), without a sign.
 /// `None` where it is none, or too long to be meant.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

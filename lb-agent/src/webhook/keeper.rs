@@ -100,7 +100,7 @@ impl Keeper {
         if self.said.as_ref() != Some(&text) {
             info!(
                 "the webhook has no certificate: {text}. Objects are not refused, but judged once \
-                 they are there. To have it, apply deploy/webhook.yaml; to do without, use \
+                 they are there. To have it, apply deploy/herald.yaml; to do without, use \
                  --webhook-mode disabled"
             );
             self.said = Some(text);

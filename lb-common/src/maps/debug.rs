@@ -45,6 +45,7 @@ impl fmt::Debug for Settings {
             mss_v4,
             mss_v6,
             tunnel_port,
+            withdrawn,
             pad: _,
             uplinks,
         } = self;
@@ -62,6 +63,7 @@ impl fmt::Debug for Settings {
             .field("mss_v4", mss_v4)
             .field("mss_v6", mss_v6)
             .field("tunnel_port", &u16::from_be_bytes(*tunnel_port))
+            .field("withdrawn", withdrawn)
             .field("uplinks", uplinks)
             .finish()
     }

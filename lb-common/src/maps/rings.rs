@@ -7,8 +7,8 @@ pub const EVENT_UNKNOWN_FLOW: u32 = 1;
 /// [`Event::kind`]: a probe frame of the agent at the address `flow.peer` has arrived over the
 /// link that `ifindex` and `vlan` name: frames with foreign source addresses get through.
 pub const EVENT_PROBE: u32 = 2;
-/// [`Event::kind`]: a host that is no agent's node claims the VIP `flow.peer`; `mac` is its
-/// link-layer address.
+/// [`Event::kind`]: a host that is no agent's node claims the VIP `flow.peer` for the link-layer
+/// address `mac`. A hundred a second are told on each CPU.
 pub const EVENT_CLAIM: u32 = 3;
 
 /// What the ring `EVENTS` carries to the agent.

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::api::Patch;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use super::{
     report::Judged,
 };
 use crate::lab::{
-    Lab, Recording, command,
+    Lab, command,
     control_plane::{ControlPlane, check_programs},
 };
 
@@ -42,12 +42,7 @@ pub fn can_run() -> bool {
 /// # Errors
 /// A program is missing, or something does not come about.
 pub fn measure(services: usize, all: usize) -> Result<Allocation> {
-    let lab = Lab::without_pods(1, Recording::None)?;
-    let result = on(&lab, services, all);
-    if result.is_err() {
-        lab.mark_failed();
-    }
-    result.with_context(|| format!("logs are in {}", lab.directory.display()))
+    super::in_laboratory(|lab| on(lab, services, all))
 }
 
 fn on(lab: &Lab, services: usize, all: usize) -> Result<Allocation> {
@@ -139,39 +134,30 @@ impl Allocation {
         let Self { services, all, bare: [before, after], given, memory: (now, most) } = *self;
         let bare = f64::midpoint(before, after);
         let share = 100.0 * given / bare;
-        let figure = |name: String, figure: f64, unit, note: &str| Judged {
-            name,
-            figure,
-            between: None,
-            unit,
-            target: None,
-            met: None,
-            note: note.to_owned(),
-        };
         vec![
             Judged {
                 between: Some((before.min(after), before.max(after))),
-                ..figure(
+                ..Judged::told(
                     format!("bare patches of the status of {services} Services"),
                     bare,
                     "1/s",
                     "before and after",
                 )
             },
-            figure(format!("addresses for {services} pending Services"), given, "1/s", ""),
+            Judged::told(format!("addresses for {services} pending Services"), given, "1/s", ""),
             Judged {
                 target: Some("≥ 80".into()),
                 met: Some(share >= 80.0),
-                ..figure("addresses, share of bare patches".into(), share, "%", "")
+                ..Judged::told("addresses, share of bare patches", share, "%", "")
             },
             Judged {
                 target: Some("≤ 60".into()),
                 met: Some(now <= 60.0),
-                ..figure(
+                ..Judged::told(
                     format!("agent's memory with {all} Services"),
                     now,
                     "MiB",
-                    &format!("{most:.0} MiB at most"),
+                    format!("{most:.0} MiB at most"),
                 )
             },
         ]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::{
     Client, Config,
-    api::{GetParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::Request,
 };
@@ -74,6 +74,16 @@ impl Api {
         Ok(version(&created))
     }
 
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn delete(&self, path: &str, name: &str) -> Result<()> {
+        let delete = Request::new(path).delete(name, &DeleteParams::default())?;
+        let _: Value = self.0.request(delete).await.with_context(|| format!("{path}/{name}"))?;
+        Ok(())
+    }
+
     /// Creates objects, several at once, and says how far it is; in any order.
     ///
     /// # Errors
@@ -132,6 +142,26 @@ impl Api {
             }
             ensure!(Instant::now() < deadline, "{name} has no address after {LIMIT:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until there are so many objects of a kind.
+    ///
+    /// # Errors
+    /// There are not after ten minutes.
+    pub async fn await_count(&self, path: &str, count: usize) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let list = Request::new(path).list(&ListParams::default().limit(1))?;
+            let list: Value = self.0.request(list).await?;
+            let first = list["items"].as_array().map_or(0, Vec::len);
+            let rest = list["metadata"]["remainingItemCount"].as_u64().unwrap_or_default();
+            let now = first + rest as usize;
+            if now == count {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{path}: {now} of {count} objects");
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 

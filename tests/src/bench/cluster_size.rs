@@ -28,7 +28,7 @@ use super::{
 use crate::{
     kernel::{object::service_key, random::Random},
     lab::{
-        Lab, Recording,
+        Lab,
         agent::{self, Agent},
         control_plane::ControlPlane,
         maps,
@@ -94,12 +94,7 @@ pub struct ClusterSize {
 /// # Errors
 /// A program is missing, or something does not come about.
 pub fn measure(size: Size) -> Result<ClusterSize> {
-    let lab = Lab::without_pods(1, Recording::None)?;
-    let result = on(&lab, size);
-    if result.is_err() {
-        lab.mark_failed();
-    }
-    result.with_context(|| format!("logs are in {}", lab.directory.display()))
+    super::in_laboratory(|lab| on(lab, size))
 }
 
 fn on(lab: &Lab, size: Size) -> Result<ClusterSize> {
@@ -322,15 +317,6 @@ impl ClusterSize {
     /// The figures, with what they are held against.
     pub fn judged(&self) -> Vec<Judged> {
         let Self { size, made, first, again, memory: (now, most, own), idle, .. } = self;
-        let figure = |name: &str, figure: f64, unit, note: String| Judged {
-            name: name.to_owned(),
-            figure,
-            between: None,
-            unit,
-            target: None,
-            met: None,
-            note,
-        };
         let objects = format!(
             "{} Nodes, {} Services, {} endpoints",
             size.nodes,
@@ -341,12 +327,12 @@ impl ClusterSize {
         let resident =
             format!("{most:.0} MiB at most; the kernel's tables, {tables} MiB, are in it");
         let mut all = vec![
-            figure("making the objects", *made, "s", objects),
-            figure("first start to all in the kernel", *first, "s", "addresses given".into()),
-            figure("start to all in the kernel", *again, "s", "addresses there".into()),
-            figure("agent's memory", *now, "MiB", resident),
-            figure("agent's own memory", *own, "MiB", "anonymous".into()),
-            figure("agent at rest", *idle, "%", "of a CPU; hellos of all nodes".into()),
+            Judged::told("making the objects", *made, "s", objects),
+            Judged::told("first start to all in the kernel", *first, "s", "addresses given"),
+            Judged::told("start to all in the kernel", *again, "s", "addresses there"),
+            Judged::told("agent's memory", *now, "MiB", resident),
+            Judged::told("agent's own memory", *own, "MiB", "anonymous"),
+            Judged::told("agent at rest", *idle, "%", "of a CPU; hellos of all nodes"),
         ];
         for percent in [50, 99] {
             let held = percentile(&self.from_response, percent);
@@ -354,8 +340,8 @@ impl ClusterSize {
                 between: bounds(&self.from_response),
                 target: Some("≤ 100".into()),
                 met: Some(held <= 100.0),
-                ..figure(
-                    &format!("an endpoint's change, response to kernel, p{percent}"),
+                ..Judged::told(
+                    format!("an endpoint's change, response to kernel, p{percent}"),
                     held,
                     "ms",
                     format!(
@@ -369,8 +355,8 @@ impl ClusterSize {
         for percent in [50, 99] {
             all.push(Judged {
                 between: bounds(&self.from_request),
-                ..figure(
-                    &format!("an endpoint's change, request to kernel, p{percent}"),
+                ..Judged::told(
+                    format!("an endpoint's change, request to kernel, p{percent}"),
                     percentile(&self.from_request, percent),
                     "ms",
                     String::new(),

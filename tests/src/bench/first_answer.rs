@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     kernel::random::Random,
-    lab::{Host, Lab, Recording, command, control_plane::ControlPlane, frames, probe::Running},
+    lab::{Host, Lab, command, control_plane::ControlPlane, frames, probe::Running},
     system::PacketSocket,
 };
 
@@ -57,12 +57,7 @@ struct Samples {
 /// # Errors
 /// A program is missing, or an answer does not come.
 pub fn measure(samples: usize, others: usize) -> Result<FirstAnswer> {
-    let lab = Lab::without_pods(1, Recording::None)?;
-    let result = on(&lab, samples, others);
-    if result.is_err() {
-        lab.mark_failed();
-    }
-    result.with_context(|| format!("logs are in {}", lab.directory.display()))
+    super::in_laboratory(|lab| on(lab, samples, others))
 }
 
 fn on(lab: &Lab, samples: usize, others: usize) -> Result<FirstAnswer> {

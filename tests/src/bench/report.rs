@@ -7,8 +7,10 @@ use serde::Serialize;
 
 use super::{
     allocation::Allocation,
+    bgp::Bgp,
     cases::{self, Case, Flows, Target},
     cluster_size::ClusterSize,
+    failover::Failover,
     first_answer::FirstAnswer,
     measure::{Effort, FLOORS, Figures, ONE_BY_ONE, Results},
     scale::LARGE_FLOWS,
@@ -38,6 +40,10 @@ pub struct Report {
     pub allocation: Option<Allocation>,
     /// From a Service's creation to the first answer, unless left out.
     pub first_answer: Option<FirstAnswer>,
+    /// BGP to a router, unless left out.
+    pub bgp: Option<Bgp>,
+    /// Cut links and planned stops, unless left out.
+    pub failover: Option<Failover>,
     /// A large cluster on a real API server, unless left out.
     pub cluster_size: Option<ClusterSize>,
 }
@@ -59,6 +65,26 @@ pub struct Judged {
     pub met: Option<bool>,
     /// What else there is to say.
     pub note: String,
+}
+
+impl Judged {
+    /// A figure without a target.
+    pub(super) fn told(
+        name: impl Into<String>,
+        figure: f64,
+        unit: &'static str,
+        note: impl Into<String>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            figure,
+            between: None,
+            unit,
+            target: None,
+            met: None,
+            note: note.into(),
+        }
+    }
 }
 
 impl Report {
@@ -111,9 +137,19 @@ impl Report {
         self.allocation.as_ref().map_or_else(Vec::new, Allocation::judged)
     }
 
+    /// The figures of BGP, with what they are held against.
+    pub fn bgp_figures(&self) -> Vec<Judged> {
+        self.bgp.as_ref().map_or_else(Vec::new, Bgp::judged)
+    }
+
     /// The figures of the first answers, with what they are held against.
     pub fn first_answer_figures(&self) -> Vec<Judged> {
         self.first_answer.as_ref().map_or_else(Vec::new, FirstAnswer::judged)
+    }
+
+    /// What clients noticed, with what that is held against.
+    pub fn failover_figures(&self) -> Vec<Judged> {
+        self.failover.as_ref().map_or_else(Vec::new, Failover::judged)
     }
 
     /// The figures of the large cluster, with what they are held against.
@@ -190,6 +226,31 @@ impl Report {
             );
             table(&mut text, &first_answer);
         }
+        let bgp = self.bgp_figures();
+        if !bgp.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n## BGP\n\n\
+                 An agent on a real API server speaks to BIRD 2. A Service with a named address is created, then\n\
+                 its EndpointSlice; a route is there once the kernel of the router says so. The Service is deleted\n\
+                 again. With many Services, the session is ended and begun anew by the router, and then the agent\n\
+                 is.\n"
+            );
+            table(&mut text, &bgp);
+        }
+        let failover = self.failover_figures();
+        if !failover.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n## Failing over\n\n\
+                 Three nodes on a bridge, a client on the same. Links are cut in turn with and without loss of\n\
+                 carrier. A gap is the longest time between two answered probes, one every 2 ms (4 ms where 16 of\n\
+                 the node's VIPs are probed at once), each from a new port. Planned work is done on the node\n\
+                 that announces, under probes of both families.\n\n\
+                 ![Gaps at cut links](failover.svg)\n"
+            );
+            table(&mut text, &failover);
+        }
         let cluster_size = self.cluster_size_figures();
         if !cluster_size.is_empty() {
             let _ = writeln!(
@@ -236,6 +297,8 @@ impl Report {
             "tables": self.table_figures(),
             "allocation": self.allocation_figures(),
             "first_answer": self.first_answer_figures(),
+            "bgp": self.bgp_figures(),
+            "failover": self.failover_figures(),
             "cluster_size": self.cluster_size_figures(),
             "programs": programs,
         }))

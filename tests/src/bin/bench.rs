@@ -13,10 +13,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use herald_tests::{
     bench::{
-        allocation,
+        allocation, bgp,
         cluster_size::{self, Size},
         engine::Engine,
-        first_answer,
+        failover, first_answer,
         measure::{self, Effort, Paths},
         picture,
         report::Report,
@@ -34,6 +34,9 @@ struct Arguments {
     /// Rounds, the cases taking turns in each [default: 9, or 3 with --quick]
     #[arg(long)]
     rounds: Option<u32>,
+    /// How many times a node's link is cut [default: 100, or 4 with --quick]
+    #[arg(long)]
+    cuts: Option<usize>,
     /// Fewer packets and rounds: for a look, not for the record
     #[arg(long)]
     quick: bool,
@@ -52,7 +55,7 @@ struct Arguments {
 const LOOPBACK: u32 = 1;
 
 fn main() -> Result<()> {
-    let Arguments { rounds, quick, only, object, output } = Arguments::parse();
+    let Arguments { rounds, cuts, quick, only, object, output } = Arguments::parse();
     ensure!(system::is_root(), "the bench loads kernel programs: run it as root");
     let rounds = rounds.unwrap_or(if quick { 3 } else { 9 });
     ensure!(rounds > 0, "--rounds 0 measures nothing: name 1 or more");
@@ -110,6 +113,21 @@ fn main() -> Result<()> {
         None
     };
 
+    let bgp = if wanted("bgp") && allocation::can_run() {
+        eprintln!("routes to a real router");
+        let (samples, routes) = if quick { (20, 1_000) } else { (100, 10_000) };
+        Some(bgp::measure(samples, routes)?)
+    } else {
+        None
+    };
+
+    let failover = if wanted("failover") {
+        eprintln!("cut links and planned stops");
+        Some(failover::measure(cuts.unwrap_or(if quick { 4 } else { 100 }))?)
+    } else {
+        None
+    };
+
     let cluster_size = if wanted("cluster-size") && allocation::can_run() {
         eprintln!("a large cluster on a real API server");
         let size = if quick {
@@ -139,6 +157,8 @@ fn main() -> Result<()> {
         tables,
         allocation,
         first_answer,
+        bgp,
+        failover,
         cluster_size,
     };
     print!("{}", report.markdown());
@@ -157,6 +177,9 @@ fn write(report: &Report, folder: &Path) -> Result<()> {
     fs::write(folder.join("results.json"), report.json()? + "\n")?;
     let caption = format!("{}, {}", report.machine, report.date);
     fs::write(folder.join("results.svg"), picture::svg(&report.figures(), &caption))?;
+    if let Some(failover) = &report.failover {
+        fs::write(folder.join("failover.svg"), picture::gaps(&failover.gaps(), &caption))?;
+    }
     Ok(())
 }
 

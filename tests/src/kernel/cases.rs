@@ -45,7 +45,10 @@ pub fn build(row: &Row, world: &World) -> Result<Case> {
         match word {
             "agent gone" => world.announcing = false,
             "not fresh" => world.fresh = false,
-            "limit reached" => (world.echo, world.refuse) = (Budget::Exhausted, Budget::Exhausted),
+            "limit reached" => {
+                (world.echo, world.refuse) = (Budget::Exhausted, Budget::Exhausted);
+                world.claims = Budget::Exhausted;
+            }
             "just started" => world.started = 0,
             "no cookies" => world.cookies = [0, 0],
             "fragments of the second" => world.fragment_rows = Arc::new(vec![vec![world::NODE_2]]),
@@ -265,6 +268,7 @@ fn know(world: &mut World, row: &Row, vip: SocketAddr) -> Result<()> {
             "here" => _ = world.elsewhere.insert(key, answer(Answer::Node(0), FAR_AHEAD)),
             "asked long ago" => _ = world.elsewhere.insert(key, answer(Answer::Asked, LONG_AGO)),
             "nobody" => _ = world.elsewhere.insert(key, answer(Answer::Nobody, FAR_AHEAD)),
+            "nobody before" => _ = world.elsewhere.insert(key, answer(Answer::Nobody, 5)),
             "nobody long ago" => _ = world.elsewhere.insert(key, answer(Answer::Nobody, LONG_AGO)),
             "at the sixth" => {
                 world.elsewhere.insert(key, answer(Answer::Node(NODE_6), FAR_AHEAD));
@@ -291,6 +295,7 @@ fn link(hop: &str) -> Result<Link> {
         "second" => (world::NODE_2_MAC, world::MY_MAC),
         "other host" => (world::ROUTER_MAC, world::OTHER_MAC),
         "broadcast" => (world::NEIGHBOUR_MAC, BROADCAST),
+        "ourselves" => (world::MY_MAC, BROADCAST),
         "tagged" => (world::ROUTER_MAC, world::MY_VLAN_MAC),
         "tagged second" => (world::NODE_5_MAC, world::MY_VLAN_MAC),
         "tagged other host" => (world::ROUTER_MAC, world::MY_MAC),
@@ -359,7 +364,7 @@ fn neighbour_link(row: &Row, group: Mac) -> Result<Link> {
         return Ok(Link { from: world::NEIGHBOUR_MAC, to: group });
     }
     let link = link(&row.hop)?;
-    let agent = row.hop.ends_with("second");
+    let agent = row.hop.ends_with("second") || row.hop == "ourselves";
     Ok(Link { from: if agent { link.from } else { world::NEIGHBOUR_MAC }, to: link.to })
 }
 
@@ -386,6 +391,10 @@ fn arp(kind: &str, row: &Row, about: IpAddr) -> Result<Vec<u8>> {
                 let target = Ipv4Addr::new(198, 51, 100, 1);
                 Arp { reply: true, sender: about, target_mac: link.to, target, ..request }
             }
+            "ARP reply for the second" => {
+                let (target, sender_mac) = (Ipv4Addr::new(198, 51, 100, 1), world::NODE_2_MAC);
+                Arp { reply: true, sender_mac, sender: about, target, ..request }
+            }
             "gratuitous ARP request" => Arp { sender: about, ..request },
             _ => bail!("no frame {kind}"),
         },
@@ -402,10 +411,19 @@ fn neighbour_discovery(kind: &str, variant: &str, row: &Row, about: IpAddr) -> R
         None => (kind, ""),
     };
     let from = match kind {
-        "NA claiming" => {
+        "NA claiming" | "NA for the second" | "NA" => {
             let all: Ipv6Addr = "ff02::1".parse()?;
             link.to = frames::multicast_mac(all);
-            return Ok(frames::advertisement(link, target, all, target));
+            let of = if kind == "NA claiming" { link.from } else { world::NODE_2_MAC };
+            let options = match more {
+                "out option" => vec![],
+                _ => frames::target_link_layer_option(of),
+            };
+            let mut frame = frames::advertisement(link, target, all, target, &options);
+            if variant == "hop limit 254" {
+                frame[21] = 254;
+            }
+            return Ok(frame);
         }
         "NS" => neighbour,
         "DAD probe" | "DAD probe to the address" => Ipv6Addr::UNSPECIFIED,

@@ -100,7 +100,7 @@ impl Cluster {
                 ..Node::nowhere()
             };
             let protocol = if family == Family::V4 { 4 } else { 41 };
-            let position = random.below(5) as u8;
+            let position = random.below(6) as u8;
             frame = model::wrap(&node, 6080, &frame[14..], protocol, position);
         }
         (frame, fragment)

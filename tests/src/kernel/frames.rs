@@ -286,15 +286,25 @@ pub fn solicitation(
     neighbour(link, from, to, hop_limit, Icmpv6Type::NeighborSolicitation, target, options)
 }
 
+/// A target link-layer address option (RFC 4861 section 4.6.1).
+pub fn target_link_layer_option(mac: Mac) -> Vec<u8> {
+    [&[2, 1][..], &mac[..]].concat()
+}
+
 /// An unsolicited neighbour advertisement: its sender claims the target's address.
-pub fn advertisement(link: Link, from: Ipv6Addr, to: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+pub fn advertisement(
+    link: Link,
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    target: Ipv6Addr,
+    options: &[u8],
+) -> Vec<u8> {
     let kind = Icmpv6Type::NeighborAdvertisement(etherparse::icmpv6::NeighborAdvertisementHeader {
         router: false,
         solicited: false,
         r#override: true,
     });
-    let option = [&[2, 1][..], &link.from[..]].concat();
-    neighbour(link, from, to, 255, kind, target, &option)
+    neighbour(link, from, to, 255, kind, target, options)
 }
 
 fn neighbour(

@@ -14,8 +14,16 @@ impl Random {
     /// The seed that the environment names in `HERALD_SEED`; else one from the clock for a full
     /// run, and always the same for a short one: what a change did is not mixed up with luck.
     pub fn seed() -> u64 {
-        let named = std::env::var("HERALD_SEED").ok().and_then(|text| text.parse().ok());
-        named.unwrap_or_else(|| if suite::full() { Self::from_the_clock() } else { 1 })
+        if suite::full() { Self::any_seed() } else { Self::named().unwrap_or(1) }
+    }
+
+    /// The seed that the environment names in `HERALD_SEED`; else one from the clock.
+    pub fn any_seed() -> u64 {
+        Self::named().unwrap_or_else(Self::from_the_clock)
+    }
+
+    fn named() -> Option<u64> {
+        std::env::var("HERALD_SEED").ok().and_then(|text| text.parse().ok())
     }
 
     fn from_the_clock() -> u64 {

@@ -17,6 +17,7 @@ use super::{
     acceptance::Direction,
     cases::Case,
     fields,
+    frames::Mac,
     model::{self, Tally, Verdict},
     object::{Capacity, DataPath, Run},
     pcap,
@@ -144,6 +145,10 @@ impl Rig {
             // The kernel has the tag stand beside the frame.
             expected.frame = fields::untagged(&expected.frame).0;
         }
+        if matches!(expected.event, Some(model::Event::Claim(..))) {
+            // Those before have used some of it.
+            self.path.allow_claims(case.world.claims)?;
+        }
         let stats_before = self.stats(&expected)?;
         let run = match direction {
             Direction::Ingress if tcx => self.path.ingress_tc(&case.frame).map(|run| Run {
@@ -212,7 +217,7 @@ impl Rig {
             self.path.events()?;
             return Ok(());
         };
-        let switches = |w: &World| (w.announcing, w.fresh, w.echo, w.refuse, w.sample);
+        let switches = |w: &World| (w.announcing, w.fresh, w.echo, w.refuse, w.claims, w.sample);
         let numbers = |w: &World| (w.started, w.udp_window, w.settle, w.mss, w.tunnel_port);
         let same = switches(world) == switches(&now) && numbers(world) == numbers(&now);
         if !same || world.cookies != now.cookies {
@@ -288,7 +293,7 @@ fn same_stats(a: &ServiceStats, b: &ServiceStats, bytes: bool) -> bool {
 enum Told {
     Unknown(FlowKey, u32),
     Probe(IpAddr),
-    Claim(IpAddr),
+    Claim(IpAddr, Mac),
     Other(u32),
 }
 
@@ -297,7 +302,7 @@ impl From<model::Event> for Told {
         match event {
             model::Event::Unknown(key, node) => Self::Unknown(key, node.into()),
             model::Event::Probe(address) => Self::Probe(address),
-            model::Event::Claim(vip, _) => Self::Claim(vip),
+            model::Event::Claim(vip, mac) => Self::Claim(vip, mac),
         }
     }
 }
@@ -307,7 +312,7 @@ fn event(event: &Event) -> Told {
     match event.kind {
         EVENT_UNKNOWN_FLOW => Told::Unknown(key, event.node),
         EVENT_PROBE => Told::Probe(key.peer.ip()),
-        EVENT_CLAIM => Told::Claim(key.peer.ip()),
+        EVENT_CLAIM => Told::Claim(key.peer.ip(), event.mac),
         kind => Told::Other(kind),
     }
 }

@@ -246,12 +246,17 @@ impl DataPath {
         self.array("SETTINGS")?.set(0, settings, 0)?;
         let sampling = Sampling { one_in: world.sample.into(), until_s: u32::MAX };
         self.array("SAMPLING")?.set(0, sampling, 0)?;
-        let next_ns = |budget| match budget {
-            world::Budget::Unlimited => 0,
-            world::Budget::Exhausted => NEVER,
-        };
-        self.set_per_cpu("ECHO_BUDGET", Budget { next_ns: next_ns(world.echo) })?;
-        self.set_per_cpu("REFUSE_BUDGET", Budget { next_ns: next_ns(world.refuse) })
+        self.set_per_cpu("ECHO_BUDGET", left(world.echo))?;
+        self.set_per_cpu("REFUSE_BUDGET", left(world.refuse))?;
+        self.allow_claims(world.claims)
+    }
+
+    /// Says whether claims of VIPs are told, until some were.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn allow_claims(&mut self, claims: world::Budget) -> Result<()> {
+        self.set_per_cpu("CLAIM_BUDGET", left(claims))
     }
 
     /// Replaces all that the program has learnt.
@@ -495,4 +500,12 @@ fn plain_flow(flow: &Flow, clock: Clock) -> world::Flow {
         closed_at: (flow.state & FLOW_CLOSED_AT != 0).then_some(closed_at),
         seen: clock.to_world(flow.seen_s),
     }
+}
+
+fn left(budget: world::Budget) -> Budget {
+    let next_ns = match budget {
+        world::Budget::Unlimited => 0,
+        world::Budget::Exhausted => NEVER,
+    };
+    Budget { next_ns }
 }

@@ -269,6 +269,8 @@ pub struct World {
     pub fresh: bool,
     /// The rate limit of echo answers.
     pub echo: Budget,
+    /// Of claims of VIPs that are told.
+    pub claims: Budget,
     /// The rate limit of refusals.
     pub refuse: Budget,
     /// When this node's maps were made.
@@ -424,6 +426,7 @@ impl World {
             announcing: true,
             fresh: true,
             echo: Budget::Unlimited,
+            claims: Budget::Unlimited,
             refuse: Budget::Unlimited,
             started: LONG_AGO,
             udp_window: WINDOW,

@@ -1,7 +1,8 @@
 //! The agent of a node, as a process of its own.
 use super::{Host, Lab, cleanup, command};
-use crate::wait;
+use crate::{system, wait};
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 use std::{
     fs,
     path::PathBuf,
@@ -25,12 +26,14 @@ pub struct Options {
     pub source: Source,
     /// Further arguments.
     pub arguments: Vec<String>,
+    /// Whether they run on what others leave of the processors, which all nodes share here.
+    pub yields: bool,
 }
 
 impl Options {
-    /// With no further arguments.
+    /// With no further arguments, and as all others.
     pub fn new(source: Source) -> Self {
-        Self { source, arguments: vec![] }
+        Self { source, arguments: vec![], yields: false }
     }
 }
 
@@ -83,18 +86,41 @@ impl Agent {
         fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))
     }
 
+    /// When it first printed a line with all these words, that time or later.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn printed_at(&self, words: &[&str], since: Timestamp) -> Result<Option<Timestamp>> {
+        let log = self.printed()?;
+        let lines = log.lines().filter(|line| words.iter().all(|word| line.contains(word)));
+        let mut times = lines.filter_map(|line| line.split_once(' ')?.0.parse().ok());
+        Ok(times.find(|time| *time >= since))
+    }
+
     fn last_words(&self) -> String {
         let text = self.printed().unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(3)..].join(" | ")
     }
 
-    /// Asks it to stop and waits for that.
+    /// Asks it to stop, as whatever restarts it would, and waits for that.
     ///
     /// # Errors
     /// It does not within `limit`.
-    pub fn terminate(mut self, limit: Duration) -> Result<ExitStatus> {
-        command::run(Command::new("kill").args(["-TERM", &self.pid().to_string()]))?;
+    pub fn terminate(self, limit: Duration) -> Result<ExitStatus> {
+        self.stop("-TERM", limit)
+    }
+
+    /// Asks it to stop for good, as somebody at a keyboard would, and waits for that.
+    ///
+    /// # Errors
+    /// It does not within `limit`.
+    pub fn interrupt(self, limit: Duration) -> Result<ExitStatus> {
+        self.stop("-INT", limit)
+    }
+
+    fn stop(mut self, signal: &str, limit: Duration) -> Result<ExitStatus> {
+        command::run(Command::new("kill").args([signal, &self.pid().to_string()]))?;
         let what = format!("the agent of {} stops", self.node);
         wait::until(limit, &what, || Ok(self.child.try_wait()?))
     }
@@ -138,6 +164,9 @@ pub fn command(node: &Host, options: &Options) -> Result<Command> {
         }
     };
     agent.args(&options.arguments);
+    if options.yields {
+        system::yield_to_others(&mut agent);
+    }
     // What the tests' own environment says is not meant for it.
     for name in ["KUBECONFIG", "NODE_NAME", "METALLB_NODE_NAME", "POD_NAMESPACE"] {
         agent.env_remove(name);

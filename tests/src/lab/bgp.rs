@@ -9,13 +9,21 @@ use std::{
     fmt::Write as _,
     fs,
     net::{IpAddr, Ipv6Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
-const ROUTER_AS: u32 = 64_513;
-const NODES_AS: u32 = 64_512;
+/// The router's AS, and that of all nodes.
+pub const ROUTER_AS: u32 = 64_513;
+/// See [`ROUTER_AS`].
+pub const NODES_AS: u32 = 64_512;
+
+/// A BFDProfile `fast`, three packets at 50 ms, and a Community that names 64512:80 `web`.
+pub const FAST_AND_WEB: &str = "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {name: fast, namespace: \
+     metallb-system}\nspec: {receiveInterval: 50, transmitInterval: 50, detectMultiplier: 3}\n---\n\
+     apiVersion: metallb.io/v1beta1\nkind: Community\nmetadata: {name: names, namespace: \
+     metallb-system}\nspec: {communities: [{name: web, value: '64512:80'}]}\n";
 
 /// Until a session is up, or its end has reached the router's kernel, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -28,14 +36,19 @@ const BFD: &str = "protocol device { scan time 10; }\n\
                    protocol bfd { interface \"*\" { interval 100 ms; multiplier 10; }; }\n";
 
 /// A running BIRD.
-struct Bird {
+pub struct Bird {
     /// What it listens on for commands.
     socket: PathBuf,
+    log: PathBuf,
     namespace: Namespace,
 }
 
 impl Bird {
-    fn start(lab: &Lab, namespace: &Namespace, name: &str, config: &str) -> Result<Self> {
+    /// Starts it in a namespace. Returns once it takes commands.
+    ///
+    /// # Errors
+    /// It is not installed, or ends at once: says why.
+    pub fn start(lab: &Lab, namespace: &Namespace, name: &str, config: &str) -> Result<Self> {
         let file = |extension| lab.directory.join(format!("{name}.bird.{extension}"));
         let (socket, log) = (file("ctl"), file("log"));
         fs::write(file("conf"), format!("log \"{}\" all;\n{config}", log.display()))?;
@@ -44,7 +57,7 @@ impl Bird {
         let output = fs::File::create(file("out"))?;
         bird.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let mut child = cleanup::spawn(&mut bird)?;
-        let bird = Self { socket, namespace: namespace.clone() };
+        let bird = Self { socket, log, namespace: namespace.clone() };
         wait::until_true(LIMIT, &format!("BIRD of {name} takes commands"), || {
             if let Some(status) = child.try_wait()? {
                 let said = fs::read_to_string(file("out"))?;
@@ -55,8 +68,16 @@ impl Bird {
         Ok(bird)
     }
 
+    /// What it logs.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// Gives it a command, as an operator would.
-    fn tell(&self, words: &str) -> Result<String> {
+    ///
+    /// # Errors
+    /// It does not understand it.
+    pub fn tell(&self, words: &str) -> Result<String> {
         let mut birdc = self.namespace.command(find("birdc")?);
         let answer = command::run(birdc.arg("-s").arg(&self.socket).args(words.split(' ')))?;
         // It exits with 0 whatever the answer is.
@@ -85,6 +106,19 @@ impl Bgp {
     /// # Errors
     /// The laboratory has no router, BIRD is not installed, or that does not come about.
     pub fn start(lab: &Lab, vips: &[IpAddr]) -> Result<Self> {
+        Self::begin(lab, vips, "", true)
+    }
+
+    /// Starts the router's BIRD, whose sessions wait for the nodes' agents, with further `options`. Returns
+    /// once its kernel spreads over all nodes.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn with_agents(lab: &Lab, vips: &[IpAddr], options: &str) -> Result<Self> {
+        Self::begin(lab, vips, &format!("passive; {options}"), false)
+    }
+
+    fn begin(lab: &Lab, vips: &[IpAddr], options: &str, birds: bool) -> Result<Self> {
         let router = lab.router.as_ref().context("this laboratory has no router")?;
         let mut config = format!("router id {};\n{BFD}", router.host.ipv4);
         for family in ["ipv4", "ipv6"] {
@@ -100,7 +134,7 @@ impl Bgp {
                 write!(
                     config,
                     "protocol bgp {}_{family} {{\n local as {ROUTER_AS}; neighbor {address} as \
-                     {NODES_AS}; direct; {TIMES}\n {family} {{ import all; export none; }};\n}}\n",
+                     {NODES_AS}; direct; {TIMES} {options}\n {family} {{ import all; export none; }};\n}}\n",
                     node.name
                 )?;
             }
@@ -110,11 +144,20 @@ impl Bgp {
         let nodes = lab
             .nodes
             .iter()
+            .filter(|_| birds)
             .map(|node| Bird::start(lab, &node.namespace, &node.name, &node_config(node, vips)?))
             .collect::<Result<_>>()?;
         let bgp = Self { router, router_namespace: namespace, nodes, vips: vips.to_vec() };
         bgp.await_next_hops(&lab.nodes.iter().collect::<Vec<_>>())?;
         Ok(bgp)
+    }
+
+    /// What the router says to a command of `birdc`.
+    ///
+    /// # Errors
+    /// It does not understand it.
+    pub fn tell_router(&self, words: &str) -> Result<String> {
+        self.router.tell(words)
     }
 
     /// The nodes that the router's kernel spreads an address's traffic over.

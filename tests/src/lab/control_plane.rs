@@ -3,6 +3,7 @@
 use super::{Host, Lab, addresses, agent, cleanup, command};
 use crate::wait;
 use anyhow::{Context, Result};
+use serde::Deserialize as _;
 use std::{
     env, fs,
     net::IpAddr,
@@ -62,9 +63,17 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// Names the first that is not, and how to build it.
 pub fn check_programs() -> Result<()> {
-    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kubectl"]
-        .iter()
-        .try_for_each(|p| program(p).map(drop))
+    [
+        "etcd",
+        "helm",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-proxy",
+        "kubectl",
+        "runtime-default",
+    ]
+    .iter()
+    .try_for_each(|p| program(p).map(drop))
 }
 
 impl ControlPlane {
@@ -174,7 +183,7 @@ impl ControlPlane {
              users:\n- name: {user}\n  user:\n    token: {token}\n\
              contexts:\n- name: lab\n  context:\n    cluster: lab\n    user: {user}\n",
             self.host.ipv4,
-            self.directory.join("pki/apiserver.crt").display(),
+            self.certificate().display(),
         );
         fs::write(&file, text)?;
         Ok(file)
@@ -190,9 +199,18 @@ impl ControlPlane {
         namespace: &str,
         account: &str,
     ) -> Result<PathBuf> {
+        self.write_kubeconfig(file, &self.token(namespace, account)?)
+    }
+
+    /// A token of a service account.
+    pub(super) fn token(&self, namespace: &str, account: &str) -> Result<String> {
         let arguments = ["create", "token", account, "--namespace", namespace, "--duration=24h"];
-        let token = self.kubectl(&arguments)?;
-        self.write_kubeconfig(file, token.trim())
+        Ok(self.kubectl(&arguments)?.trim().to_owned())
+    }
+
+    /// The certificate by which clients know the API server.
+    pub(super) fn certificate(&self) -> PathBuf {
+        self.directory.join("pki/apiserver.crt")
     }
 
     /// The administrator's kubeconfig.
@@ -251,7 +269,6 @@ impl ControlPlane {
     /// # Errors
     /// As [`install`](Self::install).
     pub fn install_kinds(&self, kinds: &[&str]) -> Result<agent::Options> {
-        let deploy = command::workspace().join("deploy");
         for kind in kinds {
             self.define(kind)?;
         }
@@ -260,9 +277,19 @@ impl ControlPlane {
         self.apply_text(&format!(
             "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n"
         ))?;
-        self.apply(&deploy.join("rbac.yaml"))?;
+        self.apply_text(&manifest(|kind, name| {
+            !["CustomResourceDefinition", "DaemonSet"].contains(&kind) && !is_of_webhook(name)
+        })?)?;
         let kubeconfig = self.kubeconfig_of("agent", NAMESPACE, SERVICE_ACCOUNT)?;
         Ok(agent::Options::new(agent::Source::Kubeconfig(kubeconfig)))
+    }
+
+    /// Installs what `deploy/` ships for the webhook.
+    ///
+    /// # Errors
+    /// The API server refuses something.
+    pub fn install_webhook(&self) -> Result<()> {
+        self.apply_text(&manifest(|_, name| is_of_webhook(name))?)
     }
 
     /// Brings the definition of a kind, in the plural; `*` brings all.
@@ -354,4 +381,23 @@ impl ControlPlane {
         self.spawn(proxy, &format!("{}-kube-proxy", node.name))?;
         Ok(())
     }
+}
+
+/// The objects of `deploy/herald.yaml` whose kind and name are wanted.
+fn manifest(wanted: impl Fn(&str, &str) -> bool) -> Result<String> {
+    let file = command::workspace().join("deploy/herald.yaml");
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let mut objects = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(&text) {
+        let object = serde_yaml_ng::Value::deserialize(document)?;
+        let text = |value: &serde_yaml_ng::Value| value.as_str().unwrap_or_default().to_owned();
+        if wanted(&text(&object["kind"]), &text(&object["metadata"]["name"])) {
+            objects.push(serde_yaml_ng::to_string(&object)?);
+        }
+    }
+    Ok(objects.join("---\n"))
+}
+
+fn is_of_webhook(name: &str) -> bool {
+    name.starts_with("metallb-webhook")
 }

@@ -1,19 +1,14 @@
 //! Many UDP flows at once, each from a port of its own that it keeps: what a change of the
 //! cluster does to them.
-use super::{
-    namespace::{Namespace, udp_here_from},
-    pod::Answer,
-    probe::Running,
-};
+use super::{namespace::Namespace, pod::Answer, ports::PROBES, probe::Running};
 use crate::wait;
 use anyhow::{Result, bail, ensure};
 use std::{
     fmt,
     net::{SocketAddr, UdpSocket},
-    ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -23,15 +18,6 @@ pub const INTERVAL: Duration = Duration::from_millis(100);
 
 /// An answer that has not come by then is lost.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The ports of flows, below those that sockets get by themselves. None is used again: a flow with
-/// the addresses and ports of an earlier one is the same to whoever remembers that.
-const PORTS: Range<u16> = 10_000..30_000;
-
-fn next_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    PORTS.start + NEXT.fetch_add(1, Relaxed) % (PORTS.end - PORTS.start)
-}
 
 /// What became of a flow.
 #[derive(Clone, Debug, Default)]
@@ -145,7 +131,7 @@ struct Client {
 fn drive(stop: &AtomicBool, rounds: &AtomicUsize, to: SocketAddr, flows: usize) -> Result<Report> {
     let mut clients = (0..flows)
         .map(|_| {
-            let socket = udp_here_from(next_port(), to)?;
+            let socket = PROBES.udp_here(to)?;
             socket.set_nonblocking(true)?;
             let flow = Flow { port: socket.local_addr()?.port(), ..Flow::default() };
             Ok(Client { socket, flow, answers: vec![] })

@@ -4,7 +4,7 @@ use super::{Host, namespace::Namespace};
 use crate::system::PacketSocket;
 use anyhow::Result;
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
 
@@ -129,6 +129,55 @@ pub fn neighbour_solicitation(mac: [u8; 6], sender: Ipv6Addr, target: Ipv6Addr) 
     frame.extend(group.octets());
     frame.extend(message);
     frame
+}
+
+/// The frame by which a host says to all that it has an address: an ARP announcement (RFC 5227 section
+/// 2.3), or an unsolicited neighbour advertisement (RFC 4861 section 7.2.6).
+pub fn announcement(mac: [u8; 6], address: IpAddr) -> Vec<u8> {
+    let address = match address {
+        IpAddr::V4(address) => return arp_request(mac, address, address),
+        IpAddr::V6(address) => address,
+    };
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+    message.extend(address.octets());
+    message.extend([2, 1]);
+    message.extend(mac);
+    let sum = checksum(address.octets(), all.octets(), &message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
+    frame.extend(mac);
+    frame.extend(ETHERTYPE_IPV6);
+    frame.extend([0x60, 0, 0, 0]);
+    frame.extend((message.len() as u16).to_be_bytes());
+    frame.extend([ICMPV6, 255]);
+    frame.extend(address.octets());
+    frame.extend(all.octets());
+    frame.extend(message);
+    frame
+}
+
+/// Whether a frame is such an announcement, of this address and by this host, in any of its forms.
+pub fn is_announcement(frame: &[u8], mac: [u8; 6], address: IpAddr) -> bool {
+    if frame.len() < 42 || frame[6..12] != mac {
+        return false;
+    }
+    match address {
+        IpAddr::V4(address) => {
+            let address = address.octets();
+            frame[..6] == [0xff; 6]
+                && frame[12..14] == ETHERTYPE_ARP
+                && frame[28..32] == address
+                && frame[38..42] == address
+        }
+        IpAddr::V6(address) => {
+            frame.len() >= 86
+                && frame[12..14] == ETHERTYPE_IPV6
+                && frame[54] == 136
+                && frame[58] & 0x40 == 0
+                && frame[62..78] == address.octets()
+        }
+    }
 }
 
 /// ICMPv6's checksum (RFC 4443 section 2.3): 0 over a message that carries the right one.

@@ -4,9 +4,15 @@ use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
 };
-use lb_common::{maps::Settings, outcome::Counters};
+use lb_agent::datapath::address_from_bytes;
+use lb_common::{
+    maps::{Announced, AnnouncedKey, Settings},
+    outcome::Counters,
+};
 use std::{
+    collections::BTreeSet,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -45,6 +51,15 @@ pub fn announce_until(pin_directory: &Path) -> Result<u64> {
     let map = Map::Array(MapData::from_pin(path(pin_directory, "SETTINGS")?)?);
     let array: Array<_, Settings> = map.try_into()?;
     Ok(array.get(&0, 0)?.announce_until_ns)
+}
+
+/// The VIPs that a node announces, by whichever interface.
+///
+/// # Errors
+/// The map is not pinned.
+pub fn announced(pin_directory: &Path) -> Result<BTreeSet<IpAddr>> {
+    let entries = entries::<AnnouncedKey, Announced>(pin_directory, "ANNOUNCED")?;
+    Ok(entries.into_iter().map(|(key, _)| address_from_bytes(key.vip)).collect())
 }
 
 /// Everything in a hash map.

@@ -6,27 +6,31 @@
 //!   pods ── veth ── node3 ─┘        ┊
 //!                                router ── remote     (where Shape::router asks for them)
 //! ```
-//! A "CNI" is a few routes: each node routes the others' pod prefixes to their
-//! addresses, and hides its pods behind its own address from the rest of the world, as
-//! most CNIs do. A laboratory without these leaves that to a real one ([`cni`]).
+//! A "CNI" is a few routes: each node routes the others' pod prefixes to their addresses, and hides its
+//! pods behind its own address, as most CNIs do. A laboratory without these leaves that to a real one ([`cni`]).
 pub mod addresses;
 pub mod agent;
 pub mod api;
 pub mod bgp;
+mod cables;
 mod capture;
 pub mod cleanup;
 pub mod cni;
 pub mod command;
 pub mod connections;
+pub mod container;
 pub mod control_plane;
 pub mod datagrams;
 pub mod endpoints;
 pub mod frames;
+pub mod frr;
+pub mod gobgp;
 pub mod kubelet;
 pub mod maps;
 pub mod namespace;
 pub mod openings;
 pub mod pod;
+mod ports;
 pub mod probe;
 mod ready;
 mod recorder;
@@ -34,9 +38,11 @@ pub(crate) mod remains;
 pub mod routed;
 pub mod router;
 pub mod scenario;
+mod shape;
 pub mod traffic;
 
 pub use recorder::Recording;
+pub use shape::{Outside, Shape};
 
 use crate::{system, wait};
 use agent::Agent;
@@ -56,36 +62,6 @@ use std::{
     process::{Child, Command, Stdio},
     time::Duration,
 };
-
-/// What to build.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// How many nodes (1 to 9).
-    pub nodes: u8,
-    /// How many pods on each (0 to 99).
-    pub pods_per_node: u8,
-    /// Whether the LAN has a way out.
-    pub router: Outside,
-    /// Whether its frames are recorded.
-    pub recording: Recording,
-}
-
-impl Default for Shape {
-    fn default() -> Self {
-        Self { nodes: 3, pods_per_node: 2, router: Outside::None, recording: Recording::Latest }
-    }
-}
-
-/// What is beyond the LAN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outside {
-    /// Nothing: default routes lead to nobody.
-    None,
-    /// A router, and a client behind it.
-    Router,
-    /// The same, and the last node is on a link of its own at that router.
-    RouterAndNode,
-}
 
 /// A host of the LAN: a node, a client, or the machine of the control plane.
 #[derive(Clone, Debug)]
@@ -376,6 +352,12 @@ impl Lab {
     /// Says that something failed: logs and captures stay.
     pub fn mark_failed(&self) {
         self.failed.set(true);
+    }
+
+    /// Keeps the logs because of an error, and says in it where they are.
+    pub fn failed(&self, error: anyhow::Error) -> anyhow::Error {
+        self.mark_failed();
+        error.context(format!("logs are in {}", self.directory.display()))
     }
 
     /// Leaves everything standing when this is dropped.

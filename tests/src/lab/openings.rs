@@ -51,6 +51,8 @@ pub struct Failure {
     pub local: Option<SocketAddr>,
     /// Since the load began.
     pub at: Duration,
+    /// Since it was begun itself. From a second on, its SYN was lost (RFC 6298 section 2.1).
+    pub waited: Duration,
     /// What happened.
     pub what: String,
 }
@@ -125,9 +127,14 @@ impl Report {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { local, at, what } = self;
+        let Self { local, at, waited, what } = self;
         let local = local.map(|local| local.to_string()).unwrap_or_default();
-        write!(f, "{local} {what} after {:.1} s", at.as_secs_f64())
+        let waited = waited.as_secs_f64() * 1e3;
+        write!(
+            f,
+            "{local} {what} after {waited:.0} ms, {:.1} s from the beginning",
+            at.as_secs_f64()
+        )
     }
 }
 
@@ -322,7 +329,8 @@ impl Driver {
         match connected {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
                 let what = format!("connecting: {error}");
-                self.own.failures.push(Failure { local, at: self.since.elapsed(), what });
+                let (at, waited) = (self.since.elapsed(), begun.elapsed());
+                self.own.failures.push(Failure { local, at, waited, what });
             }
             _ => {
                 self.waiting.add(Opening { socket, local, begun, asked: false, answer: vec![] })?;
@@ -344,6 +352,7 @@ impl Driver {
                 Err(error) => own.failures.push(Failure {
                     local: opening.local,
                     at: since.elapsed(),
+                    waited: opening.begun.elapsed(),
                     what: format!("{error:#}"),
                 }),
             }
@@ -362,6 +371,7 @@ impl Driver {
             own.failures.push(Failure {
                 local: opening.local,
                 at: since.elapsed(),
+                waited: opening.begun.elapsed(),
                 what: format!("no answer for {PATIENCE:?}"),
             });
             Then::End

@@ -1,8 +1,9 @@
 //! What a client sends: single requests, many to see how they spread, and steady streams
 //! to see what is lost.
 use super::{
-    namespace::{Namespace, udp_here, udp_here_from},
+    namespace::{Namespace, udp_here},
     pod::Answer,
+    ports::{PROBES, SPREAD},
 };
 use crate::{system, wait};
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +15,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -156,15 +157,16 @@ pub struct Spread {
 /// # Errors
 /// The namespace is gone; requests that fail are counted.
 pub fn spread(from: &Namespace, over: Over, to: SocketAddr, count: usize) -> Result<Spread> {
-    spread_with(from, over, to, count, (LIMIT, 5))
+    spread_with(from, over, to, count, (LIMIT, 5), |to| SPREAD.udp_here(to))
 }
 
-/// The same for looking whether things are as they shall be yet: soon gives up.
+/// The same for looking whether things are as they shall be yet: soon gives up, and its datagrams come from
+/// any port, since those that it sends too early may be remembered.
 ///
 /// # Errors
 /// As [`spread`].
 pub fn try_spread(from: &Namespace, over: Over, to: SocketAddr, count: usize) -> Result<Spread> {
-    spread_with(from, over, to, count, (Duration::from_millis(100), 1))
+    spread_with(from, over, to, count, (Duration::from_millis(100), 1), udp_here)
 }
 
 fn spread_with(
@@ -173,13 +175,14 @@ fn spread_with(
     to: SocketAddr,
     count: usize,
     (patience, failures): (Duration, usize),
+    udp: impl Fn(SocketAddr) -> std::io::Result<UdpSocket> + Sync,
 ) -> Result<Spread> {
     from.enter(|| {
         let mut spread = Spread::default();
         for _ in 0..count {
             let answer = match over {
                 Over::Tcp => Connection::here(to, patience).and_then(|mut c| c.request()),
-                Over::Udp => udp_here(to).map_err(Into::into).and_then(|s| exchange(&s, patience)),
+                Over::Udp => udp(to).map_err(Into::into).and_then(|s| exchange(&s, patience)),
             };
             match answer {
                 Ok(answer) => {
@@ -308,6 +311,11 @@ pub struct Gaps {
 }
 
 impl Gaps {
+    /// How many were not answered.
+    pub fn lost(&self) -> usize {
+        self.sent - self.answered.len()
+    }
+
     /// The longest time between the sending of two answered probes.
     pub fn longest(&self) -> Duration {
         self.answered.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(Duration::MAX)
@@ -326,7 +334,7 @@ pub fn watch_gaps(from: &Namespace, to: SocketAddr, interval: Duration) -> Runni
             let stopping = stop.load(Relaxed);
             if !stopping {
                 // While a link is down there may be no route: such a probe is lost.
-                if let Ok(socket) = gap_probe(to) {
+                if let Ok(socket) = PROBES.udp_here(to) {
                     socket.set_nonblocking(true)?;
                     let now = Instant::now();
                     if socket.send(b"probe").is_ok() {
@@ -352,22 +360,6 @@ pub fn watch_gaps(from: &Namespace, to: SocketAddr, interval: Duration) -> Runni
         }
     })
 }
-
-/// A socket of a port below those that the kernel gives out, each in turn. Thousands are used, and a UDP flow
-/// stays where it was begun for minutes: what others ask later must not be taken for one of them.
-fn gap_probe(to: SocketAddr) -> std::io::Result<UdpSocket> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let port = GAP_PORTS.start + NEXT.fetch_add(1, Relaxed) % GAP_PORTS.len() as u16;
-        match udp_here_from(port, to) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-            made => return made,
-        }
-    }
-}
-
-/// Where [`gap_probe`]s come from: below `net.ipv4.ip_local_port_range`.
-const GAP_PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 /// What one running flow saw.
 #[derive(Clone, Debug, Default)]

@@ -50,6 +50,28 @@ impl Routed {
         arguments: &[&str],
         prepare: impl FnOnce(&Lab, &Path) -> Result<()>,
     ) -> Result<Self> {
+        Self::made(shape, arguments, prepare, Bgp::start)
+    }
+
+    /// The same, where the agents themselves speak to the router, as the manifests that `prepare` writes
+    /// have it. `router` is further options of its sessions.
+    ///
+    /// # Errors
+    /// As [`Self::prepared`].
+    pub fn speaking(
+        shape: Shape,
+        router: &str,
+        prepare: impl FnOnce(&Lab, &Path) -> Result<()>,
+    ) -> Result<Self> {
+        Self::made(shape, &[], prepare, |lab, vips| Bgp::with_agents(lab, vips, router))
+    }
+
+    fn made(
+        shape: Shape,
+        arguments: &[&str],
+        prepare: impl FnOnce(&Lab, &Path) -> Result<()>,
+        speak: impl FnOnce(&Lab, &[IpAddr]) -> Result<Bgp>,
+    ) -> Result<Self> {
         let lab = Lab::new(shape)?;
         let mut options = scenario::on_manifests(&lab)?;
         options.arguments.extend(arguments.iter().map(ToString::to_string));
@@ -61,13 +83,10 @@ impl Routed {
         })();
         let agents = match result {
             Ok(agents) => agents,
-            Err(error) => {
-                lab.mark_failed();
-                return Err(error.context(format!("logs are in {}", lab.directory.display())));
-            }
+            Err(error) => return Err(lab.failed(error)),
         };
         let cluster = Cluster { agents, options, control: None, vips, lab };
-        match Bgp::start(&cluster.lab, &vips) {
+        match speak(&cluster.lab, &vips) {
             Ok(bgp) => {
                 let mut routed = Self { bgp, cluster };
                 match routed.await_all_serve() {
@@ -99,11 +118,7 @@ impl Routed {
                 let cluster = Cluster { agents: vec![], options, control, vips, lab };
                 Ok(Self { bgp, cluster })
             }
-            Err(error) => {
-                lab.mark_failed();
-                let error: anyhow::Error = error;
-                Err(error.context(format!("logs are in {}", lab.directory.display())))
-            }
+            Err(error) => Err(lab.failed(error)),
         }
     }
 
@@ -151,17 +166,6 @@ impl Routed {
         Ok(sum)
     }
 
-    /// The folder of manifests.
-    ///
-    /// # Errors
-    /// The agents have another source.
-    pub fn folder(&self) -> Result<&Path> {
-        match &self.cluster.options.source {
-            Source::Manifests(folder) => Ok(folder),
-            Source::Kubeconfig(_) => anyhow::bail!("these agents have no folder"),
-        }
-    }
-
     /// Waits until all pods serve the client behind the router.
     ///
     /// # Errors
@@ -202,7 +206,7 @@ impl Routed {
         };
         let agents = &self.cluster.agents;
         let before = agents.iter().map(ranges).collect::<Result<Vec<_>>>()?;
-        change(self.folder()?)?;
+        change(&self.cluster.folder()?)?;
         // Rows are never changed where they are: new ones have another place.
         for (agent, before) in agents.iter().zip(&before) {
             wait::until_true(CHANGE_LIMIT, &format!("{} has new rows", agent.node), || {

@@ -8,13 +8,13 @@ use super::{
     probe::{self, Over, Spread},
 };
 use crate::wait;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lb_common::outcome::Outcome;
 use std::{
     fmt::Write as _,
     fs,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -101,6 +101,19 @@ pub fn await_steering(agents: &mut [Agent]) -> Result<()> {
     Ok(())
 }
 
+/// Waits until a node's agent has a plan in force, and knows all nodes.
+///
+/// # Errors
+/// It takes longer than `limit`.
+pub fn await_known(lab: &Lab, node: &Host, limit: Duration) -> Result<()> {
+    let all = format!("herald_nodes_alive {}", lab.nodes.len());
+    wait::until_true(limit, &format!("the agent of {} knows all nodes", node.name), || {
+        let url = "http://127.0.0.1:9120/metrics";
+        let metrics = node.namespace.output("curl", &["-s", "--fail", url]).unwrap_or_default();
+        Ok(["herald_ready 1", &all].iter().all(|told| metrics.lines().any(|line| line == *told)))
+    })
+}
+
 /// A laboratory whose nodes run agents.
 pub struct Cluster {
     /// In the order of the nodes. Ended before the laboratory goes.
@@ -121,8 +134,22 @@ impl Cluster {
     /// # Errors
     /// That does not come about.
     pub fn on_manifests(arguments: &[&str]) -> Result<Self> {
-        let lab = Lab::new(Shape::default())?;
-        let mut options = on_manifests(&lab)?;
+        Self::on_manifests_and(Shape::default(), arguments, |_, _| Ok(()))
+    }
+
+    /// The same in another shape, and with what `prepare` does to the laboratory and the folder.
+    ///
+    /// # Errors
+    /// That does not come about.
+    pub fn on_manifests_and(
+        shape: Shape,
+        arguments: &[&str],
+        prepare: impl FnOnce(&Lab, &Path) -> Result<()>,
+    ) -> Result<Self> {
+        let lab = Lab::new(shape)?;
+        let folder = manifests(&lab)?;
+        prepare(&lab, &folder)?;
+        let mut options = Options::new(Source::Manifests(folder));
         options.arguments.extend(arguments.iter().map(ToString::to_string));
         let agents = start_agents(&lab, &options)?;
         // A folder has no status to read them from: the first of the pool.
@@ -165,10 +192,18 @@ impl Cluster {
                     Err(error) => Err(cluster.failed(error)),
                 }
             }
-            Err(error) => {
-                lab.mark_failed();
-                Err(error.context(format!("logs are in {}", lab.directory.display())))
-            }
+            Err(error) => Err(lab.failed(error)),
+        }
+    }
+
+    /// The folder that the agents read.
+    ///
+    /// # Errors
+    /// They ask an API server.
+    pub fn folder(&self) -> Result<PathBuf> {
+        match &self.options.source {
+            Source::Manifests(folder) => Ok(folder.clone()),
+            Source::Kubeconfig(_) => bail!("these agents have no folder"),
         }
     }
 
@@ -224,6 +259,25 @@ impl Cluster {
             let _ = fs::write(file, text);
         }
         error.context(format!("logs are in {}", self.lab.directory.display()))
+    }
+
+    /// Starts the agent of a node that has none, and waits until its tables are in force.
+    ///
+    /// # Errors
+    /// It has ended, or takes too long.
+    pub fn start_agent(&mut self, position: usize) -> Result<()> {
+        let Self { lab, options, agents, .. } = self;
+        let node = &lab.nodes[position];
+        // What an agent before it has left; there is nothing pinned before the first one.
+        let deadline = || maps::announce_until(&lab.pin_directory(node));
+        let before = deadline().unwrap_or_default();
+        let mut agent = lab.start_agent(node, options)?;
+        wait::until_true(3 * START_LIMIT, &format!("the agent of {} steers", node.name), || {
+            agent.check()?;
+            Ok(deadline().is_ok_and(|now| now > before))
+        })?;
+        agents.insert(position, agent);
+        Ok(())
     }
 
     /// Kills a node's agent without warning and starts another at once.
@@ -457,5 +511,5 @@ pub fn takeover<'a>(
     await_serving(lab, vip, serving, AGENT_LIMIT)?;
     let gaps = probing.stop()?;
     ensure!(gaps.answered.len() > 50, "only {} probes were answered", gaps.answered.len());
-    Ok(Takeover { owner: new, gap: gaps.longest(), lost: gaps.sent - gaps.answered.len() })
+    Ok(Takeover { owner: new, gap: gaps.longest(), lost: gaps.lost() })
 }

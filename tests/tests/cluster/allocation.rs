@@ -99,8 +99,7 @@ pub(crate) fn leader_killed(cluster: &mut Cluster) -> Result<()> {
     })?;
     ensure!(holder(cluster)? != first, "{first} is still the allocator");
     ensure!(!cluster.vips.contains(&vip), "{vip} was given away twice");
-    let agent = cluster.lab.start_agent(&cluster.lab.nodes[position], &cluster.options)?;
-    cluster.agents.insert(position, agent);
+    cluster.start_agent(position)?;
     cluster.await_all_serve()?;
     service.await_served(cluster, vip)?;
     service.delete(cluster)

@@ -1,30 +1,40 @@
-//! Real agents on a real API server, under the rules of `deploy/rbac.yaml`, beside kube-proxy.
+//! Real agents on a real API server, under the rules of `deploy/herald.yaml`, beside kube-proxy.
+mod alerts;
 mod allocation;
+mod bgp;
 mod cni;
 mod configuration;
 mod control_plane;
 mod definitions;
+mod install;
 mod migration;
 mod objects;
 mod service;
 mod status;
 
 use herald_tests::{
-    lab::{cni as network, control_plane::check_programs, scenario::Cluster},
+    lab::{cni as network, command, control_plane::check_programs, scenario::Cluster},
     suite::{self, Shared, case},
 };
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 fn main() -> ExitCode {
     let request = suite::begin();
-    let obstacle =
-        check_programs().and_then(|()| network::check_programs()).err().map(|e| e.to_string());
+    let obstacle = check_programs()
+        .and_then(|()| network::check_programs())
+        .and_then(|()| command::find("bird").map(drop))
+        .and_then(|()| command::find("promtool").map(drop))
+        .err()
+        .map(|e| e.to_string());
     let cluster = Shared::new(|| Cluster::on_kubernetes(&[]), Cluster::failed);
     let mut cases = vec![
         // First, so that no other cluster takes memory and time from theirs.
         case("cni::flannel_vxlan_iptables", cni::flannel_vxlan_iptables),
         case("cni::flannel_host_gw_nftables", cni::flannel_host_gw_nftables),
     ];
+    if env::var_os("HERALD_IMAGE").is_some() {
+        cases.push(case("install::image_to_external_ip", install::image_to_external_ip));
+    }
     if suite::full() {
         cases.extend([
             case("cni::flannel_vxlan_nftables", cni::flannel_vxlan_nftables),
@@ -54,6 +64,8 @@ fn main() -> ExitCode {
         case("allocation::leader_killed", || cluster.with(allocation::leader_killed)),
         case("migration::there_and_back", || cluster.with(migration::there_and_back)),
         case("status::l2_status", || cluster.with(status::l2_status)),
+        case("status::bgp_status", || cluster.with(|c| status::bgp_status(c))),
+        case("status::bgp_status_of_the_gone", status::bgp_status_of_the_gone),
         case("configuration::schema", || cluster.with(|c| configuration::schema(c))),
         case("configuration::bgp_peer_versions", || {
             cluster.with(|c| configuration::bgp_peer_versions(c))
@@ -65,6 +77,10 @@ fn main() -> ExitCode {
             cluster.with(|c| configuration::password_secrets(c))
         }),
         case("definitions::without_bgp", definitions::without_bgp),
+        case("alerts::fire_when_they_should", alerts::fire_when_they_should),
+        case("alerts::dashboard_queries", alerts::dashboard_queries),
+        case("install::chart_to_external_ip", install::chart_to_external_ip),
+        case("install::by_helm", install::by_helm),
         case("configuration::webhook", || cluster.with(|c| configuration::webhook(c))),
         case("allocation::allocators_change_while_services_come", || {
             cluster.with(allocation::allocators_change_while_services_come)

@@ -113,7 +113,7 @@ pub(crate) fn drained(routed: &mut Routed) -> Result<()> {
 
 /// Under `externalTrafficPolicy: Local`, too, any node takes any packet.
 pub(crate) fn policy_local(routed: &mut Routed) -> Result<()> {
-    let file = routed.folder()?.join("web.yaml");
+    let file = routed.cluster.folder()?.join("web.yaml");
     let cluster = fs::read_to_string(&file)?;
     let local = cluster.replace(
         "  type: LoadBalancer\n",

@@ -1,10 +1,14 @@
 //! Connections through a real router, BIRD 2 with ECMP over the nodes, while the cluster changes:
-//! not one may break that a change need not break.
+//! not one may break that a change need not break. And agents that speak BGP to BIRD, FRR and GoBGP.
+mod apart;
+mod collision;
 mod ecmp;
 mod endpoints;
 mod half_closed;
 mod links;
 mod rollout;
+mod routers;
+mod speaker;
 mod takeover;
 
 use herald_tests::{
@@ -18,9 +22,12 @@ fn main() -> ExitCode {
     let obstacle = command::find("bird")
         .map(drop)
         .and_then(|()| check_programs())
+        .and_then(|()| routers::check_programs())
         .err()
         .map(|e| e.to_string());
     let routed = Shared::new(|| Routed::new(Shape::routed(), &[]), Routed::failed);
+    let speaking = Shared::new(speaker::cluster, Routed::failed);
+    let peered = Shared::new(routers::cluster, routers::Peered::failed);
     let cases = vec![
         case("ecmp::node_leaves", || routed.with(ecmp::node_leaves)),
         case("ecmp::node_joins", || routed.with(ecmp::node_joins)),
@@ -37,6 +44,20 @@ fn main() -> ExitCode {
         case("links::node_apart", links::node_apart),
         case("links::foreign_sources_refused", links::foreign_sources_refused),
         case("rollout::deployment_rolled", rollout::deployment_rolled),
+        case("speaker::routes", || speaking.with(speaker::routes)),
+        case("speaker::agent_leaves_and_returns", || {
+            speaking.with(speaker::agent_leaves_and_returns)
+        }),
+        case("speaker::agents_restart", || speaking.with(speaker::agents_restart)),
+        case("speaker::link_is_cut", || speaking.with(speaker::link_is_cut)),
+        case("routers::routes", || peered.with(routers::routes)),
+        case("routers::sessions_apart", || peered.with(routers::sessions_apart)),
+        case("routers::hostile_peer", || peered.with(routers::hostile_peer)),
+        case("routers::agents_restart", || peered.with(routers::agents_restart)),
+        case("routers::link_is_cut", || peered.with(routers::link_is_cut)),
+        case("apart::vrfs", apart::vrfs),
+        case("apart::links", apart::links),
+        case("collision::both_connect", collision::both_connect),
         case("takeover::from_kube_proxy", takeover::from_kube_proxy),
         case("takeover::under_load", takeover::under_load),
     ];

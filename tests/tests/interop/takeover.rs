@@ -4,19 +4,19 @@ use anyhow::{Context as _, Result, ensure};
 use herald_tests::{
     lab::{
         Recording, Shape,
-        connections::{Load, SLOW},
+        connections::Load,
         maps,
         openings::Openings,
         probe::{self, Over},
         routed::Routed,
         scenario::{self, START_LIMIT, WEB_PORT},
     },
-    system, wait,
+    wait,
 };
 use lb_common::outcome::{Action, Outcome};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fmt, fs,
     net::IpAddr,
     time::Duration,
 };
@@ -25,19 +25,23 @@ use std::{
 const OBJECTS: [&str; 4] =
     ["manifests/nodes.yaml", "manifests/web-endpoints.yaml", "pool.yaml", "web.yaml"];
 
-/// Four times what a connection may take to be opened and answered; one whose SYN is lost takes a second
-/// at least (RFC 6298 section 2.1).
-const LIMIT: Duration = Duration::from_millis(400);
-
 /// New connections a second that are tried first, and the least that are.
 const MOST: u32 = 5000;
 const LEAST: u32 = 1000;
 
-/// How much of the processors it may take. Three agents that start need some as well, and on one
-/// machine there are none that are each node's own: on two processors 5,000 connections a second take
-/// all, and are no slower than 15 ms through kube-proxy; at 2,450 none was slower than 70 ms in any
-/// stage, at 3,500 some took 500 ms.
-const BUSY: f64 = 0.65;
+/// How much of the processors it may take, for three agents that start need some as well, and on one
+/// machine there are none that are each node's own. On two processors 5,000 connections a second
+/// through kube-proxy alone take 0.6 to 0.8 of them, and none is slower than 20 ms.
+const BUSY: f64 = 0.75;
+
+/// What the slowest may take through kube-proxy alone, and how late the client may be in beginning
+/// one, if those that Herald takes over are to be no slower than 100 ms: else others have the
+/// processors.
+const EASY: Duration = Duration::from_millis(50);
+
+/// At what a stage fails: four times what a connection may take to be opened and answered. One whose
+/// SYN is lost takes a second at least (RFC 6298 section 2.1).
+const LIMIT: Duration = Duration::from_millis(400);
 
 /// How long things are left as they are before and after a change.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -63,45 +67,91 @@ pub(crate) fn from_kube_proxy() -> Result<()> {
 
 /// New connections at a steady rate from few client ports, which meet what conntrack still has of
 /// earlier ones, while Herald takes over from kube-proxy and changes between its ways of delivering:
-/// none is refused, no packet of one is dropped, and none is slow.
+/// none is refused, no packet of one is dropped, and how many took longer than 100 ms is told.
 ///
-/// The rate is 5,000 a second, or half or a quarter of it, as this machine has room at that moment.
+/// The rate is 5,000 a second, or half or a quarter of it where this machine has no room for more at
+/// that moment; the last line says at what rate it was shown.
+///
+/// Where the machine's own queues drop packets, others have its processors: a SYN that is repeated after a
+/// second may meet another pod than the one that has answered the first, and reset what that one began. If
+/// connections fail then, it is tried again, at half the rate.
 pub(crate) fn under_load() -> Result<()> {
-    // Recording would take a tenth of the processors.
-    let shape = Shape { recording: Recording::None, ..Shape::routed() };
-    let mut routed = Routed::on_kubernetes(shape, &OBJECTS)?;
-    let result = take_over_under_load(&mut routed);
-    result.map_err(|error| routed.failed(error))
+    let mut most = MOST;
+    loop {
+        // Recording would take a tenth of the processors.
+        let shape = Shape { recording: Recording::None, ..Shape::routed() };
+        let mut routed = Routed::on_kubernetes(shape, &OBJECTS)?;
+        let error = match take_over_under_load(&mut routed, most) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        match error.downcast_ref() {
+            Some(Crowded { per_second, .. }) if per_second / 2 >= LEAST => {
+                println!("{error:#}: again, at half the rate");
+                most = per_second / 2;
+            }
+            _ => return Err(routed.failed(error)),
+        }
+    }
 }
 
-fn take_over_under_load(routed: &mut Routed) -> Result<()> {
+/// The machine had no room for such a load.
+#[derive(Debug)]
+struct Crowded {
+    per_second: u32,
+    dropped: u64,
+    behind: Duration,
+}
+
+impl fmt::Display for Crowded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { per_second, dropped, behind } = self;
+        write!(
+            f,
+            "at {per_second} a second, the machine's queues dropped {dropped} packets, and the client was \
+             {} ms behind",
+            behind.as_millis()
+        )
+    }
+}
+
+fn take_over_under_load(routed: &mut Routed, most: u32) -> Result<()> {
     let remote = routed.remote()?.namespace.clone();
     // Each port is used again after a few seconds, as on a busy proxy.
     remote.sysctl("net/ipv4/ip_local_port_range", "20000 35000")?;
     remote.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+    routed.cluster.options.yields = true;
     routed.await_all_serve()?;
-    let (load, has_room) = by_kube_proxy(routed)?;
-    let mut stages = Stages { counts: counts(routed)?, load, has_room };
-    routed.cluster.agents = scenario::start_agents(&routed.cluster.lab, &routed.cluster.options)?;
-    give_way(routed)?;
+    let mut stages = by_kube_proxy(routed, most)?;
+    // One after another: what one takes to load its programs, a second of one processor, all would
+    // take from the connections at once, where elsewhere each node has its own.
+    for position in 0..routed.cluster.lab.nodes.len() {
+        routed.cluster.start_agent(position)?;
+    }
     await_delivery(routed, true)?;
     stages.end(routed, "taking over")?;
     stages.last(routed, "directly")?;
     for arguments in [&["--delivery", "kernel"][..], &[]] {
         routed.cluster.options.arguments = arguments.iter().map(ToString::to_string).collect();
         restart_agents(routed)?;
-        give_way(routed)?;
         await_delivery(routed, arguments.is_empty())?;
         stages.end(routed, &format!("to {arguments:?}"))?;
         stages.last(routed, &format!("with {arguments:?}"))?;
     }
-    stages.load.stop()?.check()
+    let Stages { load, per_second, judged, slowest, slow, .. } = stages;
+    load.stop()?.check()?;
+    let slowest = slowest.as_secs_f64() * 1e3;
+    println!(
+        "shown at {per_second} new connections a second: none failed; in {judged} of 6 stages this \
+         machine had time for them, and {slow} of these took longer than 100 ms, the slowest {slowest:.1} ms"
+    );
+    Ok(())
 }
 
 /// Begins a load that kube-proxy alone keeps up with, and that leaves room for three agents on this
-/// machine. Tells whether it does: where others have the machine, time says nothing.
-fn by_kube_proxy(routed: &Routed) -> Result<(Openings, bool)> {
-    let mut per_second = MOST;
+/// machine.
+fn by_kube_proxy(routed: &Routed, most: u32) -> Result<Stages> {
+    let mut per_second = most;
     loop {
         let from = &routed.remote()?.namespace;
         let mut load = Openings::begin(from, &routed.cluster.vips, per_second)?;
@@ -115,9 +165,20 @@ fn by_kube_proxy(routed: &Routed) -> Result<(Openings, bool)> {
         let report = load.report();
         println!("\nkube-proxy alone, {per_second} a second: {report}, processors {busy:.2} busy");
         report.check()?;
-        let kept_up = report.left_out == 0 && report.quantile(0.999) < SLOW && busy <= BUSY;
-        if kept_up || per_second / 2 < LEAST {
-            return Ok((load, kept_up));
+        let has_room = report.left_out == 0 && report.slowest() < EASY && busy <= BUSY;
+        if has_room || per_second / 2 < LEAST {
+            let (counts, dropped) = (counts(routed)?, dropped(routed)?);
+            let (judged, slow, slowest) = (0, 0, Duration::ZERO);
+            return Ok(Stages {
+                load,
+                per_second,
+                has_room,
+                counts,
+                dropped,
+                judged,
+                slow,
+                slowest,
+            });
         }
         load.stop()?.check()?;
         per_second /= 2;
@@ -134,11 +195,6 @@ fn processor_time() -> Result<(u64, u64)> {
     let idle: u64 = ticks.iter().skip(3).take(2).sum();
     let all: u64 = ticks.iter().sum();
     Ok((all - idle, all))
-}
-
-/// Gives the agents what the traffic of all nodes leaves: here all share the processors of one machine.
-fn give_way(routed: &Routed) -> Result<()> {
-    routed.cluster.agents.iter().try_for_each(|agent| Ok(system::yield_to_others(agent.pid())?))
 }
 
 /// What the nodes did with packets, by name.
@@ -188,11 +244,46 @@ fn counts(routed: &Routed) -> Result<Counts> {
     Ok(counts)
 }
 
+/// How many packets found the queues full that lead to another processor's work: the backlog of a
+/// processor, and the rings of interfaces with XDP (256 packets for a veth).
+fn dropped(routed: &Routed) -> Result<u64> {
+    let backlog = fs::read_to_string("/proc/net/softnet_stat")?;
+    let column = |line: &str, at: usize, radix| {
+        let value = line.split_whitespace().nth(at).context("no such column")?;
+        u64::from_str_radix(value, radix).with_context(|| value.to_owned())
+    };
+    let mut dropped = 0;
+    for line in backlog.lines() {
+        dropped += column(line, 1, 16)?;
+    }
+    let (lab, router) = (routed.lab(), routed.router()?);
+    let pods = lab.pods.iter().map(|pod| &pod.namespace);
+    let hosts = lab.nodes.iter().chain([&router.host, &router.remote]).map(|host| &host.namespace);
+    for namespace in pods.chain(hosts).chain([&lab.lan]) {
+        let table = namespace.enter(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        for line in table.lines().filter_map(|line| Some(line.split_once(':')?.1)) {
+            // Behind eight columns of what was received: bytes, packets, errors, drops.
+            dropped += column(line, 11, 10)?;
+        }
+    }
+    Ok(dropped)
+}
+
 struct Stages {
     load: Openings,
-    /// Whether the load leaves room for others on this machine.
+    /// The load's rate.
+    per_second: u32,
+    /// Whether the load leaves room for others on this machine: where others have it, time says
+    /// nothing.
     has_room: bool,
     counts: Counts,
+    /// See [`dropped`].
+    dropped: u64,
+    /// In how many stages the client had not to wait for the processors itself, how many connections of
+    /// these took longer than 100 ms, and the slowest.
+    judged: usize,
+    slow: usize,
+    slowest: Duration,
 }
 
 impl Stages {
@@ -205,12 +296,21 @@ impl Stages {
             .map(|(name, count)| (*name, count - before.get(name).copied().unwrap_or(0)))
             .filter(|(_, more)| *more > 0)
             .collect();
-        println!("{name}: {report} {more:?}");
-        report.check().with_context(|| name.to_owned())?;
+        let all_dropped = dropped(routed)?;
+        let dropped = all_dropped - std::mem::replace(&mut self.dropped, all_dropped);
+        println!("{name}: {report}; {dropped} dropped by full queues {more:?}");
+        let mut fared = report.check().with_context(|| name.to_owned());
+        if dropped > 0 || report.behind >= EASY {
+            let (per_second, behind) = (self.per_second, report.behind);
+            fared = fared.context(Crowded { per_second, dropped, behind });
+        }
+        fared?;
         ensure!(more.is_empty(), "{name}: {more:?}");
-        // Unless the client itself had to wait for the processors.
-        if self.has_room && report.behind < SLOW {
+        if self.has_room && dropped == 0 && report.behind < EASY {
             ensure!(report.slowest() < LIMIT, "{name}: {report}");
+            self.judged += 1;
+            self.slow += report.slow();
+            self.slowest = self.slowest.max(report.slowest());
         }
         Ok(())
     }
@@ -254,14 +354,12 @@ fn take_over(routed: &mut Routed) -> Result<()> {
     Ok(())
 }
 
-/// One after another, in order.
+/// One after another, in order, as a DaemonSet's are.
 fn restart_agents(routed: &mut Routed) -> Result<()> {
     for position in 0..routed.cluster.agents.len() {
         let status = routed.cluster.agents.remove(position).terminate(START_LIMIT)?;
         ensure!(status.success(), "the agent ended with {status}");
-        let lab = &routed.cluster.lab;
-        let agent = lab.start_agent(&lab.nodes[position], &routed.cluster.options)?;
-        routed.cluster.agents.insert(position, agent);
+        routed.cluster.start_agent(position)?;
     }
     Ok(())
 }

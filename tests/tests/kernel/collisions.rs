@@ -73,7 +73,7 @@ fn a_shared_bit_makes_no_vip() {
                 for (to, target) in [(twin, twin), (group, twin), (twin, vip)] {
                     arrivals.push(frames::solicitation(link, from, to, target, 255, &option));
                 }
-                arrivals.push(frames::advertisement(link, twin, group, twin));
+                arrivals.push(frames::advertisement(link, twin, group, twin, &[]));
             }
             _ => unreachable!("one family at a time"),
         }

@@ -89,7 +89,7 @@ fn forged(random: &mut Random) -> Vec<u8> {
             return frame;
         }
         5 => {
-            let position = 5 + random.below(250) as u8;
+            let position = 6 + random.below(249) as u8;
             return wrap(&node, protocol, position);
         }
         _ => {

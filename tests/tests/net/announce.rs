@@ -2,17 +2,24 @@
 use anyhow::{Context, Result, bail, ensure};
 use herald_tests::{
     lab::{
-        Host,
+        Cut, Host, Lab, Shape,
         addresses::FIRST_VIPS,
+        agent::Source,
         frames::{self, Resolved},
         maps,
-        scenario::{self, Cluster, LISTEN},
+        namespace::Namespace,
+        probe,
+        scenario::{self, Cluster, LISTEN, START_LIMIT, TAKEOVER_LIMIT},
     },
+    suite,
     system::PacketSocket,
+    wait,
 };
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 const QUESTIONS: usize = 20;
@@ -127,6 +134,113 @@ pub(crate) fn ndp(cluster: &Cluster) -> Result<()> {
         ensure!(answered == expected, "{}: answered {answered}, not {expected}", node.name);
     }
     Ok(())
+}
+
+/// Who takes a VIP over says so at once, by all forms, and again; in a full run, until it says so as long
+/// as it has it.
+pub(crate) fn again(cluster: &mut Cluster) -> Result<()> {
+    for vip in cluster.vips {
+        let lab = &cluster.lab;
+        let owner = scenario::settled_owner(lab, vip)?.clone();
+        let macs: Vec<_> = lab.nodes.iter().map(|node| node.mac).collect();
+        let listen = if suite::full() { Duration::from_secs(130) } else { Duration::from_secs(6) };
+        lab.cut(&owner, Cut::Silent)?;
+        let began = Instant::now();
+        let heard = lab.client.namespace.enter(|| {
+            let socket = PacketSocket::open("eth0")?;
+            let mut heard = Vec::new();
+            while let Some(frame) = socket.receive(began + listen)? {
+                let of = macs.iter().find(|mac| frames::is_announcement(&frame, **mac, vip));
+                heard.extend(of.filter(|mac| **mac != owner.mac).map(|_| began.elapsed()));
+            }
+            Ok(heard)
+        });
+        lab.mend(&owner)?;
+        let heard = heard?;
+        let first = *heard.first().with_context(|| format!("nobody announces {vip}"))?;
+        println!("{vip}: announced after {first:?}, {} frames in {listen:?}", heard.len());
+        ensure!(first <= TAKEOVER_LIMIT, "{vip}: announced after {first:?}");
+        let forms = if vip.is_ipv4() { 2 } else { 1 };
+        let soon = heard.iter().filter(|at| **at <= first + Duration::from_secs(6)).count();
+        ensure!((4 * forms..=5 * forms).contains(&soon), "{vip}: {soon} frames, {forms} a round");
+        if suite::full() {
+            let late = heard.iter().filter(|at| **at > first + Duration::from_secs(60)).count();
+            ensure!(late >= 1, "{vip}: not repeated");
+        }
+        cluster.await_all_serve()?;
+    }
+    Ok(())
+}
+
+/// A node with some two hundred VIPs vanishes: the other has announced all of them after a tenth of a
+/// second, each within few frames at a time.
+pub(crate) fn many() -> Result<()> {
+    let lab = Lab::new(Shape { nodes: 2, pods_per_node: 1, ..Shape::default() })?;
+    let result = on_many(&lab);
+    if result.is_err() {
+        lab.mark_failed();
+    }
+    result.with_context(|| format!("logs are in {}", lab.directory.display()))
+}
+
+/// Services with a VIP of each family.
+const MANY: usize = 200;
+
+fn on_many(lab: &Lab) -> Result<()> {
+    let options = scenario::on_manifests(lab)?;
+    let Source::Manifests(folder) = &options.source else { bail!("no folder") };
+    let pool = fs::read_to_string(folder.join("pool.yaml"))?;
+    fs::write(folder.join("pool.yaml"), pool.replace("10.77.0.200-10.77.0.239", "10.77.1.0/24"))?;
+    for file in ["web.yaml", "web-endpoints.yaml"] {
+        let text = fs::read_to_string(folder.join(file))?;
+        let all: Vec<_> = (1..MANY)
+            // The label that names the Service, too.
+            .map(|n| text.replace("name: web", &format!("name: web{n}")))
+            .collect();
+        fs::write(folder.join(format!("many-{file}")), all.join("---\n"))?;
+    }
+    let _agents = scenario::start_agents(lab, &options)?;
+    let (node, other) = (&lab.nodes[0], &lab.nodes[1]);
+    let owned = |of: &Host| maps::announced(&lab.pin_directory(of));
+    let shared = || -> Result<Option<BTreeSet<IpAddr>>> {
+        let (Ok(here), Ok(there)) = (owned(node), owned(other)) else { return Ok(None) };
+        let all = here.len() + there.len() == 2 * MANY;
+        Ok((all && !here.is_empty() && !there.is_empty()).then_some(here))
+    };
+    let moving = wait::until(START_LIMIT * 2, "both nodes share all VIPs", shared)?;
+    // Until the repetitions of what came first are over.
+    let quiet = Instant::now() + Duration::from_secs(6);
+    let (lan, port, mac) = (&lab.lan, &node.port, other.mac);
+    // One of two that hears nothing at all takes itself for the one that is cut off.
+    let first = Ipv4Addr::new(10, 77, 1, 0);
+    let anybody = (IpAddr::from(first), scenario::WEB_PORT).into();
+    let asking = probe::watch_gaps(&lab.client.namespace, anybody, Duration::from_millis(5));
+    let heard = lab.client.namespace.enter(|| {
+        let socket = PacketSocket::open("eth0")?;
+        while socket.receive(quiet)?.is_some() {}
+        lab_cut(lan, port)?;
+        let began = Instant::now();
+        let mut heard = BTreeMap::new();
+        while let Some(frame) = socket.receive(began + Duration::from_secs(2))? {
+            let vip = moving.iter().find(|vip| frames::is_announcement(&frame, mac, **vip));
+            if let Some(vip) = vip {
+                heard.entry(*vip).or_insert_with(|| began.elapsed());
+            }
+        }
+        Ok(heard)
+    })?;
+    asking.stop()?;
+    ensure!(heard.len() == moving.len(), "{} of {} are announced", heard.len(), moving.len());
+    let (first, last) =
+        (heard.values().min().context("none")?, heard.values().max().context("none")?);
+    println!("{} VIPs: announced {first:?} to {last:?} after the cut", heard.len());
+    ensure!(*last - *first <= 4 * Duration::from_millis(100), "within {:?}", *last - *first);
+    ensure!(*first <= TAKEOVER_LIMIT, "after {first:?}");
+    Ok(())
+}
+
+fn lab_cut(lan: &Namespace, port: &str) -> Result<()> {
+    lan.ip(&format!("link set {port} nomaster\n"))
 }
 
 /// `ping` and `ping -6`, also with more data than usual.

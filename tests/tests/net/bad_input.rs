@@ -45,7 +45,8 @@ impl Bench {
 
     fn run(&self, source: Source, arguments: &[&str]) -> Result<Command> {
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        let mut agent = agent::command(self.node(), &Options { source, arguments })?;
+        let mut agent =
+            agent::command(self.node(), &Options { arguments, ..Options::new(source) })?;
         agent.arg("--pin-dir").arg(self.lab.pin_directory(self.node()));
         Ok(agent)
     }

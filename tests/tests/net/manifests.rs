@@ -2,9 +2,7 @@
 use anyhow::{Context, Result, ensure};
 use herald_tests::{
     lab::{
-        Host,
-        agent::Source,
-        maps,
+        Host, maps,
         probe::{self, Over},
         scenario::{self, Cluster, START_LIMIT},
     },
@@ -15,24 +13,16 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
     time::Duration,
 };
 
 /// What a change may take, on a machine that does other things as well.
 pub(crate) const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 
-pub(crate) fn folder(cluster: &Cluster) -> Result<PathBuf> {
-    match &cluster.options.source {
-        Source::Manifests(folder) => Ok(folder.clone()),
-        Source::Kubeconfig(_) => Err(anyhow::anyhow!("these agents have no folder")),
-    }
-}
-
 /// Endpoints that are no longer listed get nothing; listed again, their share.
 pub(crate) fn endpoints_change(cluster: &mut Cluster) -> Result<()> {
     let lab = &cluster.lab;
-    let file = folder(cluster)?.join("web-endpoints.yaml");
+    let file = cluster.folder()?.join("web-endpoints.yaml");
     let all = fs::read_to_string(&file)?;
     // Both lines of each endpoint, and the one with its conditions, which follows.
     let mut rest = String::new();
@@ -73,7 +63,7 @@ pub(crate) fn endpoints_change(cluster: &mut Cluster) -> Result<()> {
 /// A second Service gets the next address, and loses it with its file.
 pub(crate) fn service_comes_and_goes(cluster: &mut Cluster) -> Result<()> {
     let lab = &cluster.lab;
-    let folder = folder(cluster)?;
+    let folder = cluster.folder()?;
     let vip = IpAddr::from(Ipv4Addr::new(10, 77, 0, 201));
     for name in ["web.yaml", "web-endpoints.yaml"] {
         let text = fs::read_to_string(folder.join(name))?
@@ -107,7 +97,7 @@ pub(crate) fn service_comes_and_goes(cluster: &mut Cluster) -> Result<()> {
 /// It is reported with its place; what the other files say stays in force, and so does what this
 /// one said when it was right.
 pub(crate) fn invalid_file(cluster: &mut Cluster) -> Result<()> {
-    let folder = folder(cluster)?;
+    let folder = cluster.folder()?;
     let file = folder.join("broken.yaml");
     fs::write(&file, "apiVersion: v1\nkind: Service\nmetadata:\n  name: [\n")?;
     for agent in &cluster.agents {
@@ -135,7 +125,7 @@ pub(crate) fn invalid_file(cluster: &mut Cluster) -> Result<()> {
 /// What can be read, but not used, is reported once with its field and the way out; its neighbours
 /// stay in force.
 pub(crate) fn unusable_object(cluster: &mut Cluster) -> Result<()> {
-    let folder = folder(cluster)?;
+    let folder = cluster.folder()?;
     let file = folder.join("unusable.yaml");
     fs::write(
         &file,

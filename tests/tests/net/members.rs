@@ -2,21 +2,24 @@
 use anyhow::{Result, ensure};
 use herald_tests::{
     lab::{
-        Cut, Host, command, probe,
+        Cut, Host, addresses, command, probe,
         scenario::{self, AGENT_LIMIT, Cluster, TAKEOVER_LIMIT, WEB_PORT},
     },
     suite, wait,
 };
 use std::{
     fs,
+    net::IpAddr,
     path::Path,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
     time::{Duration, Instant},
 };
 
 /// Cuts the owner's link again and again: how long a client with ever new flows goes without an answer.
 pub(crate) fn cut_links(cluster: &mut Cluster) -> Result<()> {
-    let cuts = if suite::full() { 50 } else { 4 };
+    let cuts = if suite::full() { 100 } else { 4 };
     let mut gaps = Vec::new();
     for round in 0..cuts {
         let vip = cluster.vips[0];
@@ -51,8 +54,7 @@ pub(crate) fn killed_agent(cluster: &mut Cluster) -> Result<()> {
     let pid = agent.pid().to_string();
     missed(cluster, &owner, || command::run(Command::new("kill").args(["-KILL", &pid])).map(drop))?;
     drop(agent);
-    let agent = cluster.lab.start_agent(&cluster.lab.nodes[position], &cluster.options)?;
-    cluster.agents.insert(position, agent);
+    cluster.start_agent(position)?;
     cluster.await_all_serve()
 }
 
@@ -87,7 +89,7 @@ fn missed(cluster: &Cluster, owner: &str, take: impl FnOnce() -> Result<()>) -> 
     // While both answer, too.
     wait::sleep_until(Instant::now() + Duration::from_millis(500));
     let gaps = gaps.stop()?;
-    let lost = gaps.sent - gaps.answered.len();
+    let lost = gaps.lost();
     ensure!(lost == 0, "{vip}: {lost} of {} probes lost", gaps.sent);
     Ok(())
 }
@@ -108,7 +110,7 @@ pub(crate) fn one_way(cluster: &mut Cluster) -> Result<()> {
             let probing = probe::watch_gaps(&lab.client.namespace, to, Duration::from_millis(5));
             wait::sleep_until(Instant::now() + Duration::from_secs(3));
             let gaps = probing.stop()?;
-            (gaps.sent - gaps.answered.len(), gaps.sent)
+            (gaps.lost(), gaps.sent)
         };
         let still = scenario::settled_owner(lab, vip);
         lab.lan.output("nft", &["delete", "table", "netdev", "one_way"])?;
@@ -131,6 +133,123 @@ fn block(cluster: &Cluster, node: &Host, direction: &str) -> Result<()> {
          type filter hook {direction} device \"{port}\" priority 0; policy drop;\n }}\n}}\n"
     );
     cluster.lab.lan.feed("nft", &["-f", "-"], &rules).map(drop)
+}
+
+/// Agents get next to no processor time for a while: what they then believe of each other costs nobody
+/// an answer, and in the end one node answers for each VIP.
+pub(crate) fn starved_agents(cluster: &mut Cluster) -> Result<()> {
+    let idle = |cluster: &Cluster, policy: &str| {
+        cluster.agents.iter().try_for_each(|agent| {
+            let pid = agent.pid().to_string();
+            command::run(Command::new("chrt").args(["-a", policy, "-p", "0", &pid])).map(drop)
+        })
+    };
+    idle(cluster, "--idle")?;
+    let result = starve(cluster);
+    idle(cluster, "--other")?;
+    result?;
+    cluster.await_all_serve()
+}
+
+/// Takes all processors while clients ask.
+fn starve(cluster: &Cluster) -> Result<()> {
+    let client = &cluster.lab.client.namespace;
+    let every = Duration::from_millis(10);
+    let probes = cluster.vips.map(|vip| probe::watch_gaps(client, (vip, WEB_PORT).into(), every));
+    let over = AtomicBool::new(false);
+    let processors = thread::available_parallelism()?.get();
+    thread::scope(|scope| {
+        for _ in 0..2 * processors {
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        wait::sleep_until(Instant::now() + STARVED);
+        over.store(true, Relaxed);
+    });
+    for (vip, probing) in cluster.vips.into_iter().zip(probes) {
+        let gaps = probing.stop()?;
+        let lost = gaps.lost();
+        println!("{vip}: {lost} of {} probes lost, {:?} at the longest", gaps.sent, gaps.longest());
+        ensure!(gaps.sent > 100, "{vip}: only {} probes were sent", gaps.sent);
+        ensure!(lost == 0, "{vip}: {lost} of {} probes lost", gaps.sent);
+    }
+    Ok(())
+}
+
+/// The network is in two for a while, and both parts have a node that answers; when it is one again, one
+/// does, everybody's caches say so, and clients miss nothing.
+pub(crate) fn halves(cluster: &mut Cluster) -> Result<()> {
+    let witness = cluster.lab.add_host("witness", addresses::host(67))?;
+    let vip = cluster.vips[0];
+    let lab = &cluster.lab;
+    let owner = scenario::settled_owner(lab, vip)?.clone();
+    let single = lab.node(scenario::others(lab, &owner)[0])?.clone();
+    lab.part(&[&single, &lab.client])?;
+    let result = (|| -> Result<()> {
+        for vip in cluster.vips {
+            let what = format!("{} answers for {vip} in its half", single.name);
+            wait::until_true(AGENT_LIMIT, &what, || {
+                let answers = scenario::answers(lab, vip)?;
+                Ok(answers.len() == 1 && answers[0].mac == single.mac)
+            })?;
+            // Both have it in their caches then.
+            let others: Vec<_> =
+                scenario::others(lab, &single).into_iter().map(|name| lab.node(name)).collect();
+            wait::until_true(AGENT_LIMIT, &format!("both halves reach {vip}"), || {
+                if ![&lab.client, &witness].iter().all(|host| reaches(host, vip)) {
+                    return Ok(false);
+                }
+                let (here, there) = (cached(&lab.client, vip)?, cached(&witness, vip)?);
+                let other = others.iter().flatten().any(|node| there == Some(node.mac));
+                Ok(here == Some(single.mac) && other)
+            })?;
+        }
+        Ok(())
+    })();
+    let gaps =
+        probe::watch_gaps(&lab.client.namespace, (vip, WEB_PORT).into(), Duration::from_millis(5));
+    [&single, &lab.client].into_iter().try_for_each(|host| lab.mend(host))?;
+    let healed = Instant::now();
+    result?;
+    for vip in cluster.vips {
+        let now = scenario::settled_owner(lab, vip)?;
+        let what = format!("all caches say that {vip} is at {}", now.name);
+        wait::until_true(2 * AGENT_LIMIT, &what, || {
+            Ok([&lab.client, &witness]
+                .iter()
+                .all(|host| cached(host, vip).is_ok_and(|mac| mac == Some(now.mac))))
+        })?;
+        println!(
+            "{vip}: all caches are right {:?} after the network is one again",
+            healed.elapsed()
+        );
+    }
+    let gaps = gaps.stop()?;
+    ensure!(
+        gaps.longest() <= TAKEOVER_LIMIT,
+        "{:?} without an answer when it became one",
+        gaps.longest()
+    );
+    cluster.await_all_serve()
+}
+
+/// Whether a host gets an answer from a VIP.
+fn reaches(host: &Host, vip: IpAddr) -> bool {
+    let arguments = ["-n", "-c", "1", "-W", "1", &vip.to_string()];
+    host.namespace.output("ping", &arguments).is_ok()
+}
+
+/// The link-layer address that a host's kernel has for an address.
+fn cached(host: &Host, address: IpAddr) -> Result<Option<[u8; 6]>> {
+    let text = host.namespace.output("ip", &["neigh", "show", &address.to_string()])?;
+    let mac = text.split_whitespace().skip_while(|word| *word != "lladdr").nth(1);
+    let Some(mac) = mac else { return Ok(None) };
+    let bytes: Vec<_> =
+        mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+    Ok(bytes.try_into().ok())
 }
 
 /// The agents' key is exchanged for another while they run: nobody misses anybody, and clients nothing.
@@ -163,12 +282,14 @@ fn exchange(cluster: &mut Cluster, file: &Path, steps: &[&str]) -> Result<()> {
         wait::sleep_until(Instant::now() + Duration::from_millis(1500));
     }
     let gaps = probing.stop()?;
-    let lost = gaps.sent - gaps.answered.len();
+    let lost = gaps.lost();
     ensure!(lost == 0, "{lost} of {} probes lost", gaps.sent);
     ensure!(count(cluster, ALIVE_CHANGED)? == alive, "somebody was missed");
     Ok(())
 }
 
+/// How long agents get no processor.
+const STARVED: Duration = Duration::from_secs(10);
 /// What agents log.
 const ALIVE_CHANGED: &str = "who is alive has changed";
 const KEYS_CHANGED: &str = "agents know each other by other keys";

@@ -2,12 +2,12 @@
 use anyhow::{Context as _, Result, ensure};
 use herald_tests::lab::{
     Host, Lab, Shape, command,
-    probe::Connection,
-    scenario::{self, Cluster, WEB_PORT},
+    probe::{self, Connection},
+    scenario::{self, AGENT_LIMIT, Cluster, TAKEOVER_LIMIT, WEB_PORT},
 };
 use lb_common::maps::{Row, SCHEMA_VERSION};
 use serde_json::Value;
-use std::{path::PathBuf, process::Command};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 /// This machine cannot run it.
 const ENVIRONMENT: i32 = 3;
@@ -277,5 +277,54 @@ fn outlives(cluster: &mut Cluster) -> Result<()> {
     ensure!(!addresses.contains("ff02:") && addresses.contains("fd77::"), "{addresses}");
     let neighbours = owner.namespace.output("ip", &["neigh", "show", "10.77.0.250"])?;
     ensure!(neighbours.contains("02:00:00:00:00:01"), "somebody else's entry is gone");
+    Ok(())
+}
+
+/// `uninstall` takes Herald off the node that announces while clients ask: those whose pods are on
+/// other nodes miss nothing, and nothing of it stays on the node.
+pub(crate) fn uninstall() -> Result<()> {
+    let mut cluster = Cluster::on_manifests(&[])?;
+    let outcome = uninstalled(&mut cluster);
+    outcome.map_err(|error| cluster.failed(error))
+}
+
+fn uninstalled(cluster: &mut Cluster) -> Result<()> {
+    let vip = cluster.vips[0];
+    let owner = scenario::settled_owner(&cluster.lab, vip)?.clone();
+    let pins = cluster.lab.pin_directory(&owner);
+    let state = cluster.lab.directory.join(format!("{}-state", owner.name));
+    let run = || {
+        let mut uninstall = owner.namespace.command(command::sibling("lb-agent")?);
+        uninstall.arg("uninstall").arg("--pin-dir").arg(&pins).arg("--state-dir").arg(&state);
+        anyhow::Ok(uninstall.output()?)
+    };
+    let refused = run()?;
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && text.contains("agent"), "while the agent runs: {text}");
+
+    let client = cluster.lab.client.namespace.clone();
+    let to = (vip, WEB_PORT).into();
+    let probing = probe::watch_gaps(&client, to, Duration::from_millis(2));
+    let position = cluster.position(&owner.name)?;
+    cluster.agents.remove(position).terminate(AGENT_LIMIT)?;
+    let done = run()?;
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let others = scenario::others(&cluster.lab, &owner);
+    scenario::await_owner_among(&cluster.lab, &others, vip, TAKEOVER_LIMIT)?;
+    scenario::await_serving(&cluster.lab, vip, &others, AGENT_LIMIT)?;
+    let gaps = probing.stop()?;
+    let lost = gaps.lost();
+    ensure!(lost == 0, "{lost} of {} probes lost, {:?} at the longest", gaps.sent, gaps.longest());
+
+    ensure!(!pins.exists() && !state.exists(), "{} or {} stays", pins.display(), state.display());
+    let link = owner.namespace.output("ip", &["-d", "link", "show", "dev", "eth0"])?;
+    ensure!(!link.contains("xdp"), "{link}");
+    let entries = owner.namespace.output("ip", &["-d", "neigh", "show"])?;
+    ensure!(!entries.contains("proto 72") && !entries.contains("managed"), "{entries}");
+    let addresses = owner.namespace.output("ip", &["-6", "address", "show"])?;
+    ensure!(!addresses.contains("ff02:"), "{addresses}");
+    let again = run()?;
+    let text = String::from_utf8_lossy(&again.stdout).into_owned();
+    ensure!(again.status.success() && text.contains("nothing is pinned"), "{text}");
     Ok(())
 }

@@ -1,16 +1,16 @@
 //! What a Service may ask for, and what becomes of it with its endpoints.
 use crate::{
     inspect::explained,
-    manifests::{CHANGE_LIMIT, folder},
+    manifests::CHANGE_LIMIT,
     traffic::{check_refused, counted},
 };
 use anyhow::{Context as _, Result, ensure};
 use herald_tests::{
     lab::{
-        Cut, Host, addresses,
+        Cut, Host, Lab, addresses,
         endpoints::{self, Condition, replace},
         probe::{Connection, Over},
-        scenario::{self, Cluster, START_LIMIT, TAKEOVER_LIMIT, WEB_PORT},
+        scenario::{self, AGENT_LIMIT, Cluster, START_LIMIT, TAKEOVER_LIMIT, WEB_PORT},
     },
     wait,
 };
@@ -19,7 +19,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// A further address of the client of each family, which it takes only where it is told to.
@@ -35,7 +35,7 @@ fn with_lines(
     lines: &str,
     check: impl FnOnce(&mut Cluster) -> Result<()>,
 ) -> Result<()> {
-    let file = folder(cluster)?.join("web.yaml");
+    let file = cluster.folder()?.join("web.yaml");
     let usual = fs::read_to_string(&file)?;
     let changed =
         usual.replace("  type: LoadBalancer\n", &format!("  type: LoadBalancer\n{lines}"));
@@ -113,8 +113,6 @@ pub(crate) fn client_ip_affinity(cluster: &mut Cluster) -> Result<()> {
                     Ok(served["client_ip_affinity"] == true)
                 })?;
             }
-            // A node whose link has just been mended has not met all the others again.
-            wait::sleep_until(Instant::now() + Duration::from_secs(2));
             let (pod, node) = one_pod(cluster, vip)?;
             owner_changes(cluster, vip, &pod)?;
             let now = one_pod(cluster, vip)?.0;
@@ -142,12 +140,11 @@ pub(crate) fn client_ip_affinity(cluster: &mut Cluster) -> Result<()> {
 fn owner_changes(cluster: &mut Cluster, vip: IpAddr, pod: &str) -> Result<()> {
     let owner = scenario::settled_owner(&cluster.lab, vip)?.clone();
     let position = cluster.position(&owner.name)?;
-    cluster.agents.remove(position).terminate(TAKEOVER_LIMIT)?;
+    cluster.agents.remove(position).interrupt(AGENT_LIMIT)?;
     let others = scenario::others(&cluster.lab, &owner);
     let result = scenario::await_owner_among(&cluster.lab, &others, vip, TAKEOVER_LIMIT).map(drop);
     let during = result.and_then(|()| one_pod(cluster, vip));
-    let agent = cluster.lab.start_agent(&cluster.lab.nodes[position], &cluster.options)?;
-    cluster.agents.insert(position, agent);
+    cluster.start_agent(position)?;
     let now = during?.0;
     ensure!(now == pod, "{vip}: {now} serves, not {pod}, while {} announces no more", owner.name);
     await_agreement(cluster)
@@ -191,8 +188,11 @@ fn await_agreement(cluster: &Cluster) -> Result<()> {
 }
 
 /// Runs `check` with changed endpoints; those of before are written again after it.
-fn with_endpoints(cluster: &mut Cluster, check: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
-    let file = folder(cluster)?.join("web-endpoints.yaml");
+pub(crate) fn with_endpoints(
+    cluster: &mut Cluster,
+    check: impl FnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
+    let file = cluster.folder()?.join("web-endpoints.yaml");
     let usual = fs::read_to_string(&file)?;
     let result = check(cluster);
     replace(&file, &usual)?;
@@ -200,40 +200,53 @@ fn with_endpoints(cluster: &mut Cluster, check: impl FnOnce(&Cluster) -> Result<
     cluster.await_all_serve()
 }
 
+/// A connection to an address that this pod has.
+pub(crate) fn connection_to(cluster: &Cluster, vip: IpAddr, pod: &str) -> Result<Connection> {
+    let connection = (0..500).find_map(|_| {
+        let mut connection = Connection::open(&cluster.lab.client.namespace, vip, WEB_PORT).ok()?;
+        (connection.request().ok()?.pod == pod).then_some(connection)
+    });
+    connection.with_context(|| format!("{pod} gets nothing"))
+}
+
+/// Has the first pod terminate, and waits until new flows go to the others.
+pub(crate) fn terminate_first(cluster: &Cluster) -> Result<()> {
+    let lab = &cluster.lab;
+    let rest: BTreeSet<_> = lab.pods[1..].iter().map(|pod| pod.name.clone()).collect();
+    let first = (&lab.pods[0], Condition::Terminating);
+    let others = lab.pods[1..].iter().map(|pod| (pod, Condition::Ready));
+    let states: Vec<_> = [first].into_iter().chain(others).collect();
+    endpoints::write(lab, &cluster.folder()?, &states)?;
+    await_tcp_to(lab, cluster.vips, &rest)
+}
+
+/// Waits until new connections go to exactly these nodes' pods.
+fn await_tcp(lab: &Lab, vips: [IpAddr; 2], nodes: &[&str]) -> Result<()> {
+    await_tcp_to(lab, vips, &scenario::pods_of(lab, nodes).into_iter().collect())
+}
+
+/// The same for pods. Not by UDP: a port that an earlier case used keeps the pod that it had then.
+fn await_tcp_to(lab: &Lab, vips: [IpAddr; 2], pods: &BTreeSet<String>) -> Result<()> {
+    for vip in vips {
+        wait::until_true(CHANGE_LIMIT, "new flows go elsewhere", || {
+            let spread = scenario::spread(lab, Over::Tcp, vip, 120)?;
+            Ok(spread.failed == 0 && spread.pods.keys().eq(pods))
+        })?;
+    }
+    Ok(())
+}
+
 /// A pod that terminates keeps its connections to the end, and new ones go elsewhere.
 pub(crate) fn terminating_endpoint(cluster: &mut Cluster) -> Result<()> {
     with_endpoints(cluster, |cluster| {
-        let lab = &cluster.lab;
-        let leaving = &lab.pods[0];
-        let rest: BTreeSet<_> = lab.pods[1..].iter().map(|pod| pod.name.clone()).collect();
-        let mut kept = Vec::new();
-        for vip in cluster.vips {
-            let connection = (0..500).find_map(|_| {
-                let mut connection = Connection::open(&lab.client.namespace, vip, WEB_PORT).ok()?;
-                (connection.request().ok()?.pod == leaving.name).then_some(connection)
-            });
-            kept.push(connection.with_context(|| format!("{} gets nothing", leaving.name))?);
-        }
-        let states: Vec<_> = lab
-            .pods
-            .iter()
-            .map(|pod| {
-                let leaves = pod.name == leaving.name;
-                (pod, if leaves { Condition::Terminating } else { Condition::Ready })
-            })
-            .collect();
-        endpoints::write(lab, &folder(cluster)?, &states)?;
-        for vip in cluster.vips {
-            // Not UDP: a port that an earlier case used keeps the pod that it had then.
-            wait::until_true(CHANGE_LIMIT, "new flows go elsewhere", || {
-                let spread = scenario::spread(lab, Over::Tcp, vip, 120)?;
-                Ok(spread.failed == 0 && spread.pods.keys().eq(&rest))
-            })?;
-        }
+        let leaving = &cluster.lab.pods[0].name;
+        let open = |vip| connection_to(cluster, vip, leaving);
+        let kept = cluster.vips.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+        terminate_first(cluster)?;
         for (mut connection, vip) in kept.into_iter().zip(cluster.vips) {
             for _ in 0..20 {
                 let pod = connection.request().with_context(|| format!("kept to {vip}"))?.pod;
-                ensure!(pod == leaving.name, "the connection went over to {pod}");
+                ensure!(pod == *leaving, "the connection went over to {pod}");
             }
         }
         Ok(())
@@ -247,7 +260,7 @@ pub(crate) fn last_endpoint_gone(cluster: &mut Cluster) -> Result<()> {
         let lab = &cluster.lab;
         let client = &lab.client.namespace;
         let mac = addresses::mac_text(lab.nodes[0].mac);
-        endpoints::write(lab, &folder(cluster)?, &[])?;
+        endpoints::write(lab, &cluster.folder()?, &[])?;
         let result = (|| {
             for vip in cluster.vips {
                 client.ip(&format!("neigh replace {vip} lladdr {mac} nud permanent dev eth0\n"))?;
@@ -265,5 +278,43 @@ pub(crate) fn last_endpoint_gone(cluster: &mut Cluster) -> Result<()> {
             let _ = client.ip(&format!("neigh del {vip} dev eth0\n"));
         }
         result
+    })
+}
+
+/// Pods that come on a node whose agent is away, and which had none before, get nothing until it is back:
+/// its kernel does not know them. Whoever is sent there is served elsewhere.
+pub(crate) fn endpoints_come_without_agent(cluster: &mut Cluster) -> Result<()> {
+    with_endpoints(cluster, |cluster| {
+        let folder = cluster.folder()?;
+        let node = cluster.lab.pods[0].node;
+        let write = |cluster: &Cluster, with: bool| {
+            let pods = cluster.lab.pods.iter().filter(|pod| with || pod.node != node);
+            let all: Vec<_> = pods.map(|pod| (pod, Condition::Ready)).collect();
+            endpoints::write(&cluster.lab, &folder, &all)
+        };
+        let lab = &cluster.lab;
+        let others = scenario::others(lab, &lab.nodes[node]);
+        write(cluster, false)?;
+        await_tcp(lab, cluster.vips, &others)?;
+        let name = lab.nodes[node].name.clone();
+        cluster.agents.remove(node).kill()?;
+        write(cluster, true)?;
+        for (node, vip) in cluster.lab.nodes.iter().zip(cluster.vips.into_iter().cycle()) {
+            if node.name == name {
+                continue;
+            }
+            let client = SocketAddr::from((scenario::client_address(&cluster.lab, vip), 40_000));
+            wait::until_true(CHANGE_LIMIT, "rows name the node again", || {
+                let to = SocketAddr::from((vip, WEB_PORT));
+                Ok(explained(&cluster.lab, node, client, to)?.0.contains(&name))
+            })?;
+        }
+        for vip in cluster.vips {
+            for over in [Over::Tcp, Over::Udp] {
+                let spread = scenario::spread(&cluster.lab, over, vip, 300)?;
+                ensure!(spread.failed == 0, "{vip} over {over:?}: {spread:?}");
+            }
+        }
+        cluster.start_agent(node)
     })
 }

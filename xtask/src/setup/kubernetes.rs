@@ -1,8 +1,9 @@
-//! The Kubernetes programs of the cluster suite and the demo, and the network plugins that it runs
-//! beside, built from the Go modules that pin them into the cache.
+//! The Kubernetes programs of the cluster suite and the demo, the network plugins that it runs
+//! beside, Helm, and a container runtime's defaults, built from the Go modules that pin them into
+//! the cache.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -28,7 +29,7 @@ struct Module {
 /// The module that names the folder of the programs.
 const KUBERNETES: &str = "k8s.io/kubernetes";
 
-const MODULES: [Module; 4] = [
+const MODULES: [Module; 6] = [
     Module {
         folder: "tests/kubernetes/etcd",
         source: "go.etcd.io/etcd/server/v3",
@@ -69,7 +70,27 @@ const MODULES: [Module; 4] = [
         // Its backend udp is written in C.
         c: true,
     },
+    Module {
+        folder: "tests/kubernetes/helm",
+        source: "helm.sh/helm/v3",
+        programs: &[(HELM, "/cmd/helm")],
+        version_packages: &[],
+        c: false,
+    },
+    Module {
+        folder: "tests/kubernetes/runtime",
+        source: "github.com/containerd/containerd/v2",
+        programs: &[("runtime-default", OWN)],
+        version_packages: &[],
+        c: false,
+    },
 ];
+
+/// In place of a package's path: that of the module which pins the source.
+const OWN: &str = ".";
+
+/// What renders the chart.
+const HELM: &str = "helm";
 
 /// The oldest Go that builds these modules, as their `go` lines say.
 const GO_VERSION: (u32, u32) = (1, 26);
@@ -77,28 +98,59 @@ const GO_VERSION: (u32, u32) = (1, 26);
 /// Written beside the programs: from which versions they were built.
 const STAMP: &str = "VERSIONS";
 
+/// The version of Kubernetes that is pinned.
+pub(crate) fn version() -> Result<String> {
+    let kubernetes = MODULES.iter().find(|module| module.source == KUBERNETES);
+    pinned(kubernetes.context("no module pins Kubernetes")?)
+}
+
 /// The folder of the programs, named by the version of Kubernetes.
 fn dir() -> Result<PathBuf> {
-    let kubernetes = MODULES.iter().find(|module| module.source == KUBERNETES);
-    let version = pinned(kubernetes.context("no module pins Kubernetes")?)?;
-    Ok(toolchain::cache_dir().join(format!("kubernetes-{}", version.trim_start_matches('v'))))
+    Ok(toolchain::cache_dir().join(format!("kubernetes-{}", version()?.trim_start_matches('v'))))
+}
+
+/// Helm of the pinned version, if it is built.
+pub(crate) fn built_helm() -> Result<Option<PathBuf>> {
+    let missing = missing(&dir()?, |program| program == HELM)?;
+    Ok(missing.is_empty().then_some(dir()?.join(HELM)))
+}
+
+/// The same, built if it is missing.
+pub(crate) fn helm() -> Result<PathBuf> {
+    build(&Setup::new(false), |program| program == HELM)?;
+    Ok(dir()?.join(HELM))
 }
 
 /// Builds the programs that are missing or of other versions than the pinned ones.
 pub(super) fn programs(setup: &Setup) -> Result<()> {
-    let dir = dir()?;
-    let stamp = dir.join(STAMP);
-    let mut built = fs::read_to_string(&stamp).unwrap_or_default();
-    let mut stale = Vec::new();
+    build(setup, |_| true)
+}
+
+/// A program that is to be built: its module, version, name, and the package's path.
+type Missing = (&'static Module, String, &'static str, &'static str);
+
+/// The programs among those `wanted` that are not there in the pinned version.
+fn missing(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Missing>> {
+    let built = fs::read_to_string(dir.join(STAMP)).unwrap_or_default();
+    let mut missing = Vec::new();
     for module in &MODULES {
         let version = pinned(module)?;
-        for &(program, package) in module.programs {
-            let line = format!("{program} {version}\n");
-            if !dir.join(program).exists() || !built.contains(&line) {
-                stale.push((module, version.clone(), program, package, line));
+        for &(program, package) in module.programs.iter().filter(|(name, _)| wanted(name)) {
+            if !dir.join(program).exists() || !built.contains(&stamp_line(program, &version)) {
+                missing.push((module, version.clone(), program, package));
             }
         }
     }
+    Ok(missing)
+}
+
+fn stamp_line(program: &str, version: &str) -> String {
+    format!("{program} {version}\n")
+}
+
+fn build(setup: &Setup, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let dir = dir()?;
+    let stale = missing(&dir, wanted)?;
     if stale.is_empty() {
         setup.found(&format!("the Kubernetes programs in {}", dir.display()));
         return Ok(());
@@ -106,18 +158,23 @@ pub(super) fn programs(setup: &Setup) -> Result<()> {
     check_go()?;
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let began = Instant::now();
-    for (module, version, program, package, line) in stale {
+    let stamp = dir.join(STAMP);
+    let mut built = fs::read_to_string(&stamp).unwrap_or_default();
+    for (module, version, program, package) in stale {
         let began = Instant::now();
         let mut go = build_command(module, &version);
         let unfinished = dir.join(format!(".{program}"));
-        go.arg("-o").arg(&unfinished).arg(format!("{}{package}", module.source));
+        go.arg("-o").arg(&unfinished).arg(match package {
+            OWN => OWN.to_owned(),
+            package => format!("{}{package}", module.source),
+        });
         Step::new(&format!("build of {program}"))?.run(&mut go)?;
         fs::rename(&unfinished, dir.join(program))?;
         built = built
             .lines()
             .filter(|old| !old.starts_with(&format!("{program} ")))
             .fold(String::new(), |kept, old| kept + old + "\n")
-            + &line;
+            + &stamp_line(program, &version);
         fs::write(&stamp, &built)?;
         setup.installed(&format!("{program} {version}"), began);
     }

@@ -4,7 +4,7 @@
 //! commands that need something call the part they need themselves.
 
 mod compiler;
-mod kubernetes;
+pub(crate) mod kubernetes;
 mod linker;
 mod lint;
 mod packages;

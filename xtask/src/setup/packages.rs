@@ -10,14 +10,16 @@ use crate::process::{Step, output};
 use crate::project;
 
 /// What the tests and the demo call, with the Debian package of each.
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 20] = [
     ("arping", "iputils-arping"),
     ("bird", "bird2"),
     ("bpftool", "bpftool"),
     ("cc", "gcc"),
+    ("chromium", "chromium"),
     ("conntrack", "conntrack"),
     ("curl", "curl"),
     ("ethtool", "ethtool"),
+    ("gobgpd", "gobgpd"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("jq", "jq"),
@@ -25,7 +27,11 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
+    ("promtool", "prometheus"),
+    ("runc", "runc"),
     ("tcpdump", "tcpdump"),
+    // It stands for FRR's daemons, which are in no folder of programs.
+    ("vtysh", "frr"),
 ];
 
 /// Installs the programs that are not there.

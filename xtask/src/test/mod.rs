@@ -142,6 +142,10 @@ fn prepare(choice: &Choice) -> Result<()> {
     } else {
         setup::for_building()?;
     }
+    if choice.has(LINT) {
+        // Where that fails the check says so, and all others run.
+        let _ = setup::cargo_deny();
+    }
     if choice.suites.iter().any(|suite| suite != LINT) {
         // Not `cargo test --no-run`, which leaves out the agent that the laboratory starts; and not
         // one call for each, which would build some dependencies twice, with other features.

@@ -8,8 +8,8 @@ use super::{
         address_bytes,
         ranges::{Exhausted, Range},
         state::{
-            ReadRows, State, UDP_WINDOW_S, Write, endpoint_range, kernel_endpoints, kernel_row,
-            kernel_rows, previous_range, range, upsert,
+            NO_STATS, ReadRows, State, UDP_WINDOW_S, Write, endpoint_range, kernel_endpoints,
+            kernel_row, kernel_rows, previous_range, range, upsert,
         },
     },
     Changes, Problem, endpoint_key,
@@ -232,13 +232,15 @@ impl<R: ReadRows> Writer<'_, R> {
         planned: &PlannedService,
     ) -> Result<(), Unwritten> {
         let key = service_key(address);
-        let fresh = self.state.stats_slots.get(&key).is_none();
-        let stats = self.state.stats_slots.get_or_allocate(&key, self.now);
-        let stats = stats.ok_or(Unwritten::Services)?;
-        if fresh {
-            self.changes.writes.push(Write::ClearStats(stats));
-        }
         let before = self.state.contents.services.get(&key).copied();
+        let stats = match before.map(|service| service.stats).filter(|stats| *stats != NO_STATS) {
+            Some(stats) => stats,
+            None => {
+                let stats = self.state.stats.allocate(self.now).ok_or(Unwritten::Services)?;
+                self.changes.writes.push(Write::ClearStats(stats));
+                stats
+            }
+        };
         let (rows, mut missing) = match self.place_rows(&planned.rows) {
             Ok(range) => (range, None),
             Err(full) => (before.as_ref().and_then(range), Some(full)),
@@ -453,7 +455,7 @@ pub(super) fn prune(
 }
 
 fn remove(state: &mut State, key: ServiceKey, changes: &mut Changes, now: u64) {
-    let State { contents, ranges, endpoint_ranges, windows, stats_slots, .. } = state;
+    let State { contents, ranges, endpoint_ranges, windows, stats, .. } = state;
     let Some(service) = contents.services.remove(&key) else { return };
     changes.writes.push(Write::Service(key, None));
     state.source_ranges_left |= service.ranges != 0;
@@ -464,7 +466,9 @@ fn remove(state: &mut State, key: ServiceKey, changes: &mut Changes, now: u64) {
     if let Some(unused) = endpoint_range(&service) {
         endpoint_ranges.end_of_use(unused, now);
     }
-    stats_slots.release(&key, now);
+    if service.stats != NO_STATS {
+        stats.release(service.stats, now);
+    }
     state.taken_over.remove(&key);
     state.proxied.remove(&key);
 }

@@ -65,7 +65,7 @@ pub(super) fn prune(state: &mut State, plan: &Plan, changes: &mut Changes, now: 
         return;
     }
     let wanted: BTreeSet<_> =
-        plan.services.values().filter_map(|s| s.source_ranges.as_ref()).map(prefixes).collect();
+        plan.services.values().filter_map(|s| s.source_ranges.as_deref()).map(prefixes).collect();
     source_range_slots.retain(now, |set, _| wanted.contains(set));
     let owned: BTreeSet<_> =
         source_range_slots.iter().flat_map(|(set, id)| entries(id, set)).collect();

@@ -221,7 +221,7 @@ impl Model {
             assert_eq!(service.flags & SERVICE_RANGES != 0, planned.source_ranges.is_some());
             assert_eq!(service.flags & SERVICE_HERE != 0, planned.here || planned.kernel);
             assert_eq!(service.affinity_s, planned.affinity_s.unwrap_or(0));
-            let prefixes = planned.source_ranges.as_ref().map_or(0, BTreeSet::len);
+            let prefixes = planned.source_ranges.as_deref().map_or(0, BTreeSet::len);
             let id = service.ranges.to_be_bytes();
             let written = c.source_ranges.iter().filter(|(_, key)| key.ranges == id).count();
             assert_eq!(prefixes, written);
@@ -378,9 +378,10 @@ impl Spec {
                     service: ObjectName::new("default", format!("s{n}")),
                     kernel: has(6),
                     here: !local.is_empty(),
-                    local: BTreeSet::new(),
+                    local: Box::default(),
                     affinity_s: (n % 4 == 1).then_some(n.into()),
-                    source_ranges: has(3).then(|| ranges.map(|r| r.parse().unwrap()).collect()),
+                    source_ranges: has(3)
+                        .then(|| Box::new(ranges.map(|r| r.parse().unwrap()).collect())),
                     rows,
                     endpoints,
                 }),
@@ -389,7 +390,7 @@ impl Spec {
                 0 => Interfaces::Named(["eth1".to_owned()].into()),
                 _ => Interfaces::All,
             });
-            let planned = PlannedVip { owner: None, announce, services: Vec::new() };
+            let planned = PlannedVip { owner: None, announce, services: Box::default() };
             plan.vips.insert(vip, Arc::new(planned));
         }
         plan

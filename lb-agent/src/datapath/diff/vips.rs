@@ -120,8 +120,9 @@ fn announce(
         let interfaces = plan.vips.get(&vip).and_then(|planned| planned.announce.as_ref());
         let Some(interfaces) = interfaces else { return };
         let matches = |uplink: &&Uplink| match interfaces {
-            Interfaces::All => uplink.announces,
-            Interfaces::Named(names) => uplink.announces && names.contains(&uplink.name),
+            _ if !uplink.announces || !uplink.carrier => false,
+            Interfaces::All => true,
+            Interfaces::Named(names) => names.contains(&uplink.name),
         };
         for uplink in uplinks.iter().take(MAX_UPLINKS).filter(matches) {
             let Uplink { ifindex, vlan, .. } = *uplink;

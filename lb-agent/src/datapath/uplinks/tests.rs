@@ -30,7 +30,7 @@ fn link(
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.link_layer_type = LinkLayerType::Ether;
-    message.header.flags = LinkFlags::Up;
+    message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
     message.attributes = vec![
         LinkAttribute::IfName(name.into()),
         LinkAttribute::Address(vec![2, 0, 0, 0, 0, index as u8]),

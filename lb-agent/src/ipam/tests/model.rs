@@ -128,11 +128,7 @@ impl<'a> World<'a> {
     fn holder(&self, service: &Service, ip: IpAddr) -> Option<usize> {
         let recorded = service.annotations.get("metallb.io/ip-allocated-from-pool");
         self.giver(ip)
-            .or_else(|| {
-                self.pools
-                    .iter()
-                    .position(|p| p.bad && Some(p.name) == recorded.map(String::as_str))
-            })
+            .or_else(|| self.pools.iter().position(|p| p.bad && Some(p.name) == recorded))
             .or_else(|| self.pools.iter().position(|p| p.bad && p.addresses.contains(&ip)))
     }
 

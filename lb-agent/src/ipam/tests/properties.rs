@@ -81,7 +81,7 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
     let pools = prop::collection::vec(any_pool(), 0..4);
     (pools, prop::collection::vec(any_service(), 0..14)).prop_map(|(pools, services)| {
         let named = services.into_iter().enumerate().map(|(i, mut s)| {
-            s.name.name = format!("s{i:02}").into();
+            s.name = s.name.beside(&format!("s{i:02}"));
             s
         });
         let pools = pools.into_iter().enumerate().map(|(i, p)| (format!("p{i}"), p));
@@ -173,7 +173,7 @@ proptest! {
         let changes = run(&snapshot).changes;
         write(&mut snapshot, &changes);
         let newcomers = more.into_iter().enumerate().map(|(i, mut s)| {
-            s.name.name = format!("a{i}").into();
+            s.name = s.name.beside(&format!("a{i}"));
             s.ingress.clear();
             s
         });

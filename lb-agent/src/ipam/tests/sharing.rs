@@ -1,7 +1,7 @@
 //! Services that share an address.
 use super::{annotate, edit, held, settle, with};
 use crate::{
-    snapshot::{ExternalTrafficPolicy, Protocol, Service, ServicePort, Snapshot},
+    snapshot::{ExternalTrafficPolicy, ObjectName, Protocol, Service, ServicePort, Snapshot},
     testing::{holder, labels, pool, service},
 };
 
@@ -53,7 +53,7 @@ fn what_it_takes() {
     assert!(!both_have_it(&mut one([local(tcp("k"), "x"), local(udp("k"), "y")])), "selectors");
     assert!(!both_have_it(&mut one([local(tcp("k"), "x"), udp("k")])), "Local and Cluster");
     let mut elsewhere = udp("k");
-    elsewhere.name.namespace = "elsewhere".into();
+    elsewhere.name = ObjectName::new("elsewhere", &elsewhere.name.name);
     let mut s = one([tcp("k"), elsewhere]);
     settle(&mut s);
     assert_eq!(held(&s, "elsewhere/b"), ["192.0.2.1"], "namespaces do not matter");

@@ -432,7 +432,7 @@ impl World {
             match ips.first().map(|ip| model::pool_of(&self.api, *ip)) {
                 None => assert_eq!(recorded, None, "{name}"),
                 Some(Some(pool)) if service.wants_address => {
-                    assert_eq!(recorded, Some(&pool), "{name}");
+                    assert_eq!(recorded, Some(&*pool), "{name}");
                 }
                 Some(_) => {}
             }

@@ -74,8 +74,9 @@ impl Members {
                 self.outbox.push((from, challenge));
                 return Ok(Received::Ours);
             }
+            // It did not take what it was told at first.
             Opened::Challenged => {
-                self.greet(at);
+                self.introduce(at);
                 return Ok(Received::Ours);
             }
             Opened::Message { kind, body, new_session } => (kind, body, new_session),
@@ -127,8 +128,10 @@ impl Members {
 
     /// What an agent that has just started cannot be told by those whom it is about.
     fn introduce(&mut self, at: usize) {
-        let silent =
-            self.others().filter(|(_, peer)| !peer.standing.agent && peer.report.is_some());
+        let silent = self.others().filter(|(_, peer)| {
+            let Some(report) = &peer.report else { return false };
+            !peer.standing.agent || report.departure.is_some()
+        });
         let owed: BTreeSet<_> = silent.map(|(_, peer)| peer.name.clone()).collect();
         let peer = &mut self.peers[at];
         peer.owed.extend(owed);

@@ -1,7 +1,7 @@
 //! What membership costs, and how soon it notices, in clusters of all sizes. Run by hand: the largest takes
 //! minutes, and only in release mode.
 use super::simulation::*;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Nodes that are cut, one after another.
 const CUTS: usize = 20;
@@ -15,6 +15,10 @@ fn measure(count: usize) -> String {
         doubled: 1000,
         trip: (Duration::from_micros(50), Duration::from_micros(500)),
     };
+    lab.watched = false;
+    if count > 100 {
+        lab.together = Duration::from_millis(2);
+    }
     for at in 0..count {
         lab.start(at);
     }
@@ -30,7 +34,9 @@ fn measure(count: usize) -> String {
     println!("{count} nodes that start together know each other within {seconds} s");
     lab.run(3000);
     lab.traffic.iter_mut().for_each(|traffic| *traffic = Traffic::default());
+    let real = Instant::now();
     lab.run(CALM_S * 1000);
+    let busy = real.elapsed() / count as u32 / CALM_S as u32;
     let most = lab.traffic.iter().map(|t| t.datagrams).max().unwrap_or_default() / CALM_S;
     let mean =
         |of: fn(&Traffic) -> u64| lab.traffic.iter().map(of).sum::<u64>() / count as u64 / CALM_S;
@@ -41,6 +47,7 @@ fn measure(count: usize) -> String {
         let at = cut * 37 % count;
         let phase = lab.random() % 30;
         lab.run(phase);
+        lab.watched = true;
         let began = lab.time();
         let name = lab.names[at].clone();
         lab.cut(at);
@@ -51,18 +58,19 @@ fn measure(count: usize) -> String {
             noticed.push(*when - began);
         }
         lab.cut.clear();
-        lab.seen.clear();
+        (lab.watched, lab.seen) = (false, Vec::new());
         // Each has a minute to be forgiven.
         lab.run(if count > 20 { 1500 } else { 70_000 });
     }
     noticed.sort();
     let percentile = |of: usize| noticed[(noticed.len() * of).div_ceil(1000) - 1].as_millis();
     format!(
-        "| {count} | {} | {} | {} | {datagrams} ({most}) | {} |",
+        "| {count} | {} | {} | {} | {datagrams} ({most}) | {} | {:.1} |",
         percentile(500),
         percentile(990),
         percentile(1000),
-        bytes / 1000
+        bytes / 1000,
+        busy.as_secs_f64() * 1e3
     )
 }
 
@@ -70,9 +78,9 @@ fn measure(count: usize) -> String {
 #[ignore = "takes minutes; its figures stand in docs/design.md"]
 fn costs() {
     println!(
-        "| nodes | noticed, ms: p50 | p99 | last | datagrams/s of a node (most) | kB/s of a node |"
+        "| nodes | noticed, ms: p50 | p99 | last | datagrams/s of a node (most) | kB/s of a node | CPU of a node, ms/s |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     for count in [3, 6, 20, 100, 1000] {
         println!("{}", measure(count));
     }

@@ -59,7 +59,12 @@ pub(super) struct Lab {
     /// From whom to whom nothing gets through; [`ALL`] stands for everybody.
     pub(super) cut: BTreeSet<(usize, usize)>,
     pub(super) faults: Faults,
+    /// For how long an agent lets what arrives wait, to take it in together. All of a thousand conclude from each
+    /// of a million datagrams when they start, otherwise.
+    pub(super) together: Duration,
     pub(super) keys: Keyring,
+    /// Whether it is noted how views change: a thousand that start see each other one by one.
+    pub(super) watched: bool,
     /// When views changed, whose, and to what.
     pub(super) seen: Vec<(Duration, usize, Arc<Alive>)>,
     pub(super) traffic: Vec<Traffic>,
@@ -91,7 +96,9 @@ impl Lab {
             kernels: vec![Kernel { runs: true, programs: false, announces: Duration::ZERO }; count],
             cut: BTreeSet::new(),
             faults: CALM,
+            together: Duration::ZERO,
             keys: Keyring::from_lines("0123456789abcdef").unwrap(),
+            watched: true,
             seen: Vec::new(),
             traffic: vec![Traffic::default(); count],
             recorded: None,
@@ -235,7 +242,12 @@ impl Lab {
                 }
                 _ => {
                     self.arrive(from, to, what);
-                    self.poll_now(to);
+                    let soon = self.now + self.together;
+                    if soon == self.now {
+                        self.poll_now(to);
+                    } else if soon < self.wakes[to] {
+                        self.wake(to, soon);
+                    }
                 }
             }
         }
@@ -286,7 +298,7 @@ impl Lab {
         let after = Arc::clone(agent.alive());
         let next = agent.next_deadline();
         assert!(next > now, "time passes");
-        if !Arc::ptr_eq(&before, &after) {
+        if self.watched && !Arc::ptr_eq(&before, &after) {
             self.seen.push((now - self.began, at, after));
         }
         if self.wakes[at] != next {
@@ -316,12 +328,14 @@ impl Lab {
         }
     }
 
-    /// The nodes in an agent's view; an agent that is dead in brackets, one that is held with a star.
+    /// The nodes in an agent's view; an agent that is dead in brackets, one that is held with a star,
+    /// one that rows may not name with a question mark.
     pub(super) fn view(&self, of: usize) -> String {
         let alive = self.agents[of].as_ref().unwrap().alive();
         let text = |(n, a): (&String, &AliveNode)| match a {
             AliveNode { agent: false, .. } => format!("({n})"),
             AliveNode { held_until_s: Some(_), .. } => format!("{n}*"),
+            AliveNode { in_rows: false, .. } => format!("{n}?"),
             _ => n.clone(),
         };
         alive.iter().map(text).collect::<Vec<_>>().join(" ")

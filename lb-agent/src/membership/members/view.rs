@@ -1,12 +1,18 @@
 //! From what is reported to who is alive.
 use super::{
     Alive, AliveNode, Arc, BTreeSet, Departure, Duration, Hearing, Instant, Members, NodeCookies,
-    Probing, Standing, Trouble, Watch,
+    Probing, Report, Standing, Trouble, Watch,
 };
 
 /// Where frames arrive, the others have so long to be among those who send them: a link that is
 /// mended shows by any frame.
 const GRACE: Duration = Duration::from_millis(30);
+/// The same where this node was deaf lately: it is its own link that was mended, whose port may not forward yet.
+/// Were it to think itself alone meanwhile, it would take VIPs, and packets of connections that it does not
+/// know, for the moment until the others answer.
+const GRACE_AFTER_DEAF: Duration = Duration::from_millis(500);
+/// How long that is lately.
+const LATELY: Duration = Duration::from_secs(5);
 /// Who hears nothing for so long is not to speak, either: what it repeats of its claims may be
 /// what gets through.
 const DEAF: Duration = Duration::from_millis(200);
@@ -14,10 +20,11 @@ const DEAF: Duration = Duration::from_millis(200);
 const PASSES: usize = 4;
 
 impl Members {
-    /// Whether a node's word counts: its agent lives, as far as is known.
+    /// Whether a node's word counts: its agent lives, as far as is known, and runs.
     fn votes(&self, at: usize) -> bool {
         let peer = &self.peers[at];
-        at == self.mine || peer.standing.agent && !peer.is_deaf()
+        let goes = peer.report.as_ref().is_some_and(|report| report.departure.is_some());
+        at == self.mine || peer.standing.agent && !goes && !peer.is_deaf()
     }
 
     /// What most of a node's watchers say of it.
@@ -71,7 +78,8 @@ impl Members {
         self.accused = troubled.contains(&self.mine) && self.verdict(self.mine).any();
         for (at, before) in before.into_iter().enumerate() {
             let peer = &mut self.peers[at];
-            if before.kernel && !peer.standing.kernel {
+            // What was only assumed was never there, and is not missed.
+            if before.kernel && !peer.standing.kernel && peer.serves {
                 peer.left = Some(now);
             }
         }
@@ -79,6 +87,18 @@ impl Members {
         self.view(now);
         self.note_moves(now);
         self.assign(now);
+    }
+
+    /// Says which nodes the rows name that an earlier agent left in the kernel: they had
+    /// an agent then, so their kernels have programs. Each is looked for, rather than forgotten
+    /// because its agent, too, is just being started again. The others may have been dead, and are
+    /// sent nothing before they are heard of; where there are no rows, none is left out.
+    pub fn remember(&mut self, nodes: &BTreeSet<String>) {
+        for peer in &mut self.peers {
+            peer.serves |= nodes.contains(&peer.name);
+            peer.left_out = !nodes.is_empty() && !nodes.contains(&peer.name);
+        }
+        self.refresh = true;
     }
 
     fn standing(&self, at: usize, verdict: Trouble, now: Instant) -> Standing {
@@ -89,7 +109,7 @@ impl Members {
         };
         let unloading = report.departure == Some(Departure::Unloading);
         let kernel = peer.serves && !verdict.unseen && !unloading;
-        let agent = kernel && peer.ready && report.departure.is_none() && !verdict.silent;
+        let agent = kernel && peer.ready && !report.gives_up() && !verdict.silent;
         Standing { kernel, agent }
     }
 
@@ -138,7 +158,9 @@ impl Members {
         let left = live.intersection(&reference).count();
         self.alone = left == 0 && !reference.is_empty();
         self.evidence = self.evidence.filter(|_| self.alone);
-        let nobody = self.evidence.is_some_and(|at| now >= at + GRACE)
+        let was_deaf = self.was_deaf.is_some_and(|at| now < at + LATELY);
+        let grace = if was_deaf { GRACE_AFTER_DEAF } else { GRACE };
+        let nobody = self.evidence.is_some_and(|at| now >= at + grace)
             && self.sign.is_none_or(|sign| now >= sign + self.timing.pace.patience);
         let isolated = reference.len() >= 3 && (1 + left) * 2 < reference.len() + 1;
         if isolated || self.alone && !nobody {
@@ -149,17 +171,21 @@ impl Members {
         self.waits_since = self.waits_since.or(Some(now)).filter(|_| self.waits);
         let since = self.waits_since.map(|since| self.sign.map_or(since, |sign| sign.max(since)));
         let deaf = since.is_some_and(|since| now >= since + DEAF);
+        if deaf && self.evidence.is_none() {
+            self.was_deaf = Some(now);
+        }
 
         let node = |name: String| {
             let peer = &self.peers[self.position(&name)?];
             let mut node = AliveNode {
                 interfaces: peer.interfaces.clone(),
                 agent: peer.standing.agent,
+                in_rows: !peer.left_out || peer.report.is_some() || peer.serves,
                 held_until_s: peer.report.as_ref().and_then(|report| report.held_until_s),
             };
             if !peer.standing.kernel {
                 // As it was when it was last seen.
-                let departed = peer.report.as_ref().is_some_and(|r| r.departure.is_some());
+                let departed = peer.report.as_ref().is_some_and(Report::gives_up);
                 node.agent = !departed && self.alive.get(&name).is_none_or(|known| known.agent);
             }
             Some((name, node))
@@ -167,7 +193,8 @@ impl Members {
         let mut view: Alive = live.into_iter().filter_map(node).collect();
         let own = AliveNode {
             interfaces: self.report.interfaces.clone(),
-            agent: self.report.departure.is_none() && !self.accused && !deaf,
+            agent: !self.report.gives_up() && !self.accused && !deaf,
+            in_rows: true,
             held_until_s: self.report.held_until_s,
         };
         view.insert(self.me.clone(), own);

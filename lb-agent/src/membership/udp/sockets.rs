@@ -3,7 +3,11 @@ use super::{
     AsyncFd, BTreeSet, Error, Interest, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket, debug,
     io, system, warn,
 };
-use crate::membership::{NO_INTERFACE, envelope::MAX_LENGTH};
+use crate::membership::{
+    NO_INTERFACE,
+    envelope::MAX_LENGTH,
+    told::{is_down, is_name},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{future::poll_fn, os::fd::AsFd as _, task::Poll};
 
@@ -12,10 +16,13 @@ const BUFFER: usize = 4 << 20;
 /// So many datagrams of a socket are taken in before anything is sent.
 const TOGETHER: usize = 4096;
 
-/// How many frames these interfaces have received; `None` if that cannot be told.
+/// How many frames these interfaces have received; `None` if that cannot be told. Those without carrier
+/// receive none.
 pub(super) fn frames_received(interfaces: &BTreeSet<String>) -> Option<u64> {
-    let known = || interfaces.iter().filter(|name| *name != NO_INTERFACE);
-    known().next()?;
+    let known = || interfaces.iter().filter(|name| *name != NO_INTERFACE && is_name(name));
+    if known().next().is_none() {
+        return interfaces.iter().any(|told| is_down(told)).then_some(0);
+    }
     let all = std::fs::read_to_string("/proc/thread-self/net/dev").ok()?;
     let mut sum = 0u64;
     for line in all.lines() {

@@ -87,7 +87,7 @@ fn publish_not_ready_addresses() {
 fn an_address_listed_twice_counts_once_and_as_ready() {
     let mut snapshot = with(vec![state("10.1.0.1", "n1", false, false, false)]);
     let mut second = slice("web", vec![endpoint("10.1.0.1", "n2")]);
-    second.name.name = "web-xyz".into();
+    second.name = second.name.beside("web-xyz");
     snapshot = snapshot.with_slices([second]);
     assert_eq!(nodes(&plan_all_alive(&snapshot, "n1")), (["n2"].into(), ["n2"].into()));
 }
@@ -121,7 +121,7 @@ fn ports_are_matched_by_name_and_protocol_and_vips_by_family() {
         .with_services([holder("web", "46", &[VIP, "2001:db8::1"])])
         .with_slices([slice("web", vec![endpoint("10.1.0.1", "n1")])]);
     let mut six = slice("web", vec![endpoint("fd00::1", "n1")]);
-    six.name.name = "web-6".into();
+    six.name = six.name.beside("web-6");
     snapshot = snapshot.with_slices([six]);
     snapshot.edit_services(|s| {
         s.ports.push(ServicePort { name: "dns".into(), port: 53, protocol: Protocol::Udp });

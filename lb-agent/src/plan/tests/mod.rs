@@ -1,3 +1,4 @@
+mod basis;
 mod endpoints;
 mod owner;
 mod rolls;

@@ -1,6 +1,6 @@
 use super::{all_alive, first_message, plan_all_alive, reasons};
 use crate::{
-    membership::{Alive, AliveNode, NO_INTERFACE},
+    membership::{Alive, AliveNode, NO_INTERFACE, told},
     plan::{Interfaces, Plan, PlanOptions, owner::EXCLUDE_LABEL, plan},
     snapshot::{
         ExternalTrafficPolicy, L2Advertisement, LabelSelector, NodePreference, Service, Snapshot,
@@ -57,6 +57,60 @@ fn golden_owners() {
     let plan = plan_all_alive(&snapshot, "n1");
     let owners = vips.map(|vip| plan.vips[&ip(vip)].owner.as_deref().unwrap());
     assert_eq!(owners, ["n2", "n1", "n2", "n2", "n3"]);
+}
+
+/// A node that has lost the carrier of one of several uplinks owns what is announced there only where
+/// nobody else can, even if that one is held.
+#[test]
+fn a_node_without_carrier_gives_way_where_that_matters() {
+    let mut snapshot = base();
+    let best = lowest(&["n1", "n2", "n3"], VIP).unwrap();
+    let rest: Vec<_> = ["n1", "n2", "n3"].into_iter().filter(|node| *node != best).collect();
+    let second = lowest(&rest, VIP).unwrap();
+    let uplinks = |lost: bool| match lost {
+        false => AliveNode::new(["eth0", "eth1"].map(str::to_owned)),
+        true => AliveNode::new(["eth0".to_owned(), told::down("eth1")]),
+    };
+    let owner_of = |snapshot: &Snapshot, lost: &[&str], held: &[&str]| {
+        let alive = ["n1", "n2", "n3"].map(|name| {
+            let held_until_s = held.contains(&name).then_some(1_900_000_000);
+            (name.to_owned(), AliveNode { held_until_s, ..uplinks(lost.contains(&name)) })
+        });
+        let plan = plan(snapshot, "n1", &alive.into(), &PlanOptions::default());
+        owner(&plan).map(str::to_owned)
+    };
+    for (interfaces, moves) in [(vec![], true), (vec!["eth1"], true), (vec!["eth0"], false)] {
+        let named = interfaces.iter().map(|name| (*name).to_owned());
+        advertisement(&mut snapshot).interfaces = named.collect();
+        assert_eq!(owner_of(&snapshot, &[], &[]).as_deref(), Some(best));
+        let expected = if moves { second } else { best };
+        assert_eq!(owner_of(&snapshot, &[best], &[]).as_deref(), Some(expected), "{interfaces:?}");
+        if interfaces == ["eth1"] {
+            // It has none of the interfaces.
+            assert_eq!(owner_of(&snapshot, &["n1", "n2", "n3"], &[]), None);
+            continue;
+        }
+        assert_eq!(owner_of(&snapshot, &["n1", "n2", "n3"], &[]).as_deref(), Some(best));
+        let expected = if moves { second } else { best };
+        let all_held = owner_of(&snapshot, &[best], &rest);
+        assert_eq!(all_held.as_deref(), Some(expected), "{interfaces:?}, others held");
+    }
+}
+
+/// A carrier that has just come back is better than none: of those whose only uplink has one, somebody owns.
+#[test]
+fn where_all_carriers_have_just_come_back_one_announces() {
+    let snapshot = base();
+    let (settled, back) = (AliveNode::new(["eth0"]), [told::down("eth0"), "eth0".to_owned()]);
+    let mut alive: Alive =
+        ["n1", "n2", "n3"].map(|name| (name.to_owned(), AliveNode::new(back.clone()))).into();
+    let best = lowest(&["n1", "n2", "n3"], VIP).unwrap();
+    let decided = plan(&snapshot, best, &alive, &PlanOptions::default());
+    assert_eq!(owner(&decided), Some(best));
+    assert_eq!(decided.vips[&ip(VIP)].announce, Some(Interfaces::All));
+    let other = ["n1", "n2", "n3"].into_iter().find(|name| *name != best).unwrap();
+    alive.insert(other.to_owned(), settled);
+    assert_eq!(owner(&plan(&snapshot, best, &alive, &PlanOptions::default())), Some(other));
 }
 
 #[test]
@@ -231,7 +285,7 @@ fn services_that_share_an_address_have_one_owner() {
     snapshot = snapshot.with_slices([slice("dns", vec![endpoint("10.1.0.3", "n3")])]);
     let plan = plan_all_alive(&snapshot, "n1");
     assert_eq!(owner(&plan), Some("n3"));
-    assert_eq!(plan.vips[&ip(VIP)].services, [name("dns"), name("web")]);
+    assert_eq!(*plan.vips[&ip(VIP)].services, [name("dns"), name("web")]);
 }
 
 #[test]

@@ -71,6 +71,10 @@ status:
     assert_eq!(service.source_ranges, ["198.51.100.0/24"]);
     assert_eq!(service.ingress[1].hostname.as_deref(), Some("web.example"));
     assert_eq!(service.addresses(), ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
+    // Lists hold no memory of the API's own, whose elements are larger.
+    assert_eq!(service.ports.capacity(), service.ports.len());
+    assert_eq!(service.ingress.capacity(), service.ingress.len());
+    assert_eq!(service.cluster_ips.capacity(), service.cluster_ips.len());
 }
 
 #[test]
@@ -181,6 +185,8 @@ endpoints:
     assert_eq!(full.ports[0].port, Some(8080));
     assert_eq!(full.ports[1].port, None);
     assert_eq!(full.endpoints.len(), 2);
+    assert_eq!(full.ports.capacity(), 2);
+    assert_eq!(full.endpoints.capacity(), 2);
     assert_eq!(full.endpoints[0].node.as_deref(), Some("a"));
     assert_eq!(full.endpoints[1].node, None);
 
@@ -212,9 +218,36 @@ status:
     assert_eq!(full.internal_ips.len(), 2);
     assert_eq!(full.pod_cidrs.len(), 2);
     assert!(full.network_unavailable);
+    assert_eq!(full.leaving, None);
     let bare = node(yaml("metadata: {name: a}\nspec: {podCIDR: 10.244.0.0/24}")).unwrap();
     assert_eq!(bare.pod_cidrs.len(), 1);
     assert!(!bare.network_unavailable);
     let bad = node(yaml("metadata: {name: a}\nspec: {podCIDRs: [10.244.0.0]}")).unwrap_err();
     assert_eq!(bad.to_string(), "spec.podCIDRs: \"10.244.0.0\" is not a prefix");
+}
+
+#[test]
+fn nodes_on_their_way_out() {
+    let cases = [
+        ("{metadata: {name: a, deletionTimestamp: '2026-01-01T00:00:00Z'}}", "is being deleted"),
+        ("{metadata: {name: a}, spec: {unschedulable: true}}", "is cordoned"),
+        (
+            "{metadata: {name: a}, spec: {taints: [{key: node.kubernetes.io/out-of-service, effect: NoExecute}]}}",
+            "is marked to be shut down or taken away",
+        ),
+        (
+            "{metadata: {name: a}, status: {conditions: [{type: Ready, status: 'False', message: '[container runtime status check may not have completed yet, node is shutting down]'}]}}",
+            "is shutting down",
+        ),
+    ];
+    for (object, reason) in cases {
+        assert_eq!(node(yaml(object)).unwrap().leaving.as_deref(), Some(reason), "{object}");
+    }
+    let stays = [
+        "{metadata: {name: a}, spec: {unschedulable: false, taints: [{key: node.kubernetes.io/not-ready, effect: NoExecute}]}}",
+        "{metadata: {name: a}, status: {conditions: [{type: Ready, status: 'False', message: 'PLEG is not healthy'}]}}",
+    ];
+    for object in stays {
+        assert_eq!(node(yaml(object)).unwrap().leaving, None, "{object}");
+    }
 }

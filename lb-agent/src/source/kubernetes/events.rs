@@ -1,6 +1,7 @@
 //! Events on the objects that notices are about.
 use crate::{
     plan::Notice,
+    snapshot::ObjectName,
     source::{
         COMPONENT,
         notices::{self, Telling, Told},
@@ -99,7 +100,7 @@ impl Events {
     /// Logs a notice and queues its Event, unless it has just been told.
     pub(super) fn send(&self, mut notice: Notice, uid: Option<String>) {
         if notice.object.namespace.is_empty() {
-            notice.object.namespace = Arc::clone(&self.namespace);
+            notice.object = ObjectName::new(&self.namespace, &notice.object.name);
         }
         let telling = lock(&self.told).judge(Instant::now(), &notice);
         if telling == Telling::Nothing {
@@ -147,7 +148,9 @@ async fn write(client: Client, node: &str, told: &Mutex<Told>, item: Item) {
     let now = Timestamp::now();
     let written = match telling {
         Telling::Nothing => return,
-        Telling::Again { name, count } => {
+        Telling::Again { first, count } => {
+            let name = name(&notice, first.get().into());
+            let count = i32::try_from(count).unwrap_or(i32::MAX);
             let series = EventSeries { count, last_observed_time: MicroTime(now) };
             let patch = Patch::Merge(serde_json::json!({ "series": series }));
             let params = PatchParams::default();
@@ -163,9 +166,9 @@ async fn write(client: Client, node: &str, told: &Mutex<Told>, item: Item) {
     let written = match written {
         Some(written) => written,
         None => {
+            // There is such a time until the year 2554.
+            lock(told).at(&notice, u64::try_from(now.as_nanosecond()).unwrap_or_default());
             let event = event(&notice, uid, node, now);
-            let name = event.metadata.name.clone().unwrap_or_default();
-            lock(told).named(&notice, name);
             timeout(PATIENCE, events.create(&PostParams::default(), &event)).await
         }
     };
@@ -178,6 +181,13 @@ async fn write(client: Client, node: &str, told: &Mutex<Told>, item: Item) {
     lock(told).failed(&notice);
 }
 
+/// The name of the Event of a notice that is told at that time, in nanoseconds since 1970; as
+/// Kubernetes' own components make it.
+fn name(notice: &Notice, time: i128) -> String {
+    let stem = &notice.object.name;
+    format!("{}.{time:x}", &stem[..stem.floor_char_boundary(230)])
+}
+
 fn event(notice: &Notice, uid: Option<String>, node: &str, now: Timestamp) -> Event {
     let Notice { kind, object, warning, reason, message } = notice;
     let api_version = match *kind {
@@ -187,11 +197,9 @@ fn event(notice: &Notice, uid: Option<String>, node: &str, now: Timestamp) -> Ev
         "BGPPeer" => "metallb.io/v1beta2",
         _ => "metallb.io/v1beta1",
     };
-    // The name is made as Kubernetes' own components make it.
-    let stem = &object.name[..object.name.floor_char_boundary(230)];
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{stem}.{:x}", now.as_nanosecond())),
+            name: Some(name(notice, now.as_nanosecond())),
             namespace: Some(object.namespace.to_string()),
             ..ObjectMeta::default()
         },
@@ -217,7 +225,6 @@ fn event(notice: &Notice, uid: Option<String>, node: &str, now: Timestamp) -> Ev
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::ObjectName;
 
     fn notice(kind: &'static str, namespace: &str, message: &str) -> Notice {
         Notice {
@@ -225,7 +232,7 @@ mod tests {
             object: ObjectName::new(namespace, "web"),
             warning: true,
             reason: "AllocationFailed",
-            message: message.to_owned(),
+            message: message.into(),
         }
     }
 
@@ -252,9 +259,9 @@ mod tests {
         let mut queued = Vec::new();
         while let Ok(item) = writer.queue.try_recv() {
             assert_eq!(item.telling, Telling::New);
-            queued.push((item.notice.object.namespace, item.notice.message));
+            queued.push((item.notice.object.namespace.to_string(), item.notice.message));
         }
-        let expected = ["bad", "worse"].map(|m| ("metallb-system".into(), m.to_owned()));
+        let expected = ["bad", "worse"].map(|m| ("metallb-system".to_owned(), m.into()));
         assert_eq!(queued, expected);
     }
 }

@@ -121,9 +121,9 @@ fn text(status: &Status) -> &str {
 
 fn way_out(status: &Status) -> Option<&'static str> {
     match status.code {
-        403 => Some("give the agent the rules of deploy/rbac.yaml"),
+        403 => Some("give the agent the rules of deploy/herald.yaml"),
         404 if status.message.contains("namespaces") => {
-            Some("create the namespace (deploy/rbac.yaml), or correct --namespace")
+            Some("create the namespace (deploy/herald.yaml), or correct --namespace")
         }
         404 => Some("the definitions are missing: lb-agent crds | kubectl apply -f -"),
         _ => None,
@@ -171,7 +171,10 @@ mod tests {
         let health = Health::new("https://192.0.2.1:6443".to_owned());
         let says = |e: &kube::Error| health.explain("list and watch Nodes", e);
         for (error, parts) in [
-            (status(403, "nodes is forbidden"), ["list and watch Nodes", "forbidden", "rbac.yaml"]),
+            (
+                status(403, "nodes is forbidden"),
+                ["list and watch Nodes", "forbidden", "herald.yaml"],
+            ),
             (status(401, "Unauthorized"), ["(401)", "credentials", "kubeconfig"]),
             (status(404, "404 page not found"), ["404", "definitions", "lb-agent crds"]),
             (status(404, "namespaces \"a\" not found"), ["404", "create", "--namespace"]),

@@ -34,10 +34,10 @@ pub const VERSION: u32 = 1;
 const FILE: &str = "snapshot.json";
 
 /// How long an agent that starts waits for the API server.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two writes. What changes in the last moments before an agent ends is lost, as it would be had
 /// the API server been away a moment earlier.
-const PAUSE: Duration = Duration::from_secs(5);
+pub(super) const PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

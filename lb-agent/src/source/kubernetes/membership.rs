@@ -32,7 +32,7 @@ const FILE: &str = "membership-keys.json";
 pub enum Failure {
     /// Nobody has made it.
     #[error(
-        "there is no Secret {0}/{NAME}: apply deploy/rbac.yaml, or use --membership-secret-file"
+        "there is no Secret {0}/{NAME}: apply deploy/herald.yaml, or use --membership-secret-file"
     )]
     Missing(String),
     /// It may not be read or written, or was written by another just now.

@@ -2,7 +2,7 @@
 //!
 //! Ten watches fill one [`view`]; a publisher makes snapshots of it. Losing the API
 //! changes nothing but that nothing changes any more. Reading happens under the rights of
-//! `deploy/rbac.yaml` and no others: a kind that may not be read, or is not defined yet,
+//! `deploy/herald.yaml` and no others: a kind that may not be read, or is not defined yet,
 //! is tried again with a growing pause, and until each that a snapshot is made of has been
 //! read once there is none at all, since a view without pools would take all addresses back.
 mod assign;
@@ -11,39 +11,54 @@ pub mod election;
 mod events;
 mod follow;
 mod health;
-mod l2_status;
 pub mod last_seen;
+mod last_seen_bgp;
 mod lease;
 pub mod membership;
 mod pace;
 mod report;
 mod rivals;
 mod secrets;
+mod service_status;
 mod usage;
 mod view;
 
 pub use client::ClientError;
 
 use self::{
-    election::Timing, events::Events, follow::Follow, health::Health, l2_status::Announced,
-    lease::Holder, membership::MembershipSecret, report::Report, secrets::Secrets, usage::Usage,
+    election::Timing,
+    events::Events,
+    follow::Follow,
+    health::Health,
+    lease::Holder,
+    membership::MembershipSecret,
+    report::Report,
+    secrets::Secrets,
+    service_status::{Announced, Told, Writer},
+    usage::Usage,
     view::View,
 };
-use super::{AssignError, Assignment, Source, convert::SERVICE_NAME, index::Scope};
+use super::{
+    AssignError, Assignment, Source,
+    convert::SERVICE_NAME,
+    index::{self, Scope},
+};
 use crate::{
     api::{BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement},
+    bgp::{self, speaker::Passwords},
     ipam::PoolUsage,
-    plan::Notice,
-    snapshot::Snapshot,
+    plan::{Announcing, Notice},
+    snapshot::{ObjectName, Snapshot},
     webhook,
 };
+use imbl::OrdMap;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{Api, Client};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -87,7 +102,11 @@ pub struct Kubernetes {
     view: Arc<View>,
     health: Arc<Health>,
     usage: watch::Sender<Usage>,
-    announced: watch::Sender<Announced>,
+    node: String,
+    announced: watch::Sender<Option<Announced<Announcing>>>,
+    routed: watch::Sender<Option<Announced<BTreeSet<String>>>>,
+    bgp: watch::Sender<Arc<bgp::Configuration>>,
+    passwords: watch::Sender<Arc<Passwords>>,
     tasks: TaskTracker,
 }
 
@@ -106,10 +125,24 @@ impl Kubernetes {
         let (events, writer) = Events::new(&scope.namespace);
         let health = Arc::new(Health::new(server));
         let view = Arc::new(View::new(events));
-        let (usage, announced) = (watch::Sender::default(), watch::Sender::default());
+        let usage = watch::Sender::default();
         let tasks = TaskTracker::new();
         let namespace = scope.namespace.clone();
-        let source = Self { client, namespace, view, health, usage, announced, tasks, state };
+        let (bgp, passwords) = (watch::Sender::default(), watch::Sender::default());
+        let source = Self {
+            client,
+            namespace,
+            view,
+            health,
+            usage,
+            node: node.clone(),
+            announced: watch::Sender::default(),
+            routed: watch::Sender::default(),
+            bgp,
+            passwords,
+            tasks,
+            state,
+        };
         source.follow(&scope, &stop);
         source.hold_leases(&scope.namespace, &node, &stop);
         let pools = Api::namespaced(source.client.clone(), &scope.namespace);
@@ -117,7 +150,8 @@ impl Kubernetes {
         let health = Arc::clone(&source.health);
         source.spawn(&stop, async move { usage::write(pools, counters, may, &health).await });
         source.look_for_rivals(&scope.namespace, &stop);
-        source.tell_announced(&scope.namespace, &node, &stop);
+        source.tell_announced(source.announced.subscribe(), &stop);
+        source.tell_announced(source.routed.subscribe(), &stop);
         let publishing = Arc::clone(&source.view);
         source.spawn(&stop, async move { publishing.publish().await });
         source.aside(&stop, last_seen::keep(Arc::clone(&source.view), source.state.clone()));
@@ -126,8 +160,17 @@ impl Kubernetes {
             client: source.client.clone(),
             namespace: scope.namespace.clone(),
             health: Arc::clone(&source.health),
+            passwords: source.passwords.clone(),
         };
         source.spawn(&stop, secrets.judge(source.view.configuration(), judged));
+        source.spawn(&stop, follow_bgp(configuration.clone(), source.bgp.clone()));
+        let keeper = last_seen_bgp::Keeper {
+            configuration: configuration.clone(),
+            bgp: source.bgp.clone(),
+            passwords: source.passwords.clone(),
+            directory: source.state.clone(),
+        };
+        source.aside(&stop, keeper.run());
         let report = Report {
             client: source.client.clone(),
             namespace: scope.namespace.clone(),
@@ -213,14 +256,17 @@ impl Kubernetes {
         });
     }
 
-    fn tell_announced(&self, namespace: &str, node: &str, stop: &CancellationToken) {
-        let (client, namespace) = (self.client.clone(), namespace.to_owned());
+    fn tell_announced<T: Told>(
+        &self,
+        announced: watch::Receiver<Option<Announced<T>>>,
+        stop: &CancellationToken,
+    ) {
+        let (client, namespace) = (self.client.clone(), self.namespace.clone());
         let nodes = Api::<Node>::all(self.client.clone());
-        let (node, announced) = (node.to_owned(), self.announced.subscribe());
-        let health = Arc::clone(&self.health);
+        let (node, health) = (self.node.clone(), Arc::clone(&self.health));
         self.spawn(stop, async move {
             let owner = lease::owner(&nodes, &node).await;
-            l2_status::Writer::new(client, &namespace, node, owner, &health).run(announced).await;
+            Writer::new(client, &namespace, node, owner, &health).run(announced).await;
         });
     }
 
@@ -272,7 +318,31 @@ fn replace<T: Clone + PartialEq>(shown: &watch::Sender<T>, now: &T) {
     });
 }
 
+/// Passes on what of the configuration is about BGP, for ever.
+async fn follow_bgp(
+    mut from: watch::Receiver<Option<Arc<index::Configuration>>>,
+    to: watch::Sender<Arc<bgp::Configuration>>,
+) {
+    loop {
+        let now = from.borrow_and_update().clone();
+        if let Some(now) = now {
+            bgp::configuration::publish(&now.objects, &now.verdict, &to);
+        }
+        if from.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 impl Source for Kubernetes {
+    fn bgp(&self) -> watch::Receiver<Arc<bgp::Configuration>> {
+        self.bgp.subscribe()
+    }
+
+    fn passwords(&self) -> watch::Receiver<Arc<Passwords>> {
+        self.passwords.subscribe()
+    }
+
     fn snapshots(&self) -> Receiver<Option<Arc<Snapshot>>> {
         self.view.snapshots()
     }
@@ -312,8 +382,21 @@ impl Source for Kubernetes {
         replace(&self.usage, usage);
     }
 
-    fn report_announced(&self, announced: &Announced) {
-        replace(&self.announced, announced);
+    fn report_announced(&self, announced: &OrdMap<ObjectName, Arc<Announcing>>) {
+        replace(&self.announced, &Some(announced.clone()));
+    }
+
+    fn report_routed(&self, routed: &OrdMap<ObjectName, Arc<BTreeSet<String>>>) {
+        replace(&self.routed, &Some(routed.clone()));
+    }
+
+    async fn forget_routed(&self) {
+        // Nor may the writer that runs say it again.
+        replace(&self.routed, &Some(OrdMap::new()));
+        let (client, node) = (self.client.clone(), self.node.clone());
+        let writer =
+            Writer::<BTreeSet<String>>::new(client, &self.namespace, node, None, &self.health);
+        writer.end().await;
     }
 
     async fn notify(&self, notice: &Notice) {

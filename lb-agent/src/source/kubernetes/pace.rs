@@ -1,16 +1,26 @@
 //! When to publish a snapshot: at once, but not for each of a thousand changes.
+use crate::duty_cycle::{DutyCycle, Limits};
 use std::time::{Duration, Instant};
 
-/// Making snapshots may take a tenth of the time, within these bounds.
-const SHARE: u32 = 10;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Making snapshots may take a tenth of the time, beyond some at once.
+const LIMITS: Limits = Limits {
+    one_in: 10,
+    least: Duration::from_micros(100),
+    burst: Duration::from_millis(20),
+    longest: Duration::from_millis(500),
+};
 
 /// When the next snapshot is due.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pace {
     changed: Option<Instant>,
-    not_before: Option<Instant>,
+    duty: DutyCycle,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { changed: None, duty: DutyCycle::new(LIMITS) }
+    }
 }
 
 impl Pace {
@@ -22,13 +32,13 @@ impl Pace {
     /// When to publish; `None` if there is nothing to publish.
     pub(super) fn due(&self) -> Option<Instant> {
         let changed = self.changed?;
-        Some(self.not_before.map_or(changed, |earliest| changed.max(earliest)))
+        Some(self.duty.ready().map_or(changed, |ready| changed.max(ready)))
     }
 
-    /// It was published, which took `cost`.
-    pub(super) fn published(&mut self, now: Instant, cost: Duration) {
+    /// It was published, which was begun and ended then.
+    pub(super) fn published(&mut self, began: Instant, ended: Instant) {
         self.changed = None;
-        self.not_before = Some(now + (cost * SHARE).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+        self.duty.worked(began, ended);
     }
 }
 
@@ -37,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_gathered_during_the_pause_after_a_snapshot() {
+    fn changes_are_gathered_where_snapshots_are_dear() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut pace = Pace::default();
@@ -45,16 +55,13 @@ mod tests {
         pace.changed(at(0));
         pace.changed(at(1));
         assert_eq!(pace.due(), Some(at(0)), "nothing is waited for");
-        pace.published(at(20), Duration::from_micros(700));
+        pace.published(at(1), at(2));
         assert_eq!(pace.due(), None);
-        pace.changed(at(21));
+        pace.changed(at(3));
+        assert_eq!(pace.due(), Some(at(3)), "nor after one");
+        pace.published(at(3), at(10));
+        pace.changed(at(11));
         pace.changed(at(25));
-        assert_eq!(pace.due(), Some(at(27)), "a pause after each");
-        pace.published(at(30), Duration::from_millis(7));
-        pace.changed(at(31));
-        assert_eq!(pace.due(), Some(at(100)), "a longer one where snapshots are dear");
-        pace.published(at(100), Duration::from_secs(9));
-        pace.changed(at(101));
-        assert_eq!(pace.due(), Some(at(600)));
+        assert_eq!(pace.due(), Some(at(61)));
     }
 }

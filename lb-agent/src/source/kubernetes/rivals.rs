@@ -96,6 +96,7 @@ fn notice(rival: &Rival) -> Notice {
         message: format!(
             "this is MetalLB, which {does}, while Herald does so too: remove one of them \
              (docs/migrate-from-metallb.md says how no address is lost)"
-        ),
+        )
+        .into(),
     }
 }

@@ -2,20 +2,18 @@
 //!
 //! They are read one by one, by name: a watch would need the right to read all Secrets of the
 //! namespace, MetalLB's memberlist and the webhook's key among them. So one that changes is noticed
-//! after a while. What is in them is not kept, only whether it is there.
+//! after a while. Passwords go to the BGP speaker, and nowhere else.
 use super::health::Health;
 use crate::{
+    bgp::speaker::Passwords,
     source::index::Configuration,
     validate::{self, BASIC_AUTH, PasswordSecret},
 };
+use k8s_openapi::ByteString;
 use kube::{Client, api::GetParams, core::Request};
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, Visitor},
-};
+use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -36,6 +34,8 @@ pub(super) struct Secrets {
     pub(super) client: Client,
     pub(super) namespace: String,
     pub(super) health: Arc<Health>,
+    /// Where the passwords go.
+    pub(super) passwords: watch::Sender<Arc<Passwords>>,
 }
 
 impl Secrets {
@@ -52,6 +52,13 @@ impl Secrets {
             if let Some(now) = now {
                 let names = now.objects.names_of_password_secrets();
                 known.retain(|name: &String, _| names.contains(name.as_str()));
+                self.passwords.send_if_modified(|known| {
+                    let gone = known.0.keys().any(|name| !names.contains(name.as_str()));
+                    if gone {
+                        Arc::make_mut(known).0.retain(|name, _| names.contains(name.as_str()));
+                    }
+                    gone
+                });
                 // Nothing waits for an API that does not answer.
                 pass_on(&now, &known, &to);
                 if !names.is_empty() {
@@ -81,8 +88,9 @@ impl Secrets {
     ) -> bool {
         for name in names {
             match timeout(PATIENCE, self.read_one(name)).await {
-                Ok(Ok(secret)) => {
+                Ok(Ok((secret, password))) => {
                     known.insert(name.to_owned(), secret);
+                    self.keep(name, password);
                 }
                 Ok(Err(e)) => {
                     let what = "read the Secrets that BGPPeers name";
@@ -96,13 +104,30 @@ impl Secrets {
         true
     }
 
-    async fn read_one(&self, name: &str) -> kube::Result<PasswordSecret> {
+    fn keep(&self, name: &str, password: Option<String>) {
+        self.passwords.send_if_modified(|known| {
+            let changed = known.0.get(name) != password.as_ref();
+            if changed {
+                let all = &mut Arc::make_mut(known).0;
+                match password {
+                    Some(password) => all.insert(name.to_owned(), password),
+                    None => all.remove(name),
+                };
+            }
+            changed
+        });
+    }
+
+    /// What there is, and the password, if there is one.
+    async fn read_one(&self, name: &str) -> kube::Result<(PasswordSecret, Option<String>)> {
         let path = format!("/api/v1/namespaces/{}/secrets", self.namespace);
         let request = Request::new(path).get(name, &GetParams::default());
         let request = request.map_err(kube::Error::BuildRequest)?;
         match self.client.request::<Shape>(request).await {
             Ok(shape) => Ok(shape.judge()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(PasswordSecret::Missing),
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                Ok((PasswordSecret::Missing, None))
+            }
             Err(e) => Err(e),
         }
     }
@@ -136,47 +161,27 @@ struct Shape {
     #[serde(default, rename = "type")]
     kind: String,
     #[serde(default)]
-    data: Option<BTreeMap<String, IsGiven>>,
+    data: Option<BTreeMap<String, Option<ByteString>>>,
 }
 
 impl Shape {
-    fn judge(self) -> PasswordSecret {
-        let given = self.data.as_ref().and_then(|data| data.get("password"));
-        if self.kind != BASIC_AUTH {
-            PasswordSecret::OtherType(self.kind)
-        } else if given.is_some_and(|IsGiven(given)| *given) {
-            PasswordSecret::WellFormed
-        } else {
-            PasswordSecret::NoPassword
+    fn judge(self) -> (PasswordSecret, Option<String>) {
+        let given = self.data.and_then(|mut data| data.remove("password")).flatten();
+        let given = given.filter(|given| !given.0.is_empty());
+        match given {
+            _ if self.kind != BASIC_AUTH => (PasswordSecret::OtherType(self.kind), None),
+            // RFC 2385 takes any bytes; MetalLB, and so whoever has written it, takes text.
+            Some(ByteString(bytes)) => {
+                let text = String::from_utf8(bytes).ok();
+                let told = if text.is_some() {
+                    PasswordSecret::WellFormed
+                } else {
+                    PasswordSecret::NoPassword
+                };
+                (told, text)
+            }
+            None => (PasswordSecret::NoPassword, None),
         }
-    }
-}
-
-/// Whether a text is more than nothing; the text itself is passed over.
-struct IsGiven(bool);
-
-impl<'de> Deserialize<'de> for IsGiven {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Length;
-
-        impl Visitor<'_> for Length {
-            type Value = IsGiven;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<IsGiven, E> {
-                Ok(IsGiven(!text.is_empty()))
-            }
-
-            fn visit_unit<E: Error>(self) -> Result<IsGiven, E> {
-                Ok(IsGiven(false))
-            }
-        }
-
-        // `null` is one of the forms.
-        deserializer.deserialize_any(Length)
     }
 }
 
@@ -186,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_type_and_the_key_decide() {
-        let judge = |text| serde_json::from_str::<Shape>(text).unwrap().judge();
+        let judge = |text| serde_json::from_str::<Shape>(text).unwrap().judge().0;
         let other = |kind: &str| PasswordSecret::OtherType(kind.to_owned());
         for (text, expected) in [
             (

@@ -159,7 +159,7 @@ impl View {
             object: name.clone(),
             warning: true,
             reason: "ConfigurationError",
-            message,
+            message: message.into(),
         };
         self.events.send(notice, uid);
         self.lock().bad.insert(key, reason);
@@ -262,7 +262,7 @@ impl View {
             let may = inner.leading.is_some_and(|(term, _)| read_in.is_some_and(|t| *t >= term));
             self.may_allocate.send_if_modified(|last| std::mem::replace(last, may) != may);
         }
-        inner.pace.published(Instant::now(), start.elapsed());
+        inner.pace.published(start, Instant::now());
     }
 }
 

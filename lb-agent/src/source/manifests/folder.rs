@@ -96,6 +96,18 @@ impl Folder {
                 Object::L2Advertisement(name, advertisement) => {
                     index.l2_advertisements.insert(name, advertisement);
                 }
+                Object::BgpAdvertisement(name, advertisement) => {
+                    index.bgp_advertisements.insert(name, advertisement);
+                }
+                Object::BgpPeer(name, peer) => {
+                    index.peers.insert(name, *peer);
+                }
+                Object::BfdProfile(name, profile) => {
+                    index.bfd_profiles.insert(name, profile);
+                }
+                Object::Community(name, names) => {
+                    index.communities.insert(name, names);
+                }
             }
         }
         let only_ipv6 = only_ipv6(&index);

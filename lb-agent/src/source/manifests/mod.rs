@@ -24,6 +24,7 @@ use super::{
     notices::{self, Standing, Telling, Told},
 };
 use crate::{
+    bgp::{self, speaker::Passwords},
     ipam::PoolUsage,
     plan::{Announcing, Notice},
     snapshot::{ObjectName, Service, Snapshot},
@@ -31,13 +32,13 @@ use crate::{
 use imbl::OrdMap;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io, mem,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 /// How often the folder is looked at.
@@ -58,8 +59,11 @@ pub struct FolderError {
 pub struct Manifests {
     state: Arc<Mutex<State>>,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    bgp: watch::Receiver<Arc<bgp::Configuration>>,
     may_allocate: watch::Receiver<bool>,
     told: Mutex<Told>,
+    waiting: Arc<Mutex<Waiting>>,
+    passwords: watch::Sender<Arc<Passwords>>,
 }
 
 impl Manifests {
@@ -70,6 +74,7 @@ impl Manifests {
     pub fn start(folder: &Path, scope: Scope) -> Result<Self, FolderError> {
         let error = |source| FolderError { folder: folder.to_owned(), source };
         let (snapshots, snapshots_out) = watch::channel(None);
+        let (bgp, bgp_out) = watch::channel(Arc::default());
         let (may_allocate, may_allocate_out) = watch::channel(false);
         let mut state = State {
             scan: Scan::new(folder),
@@ -84,6 +89,7 @@ impl Manifests {
             unusable: Standing::default(),
             troubles: BTreeSet::new(),
             snapshots,
+            bgp,
             may_allocate,
         };
         state.scan.look().map_err(error)?;
@@ -100,8 +106,11 @@ impl Manifests {
         Ok(Self {
             state,
             snapshots: snapshots_out,
+            bgp: bgp_out,
             may_allocate: may_allocate_out,
             told: Mutex::default(),
+            waiting: Arc::default(),
+            passwords: watch::Sender::default(),
         })
     }
 }
@@ -140,6 +149,7 @@ struct State {
     /// What hinders the looking itself, so that it is said once.
     troubles: BTreeSet<String>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    bgp: watch::Sender<Arc<bgp::Configuration>>,
     may_allocate: watch::Sender<bool>,
 }
 
@@ -267,11 +277,13 @@ impl State {
     }
 
     fn publish(&mut self) {
-        if !std::mem::take(&mut self.dirty) {
+        if !mem::take(&mut self.dirty) {
             return;
         }
         let mut index = self.index();
-        let verdict = &index.configuration().verdict;
+        let configuration = index.configuration();
+        let verdict = &configuration.verdict;
+        bgp::configuration::publish(&configuration.objects, verdict, &self.bgp);
         let unusable = verdict.iter().filter_map(|(kind, name, faults)| {
             notices::of_faults(kind, &self.scope.namespace, name, faults)
         });
@@ -287,32 +299,58 @@ impl State {
         });
     }
 
-    fn assign(&mut self, assignment: &Assignment) -> Result<(), AssignError> {
-        let Assignment { service, resource_version: _, addresses, pool } = assignment;
+    /// Writes down what was decided together, in one file and one snapshot.
+    fn assign(&mut self, assignments: &[Assignment]) -> Vec<Result<(), AssignError>> {
         if !*self.may_allocate.borrow() {
-            return Err(AssignError::NotAllocator);
+            return assignments.iter().map(|_| Err(AssignError::NotAllocator)).collect();
         }
         let index = self.index();
-        if !index.services.get(service).is_some_and(|s| may_hold(s, addresses)) {
-            return Err(AssignError::Conflict(service.clone()));
-        }
         let mut new = self.addresses.clone();
         if !self.folder.is_faulty() {
             new.retain(&index);
         }
-        let given = Given { addresses: addresses.clone(), pool: pool.clone() };
-        new.set(service.clone(), given);
+        let mut results = Vec::new();
+        for Assignment { service, resource_version: _, addresses, pool } in assignments {
+            let holds = index.services.get(service).is_some_and(|s| may_hold(s, addresses));
+            if holds {
+                let given = Given { addresses: addresses.clone(), pool: pool.clone() };
+                new.set(service.clone(), given);
+            }
+            results.push(if holds { Ok(()) } else { Err(AssignError::Conflict(service.clone())) });
+        }
+        if results.iter().all(Result::is_err) {
+            return results;
+        }
         if self.keeps_addresses {
             let text = new.text().map_err(io::Error::other);
-            text.and_then(|text| self.files.write(&text)).map_err(|e| AssignError::Failed {
-                service: service.clone(),
-                reason: format!("cannot write {}: {e}", self.files.path().display()),
-            })?;
+            if let Err(error) = text.and_then(|text| self.files.write(&text)) {
+                let reason = format!("cannot write {}: {error}", self.files.path().display());
+                let failed = |(result, assignment): (Result<(), AssignError>, &Assignment)| {
+                    let service = assignment.service.clone();
+                    result.and(Err(AssignError::Failed { service, reason: reason.clone() }))
+                };
+                return results.into_iter().zip(assignments).map(failed).collect();
+            }
         }
         self.addresses = new;
         self.dirty = true;
         self.publish();
-        Ok(())
+        results
+    }
+}
+
+/// What is to be written down, and who waits for it: whoever comes to it first does it for all.
+type Waiting = Vec<(Assignment, oneshot::Sender<Result<(), AssignError>>)>;
+
+fn assign_waiting(state: &Mutex<State>, waiting: &Mutex<Waiting>) {
+    let mut state = lock(state);
+    let (assignments, wait): (Vec<_>, Vec<_>) = mem::take(&mut *lock(waiting)).into_iter().unzip();
+    if assignments.is_empty() {
+        return;
+    }
+    for (result, wait) in state.assign(&assignments).into_iter().zip(wait) {
+        // Whoever does not wait any more sees it in the next snapshot.
+        let _ = wait.send(result);
     }
 }
 
@@ -336,12 +374,27 @@ impl Source for Manifests {
     }
 
     async fn assign(&self, assignment: &Assignment) -> Result<(), AssignError> {
-        let (state, owned) = (Arc::clone(&self.state), assignment.clone());
-        let written = tokio::task::spawn_blocking(move || lock(&state).assign(&owned)).await;
-        written.unwrap_or_else(|e| {
-            let service = assignment.service.clone();
-            Err(AssignError::Failed { service, reason: e.to_string() })
-        })
+        let (done, result) = oneshot::channel();
+        lock(&self.waiting).push((assignment.clone(), done));
+        let (state, waiting) = (Arc::clone(&self.state), Arc::clone(&self.waiting));
+        let written = tokio::task::spawn_blocking(move || assign_waiting(&state, &waiting)).await;
+        let failed = |reason: String| {
+            Err(AssignError::Failed { service: assignment.service.clone(), reason })
+        };
+        if let Err(error) = written {
+            return failed(error.to_string());
+        }
+        // Another may be at it.
+        result.await.unwrap_or_else(|error| failed(error.to_string()))
+    }
+
+    fn bgp(&self) -> watch::Receiver<Arc<bgp::Configuration>> {
+        self.bgp.clone()
+    }
+
+    /// There are no Secrets in a folder: passwords stand in BGPPeers themselves.
+    fn passwords(&self) -> watch::Receiver<Arc<Passwords>> {
+        self.passwords.subscribe()
     }
 
     /// A manifest has no status to show it in; the metrics do.
@@ -349,6 +402,11 @@ impl Source for Manifests {
 
     /// Neither.
     fn report_announced(&self, _: &OrdMap<ObjectName, Arc<Announcing>>) {}
+
+    /// Nor this.
+    fn report_routed(&self, _: &OrdMap<ObjectName, Arc<BTreeSet<String>>>) {}
+
+    async fn forget_routed(&self) {}
 
     async fn notify(&self, notice: &Notice) {
         let telling = lock(&self.told).judge(Instant::now(), notice);

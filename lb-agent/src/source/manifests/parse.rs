@@ -4,7 +4,11 @@
 //! line, and the others are read all the same.
 use super::families::Wanted;
 use crate::{
-    api::{IPAddressPool, IPAddressPoolSpec, L2Advertisement, L2AdvertisementSpec},
+    api::{
+        BFDProfile, BFDProfileSpec, BGPAdvertisement, BGPAdvertisementSpec, BGPPeer, BGPPeerSpec,
+        Community, CommunitySpec, IPAddressPool, IPAddressPoolSpec, L2Advertisement,
+        L2AdvertisementSpec,
+    },
     snapshot::{self, Labels, ObjectName},
     source::{
         convert::object_name,
@@ -58,6 +62,14 @@ pub enum Object {
     Pool(ObjectName, Entry<IPAddressPoolSpec>),
     /// An advertisement.
     L2Advertisement(ObjectName, Entry<L2AdvertisementSpec>),
+    /// One by BGP.
+    BgpAdvertisement(ObjectName, Entry<BGPAdvertisementSpec>),
+    /// A BGP peer.
+    BgpPeer(ObjectName, Box<Entry<BGPPeerSpec>>),
+    /// Settings of BFD.
+    BfdProfile(ObjectName, Entry<BFDProfileSpec>),
+    /// Names of communities.
+    Community(ObjectName, Entry<CommunitySpec>),
 }
 
 impl Object {
@@ -70,6 +82,10 @@ impl Object {
             Self::Namespace(name, _) => (Namespace::KIND, name),
             Self::Pool(name, _) => (IPAddressPool::KIND, name),
             Self::L2Advertisement(name, _) => (L2Advertisement::KIND, name),
+            Self::BgpAdvertisement(name, _) => (BGPAdvertisement::KIND, name),
+            Self::BgpPeer(name, _) => (BGPPeer::KIND, name),
+            Self::BfdProfile(name, _) => (BFDProfile::KIND, name),
+            Self::Community(name, _) => (Community::KIND, name),
         }
     }
 }
@@ -205,8 +221,22 @@ impl Parsed {
             "L2Advertisement" => read.object(nothing::<L2Advertisement>, |name, l2, ()| {
                 Object::L2Advertisement(name, l2)
             }),
+            "BGPAdvertisement" => read.object(nothing::<BGPAdvertisement>, |name, bgp, ()| {
+                Object::BgpAdvertisement(name, bgp)
+            }),
+            "BGPPeer" => {
+                read.object(nothing::<BGPPeer>, |name, peer, ()| {
+                    Object::BgpPeer(name, Box::new(peer))
+                });
+            }
+            "BFDProfile" => read.object(nothing::<BFDProfile>, |name, profile, ()| {
+                Object::BfdProfile(name, profile)
+            }),
+            "Community" => {
+                read.object(nothing::<Community>, |name, names, ()| Object::Community(name, names));
+            }
             _ if version.starts_with(METALLB) => {
-                self.remarks.push(place.fault("this kind has no effect in Herald yet"));
+                self.remarks.push(place.fault("this kind has no effect"));
             }
             _ => self.ignored.push(place.fault(format!("{version} {kind} is of no use here"))),
         }

@@ -43,6 +43,24 @@ apiVersion: metallb.io/v1beta1
 kind: L2Advertisement
 metadata: {name: l2, namespace: metallb-system}
 ---
+apiVersion: metallb.io/v1beta1
+kind: BGPAdvertisement
+metadata: {name: bgp}
+---
+apiVersion: metallb.io/v1beta2
+kind: BGPPeer
+metadata: {name: router}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1}
+---
+apiVersion: metallb.io/v1beta1
+kind: BFDProfile
+metadata: {name: fast}
+---
+apiVersion: metallb.io/v1beta1
+kind: Community
+metadata: {name: names}
+spec: {communities: [{name: a, value: '64512:1'}]}
+---
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web}
@@ -57,6 +75,10 @@ fn every_kind_and_its_namespace() {
         "Namespace shop",
         "IPAddressPool metallb-system/p",
         "L2Advertisement metallb-system/l2",
+        "BGPAdvertisement metallb-system/bgp",
+        "BGPPeer metallb-system/router",
+        "BFDProfile metallb-system/fast",
+        "Community metallb-system/names",
     ];
     for text in
         [ALL_KINDS.to_owned(), ALL_KINDS.replace('\n', "\r\n"), format!("\u{feff}{ALL_KINDS}")]
@@ -151,8 +173,8 @@ fn what_has_no_effect_is_said() {
             "IPAddressPool p: has no effect in namespace x: only those in metallb-system are read (--namespace)",
         ),
         (
-            "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {name: p}",
-            "BGPPeer p: this kind has no effect in Herald yet",
+            "apiVersion: metallb.io/v1beta1\nkind: ConfigurationState\nmetadata: {name: p}",
+            "ConfigurationState p: this kind has no effect",
         ),
     ] {
         let parsed = read(text);

@@ -5,7 +5,9 @@ use super::{
     Case, Dropped, Event, Kind, Packet, RST, Verdict, affinity, deliver, flows, refuse,
     send::{self, Way},
     steer::Steering,
+    tunnel::END,
 };
+use lb_common::maps::ELSEWHERE_NOBODY_S;
 
 /// Where a packet that no flow of this node's is goes from position `k`.
 pub(super) fn decide(
@@ -77,7 +79,13 @@ fn looked_for(
             Err("drop_no_endpoint")
         }
     };
-    if k == 3 || (k == 0 && to.is_here() && is_settled(world, packet, to)) {
+    if k == 3
+        && !deliver::has_endpoint(to)
+        && let Some(first) = to.first()
+    {
+        return send::on(world, case, packet, to, first, Way::Position(END));
+    }
+    if k >= 3 || (k == 0 && to.is_here() && is_settled(world, packet, to)) {
         return here(world);
     }
     if k == 0
@@ -119,10 +127,17 @@ fn elsewhere(
     k: u8,
 ) -> Result<Option<Verdict>, Dropped> {
     let entry = world.elsewhere.get(&packet.forth()).filter(|entry| entry.until >= 0);
-    match entry.map(|entry| entry.answer) {
+    let answer = entry.map(|entry| match entry.answer {
+        // Found out before the row changed.
+        Answer::Nobody if entry.until - ELSEWHERE_NOBODY_S as i32 <= to.service.changed => {
+            Answer::Asked
+        }
+        answer => answer,
+    });
+    match answer {
         // No other node.
         Some(Answer::Node(0 | NOBODY)) => Ok(None),
-        Some(Answer::Node(_)) if k == 3 => Err("drop_hops"),
+        Some(Answer::Node(_)) if k >= 3 => Err("drop_hops"),
         Some(Answer::Node(node)) => {
             send::on(world, case, packet, to, node, Way::Elsewhere).map(Some)
         }

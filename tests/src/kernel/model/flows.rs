@@ -137,7 +137,11 @@ pub(super) fn begin(
     let forth = packet.forth();
     // What was there before has ended.
     if let Some(old) = world.flows.remove(&forth) {
-        world.flows.remove(&packet.back(old.peer, old.client_port));
+        let back = packet.back(old.peer, old.client_port);
+        let own = (packet.vip, packet.client.port());
+        if world.flows.get(&back).is_some_and(|flow| (flow.peer, flow.client_port) == own) {
+            world.flows.remove(&back);
+        }
     }
     if kernel {
         let flow = kernels(packet);

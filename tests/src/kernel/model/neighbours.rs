@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::{
-    super::{frames::Mac, world::World},
+    super::{
+        frames::Mac,
+        world::{Budget, World},
+    },
     DROP, Event, PASS, TX, Verdict, checksum,
     headers::{addresses, mac, number, v4, v6},
 };
@@ -14,13 +17,17 @@ fn announced(world: &World, vip: IpAddr, vlan: u16) -> Option<Mac> {
     world.announced.get(&key).filter(|_| world.announcing).copied()
 }
 
-/// Whoever speaks for a VIP: an agent's node does so rightly.
-fn claim(world: &World, frame: &[u8], vlan: u16, vip: IpAddr) -> Verdict {
-    let from = mac(frame, 6);
-    if world.node_macs.contains_key(&(from, vlan)) {
+/// Whoever speaks for a VIP, and says at which link-layer address it is: an agent's node does so
+/// rightly, and so does who repeats what it or this node says.
+fn claim(world: &World, frame: &[u8], vlan: u16, vip: IpAddr, claimed: Mac) -> Verdict {
+    let ours = |mac: Mac| {
+        world.node_macs.contains_key(&(mac, vlan)) || world.uplinks.values().any(|own| *own == mac)
+    };
+    if ours(mac(frame, 6)) || ours(claimed) {
         Verdict::untouched(PASS, "passed", frame)
     } else {
-        let event = Some(Event::Claim(vip, from));
+        let told = world.claims == Budget::Unlimited;
+        let event = told.then_some(Event::Claim(vip, claimed));
         Verdict { event, ..Verdict::untouched(PASS, "passed_claim", frame) }
     }
 }
@@ -34,7 +41,7 @@ pub(super) fn arp(world: &World, frame: &[u8], vlan: u16) -> Verdict {
     }
     let (operation, sender, target) = (number(frame, 20), v4(frame, 28), v4(frame, 38));
     if world.vips.contains(&sender.into()) && (operation == 1 || operation == 2) {
-        return claim(world, frame, vlan, sender.into());
+        return claim(world, frame, vlan, sender.into(), mac(frame, 22));
     }
     if operation != 1 || !world.vips.contains(&target.into()) {
         return passed;
@@ -68,11 +75,14 @@ pub(super) fn discovery(world: &World, frame: &[u8], vlan: u16) -> Option<Verdic
     if !world.vips.contains(&target.into()) {
         return None;
     }
-    if kind == 136 {
-        return Some(claim(world, frame, vlan, target.into()));
-    }
-    if !is_valid_solicitation(frame) {
+    if !is_valid(frame) {
         return Some(Verdict::untouched(DROP, "ndp_invalid", frame));
+    }
+    if kind == 136 {
+        // The first option, if it is the target's link-layer address.
+        let has_option = number(frame, 18) > 24 && frame[78..80] == [2, 1];
+        let claimed = if has_option { mac(frame, 80) } else { mac(frame, 6) };
+        return Some(claim(world, frame, vlan, target.into(), claimed));
     }
     let Some(ours) = announced(world, target.into(), vlan) else {
         return Some(Verdict::untouched(DROP, "ndp_not_announced", frame));
@@ -84,9 +94,9 @@ pub(super) fn discovery(world: &World, frame: &[u8], vlan: u16) -> Option<Verdic
     Some(advertisement(frame, target, ours))
 }
 
-/// RFC 4861 section 7.1.1. More than 64 bytes of options are not looked at: only secure
+/// RFC 4861 sections 7.1.1 and 7.1.2. More than 64 bytes of options are not looked at: only secure
 /// neighbour discovery has them.
-fn is_valid_solicitation(frame: &[u8]) -> bool {
+fn is_valid(frame: &[u8]) -> bool {
     let length = number(frame, 18);
     if frame[14] >> 4 != 6 || frame[21] != 255 || frame[55] != 0 || !(24..=88).contains(&length) {
         return false;

@@ -119,6 +119,9 @@ pub(super) fn steer(
         return Err("drop_source_range");
     }
     if service.rows.is_empty() {
+        if !world.fresh && packet.kind != Kind::Error && case.arrival.tunnel.is_none() {
+            return Ok(Verdict::untouched(super::PASS, "delivered_kernel", case.frame));
+        }
         return refuse::refuse(world, case, packet, "drop_no_endpoint");
     }
     let to = find(service, packet);
@@ -139,7 +142,9 @@ pub(super) fn steer(
         return Ok(Verdict::untouched(super::PASS, "delivered_kernel", case.frame));
     }
     if begins && at_first_hop && !to.is_here() {
-        world.flows.remove(&packet.forth());
+        let forth = packet.forth();
+        world.flows.remove(&forth);
+        world.pending.remove(&forth);
     }
     match tunnel {
         None => first_hop(world, case, packet, &to),

@@ -16,6 +16,8 @@ const QUESTION: u8 = 128;
 const ANSWER: u8 = 129;
 /// To the node of a fragment, from where it has yet to go to position 0.
 pub(super) const FRAGMENT: u8 = 4;
+/// From a node that is not the row's by its own tables, to the one that is.
+pub(super) const END: u8 = 5;
 /// UDP and GUE.
 const HEADERS: usize = 8 + 16;
 
@@ -106,7 +108,7 @@ fn content(world: &World, frame: &[u8], vlan: u16) -> Result<Arrived, Dropped> {
         41 => [0x86, 0xdd],
         _ => return Err(bad),
     };
-    if position > FRAGMENT {
+    if position > END {
         return Err(bad);
     }
     // Ethernet's padding stays behind the packet.

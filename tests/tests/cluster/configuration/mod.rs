@@ -5,7 +5,6 @@ use crate::objects::{LIMIT, Service, await_event};
 use anyhow::{Context, Result, bail, ensure};
 use herald_tests::{
     lab::{
-        command,
         control_plane::{ControlPlane, NAMESPACE},
         scenario::Cluster,
     },
@@ -268,7 +267,7 @@ pub(crate) fn password_secrets(cluster: &Cluster) -> Result<()> {
 pub(crate) fn webhook(cluster: &Cluster) -> Result<()> {
     let control = cluster.control()?;
     control.apply_text(STANDING)?;
-    control.apply(&command::workspace().join("deploy/webhook.yaml"))?;
+    control.install_webhook()?;
     // There are no pods here, and no controller that would look for them.
     let mut slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: \
                      webhook-1, namespace: metallb-system, labels: {kubernetes.io/service-name: \
