@@ -149,6 +149,8 @@ struct Peer {
     standing: Standing,
     /// When its data plane was last taken to be gone.
     left: Option<Instant>,
+    /// The view has it as one that may own VIPs.
+    may_own: bool,
     /// It owned VIPs, or would have, when that was last looked at; `None` before it ever did.
     owning: Option<bool>,
     moves: Moves,
@@ -204,6 +206,8 @@ pub struct Members {
     refresh: bool,
     /// Those that this node watches.
     watched: Vec<usize>,
+    /// Whose word counted when it was last said who watches whom; empty if that is to be said anew.
+    fit: Vec<bool>,
     /// When the next hello is due, and whether anybody is to be written to now.
     hello_due: Instant,
     greeting: bool,
@@ -278,6 +282,7 @@ impl Members {
             promised: now,
             refresh: true,
             watched: Vec::new(),
+            fit: Vec::new(),
             hello_due: now,
             greeting: true,
             frozen: None,
@@ -394,8 +399,8 @@ impl Members {
         self.report.troubles.retain(|name, _| nodes.contains_key(name));
         let watched = self.peers.iter().enumerate().filter(|(_, peer)| peer.watch.is_some());
         self.watched = watched.map(|(at, _)| at).collect();
-        self.greeting = true;
-        self.refresh = true;
+        self.fit.clear();
+        (self.greeting, self.refresh, self.stale) = (true, true, true);
     }
 
     /// Says which uplinks this node has.

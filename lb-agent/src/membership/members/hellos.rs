@@ -181,6 +181,7 @@ impl Members {
             peer.ready = false;
             peer.serves &= peer.standing.kernel;
         }
+        self.stale |= peer.report.as_ref().is_none_or(|known| known.cookie != report.cookie);
         peer.report = Some(report);
         let name = peer.name.clone();
         self.news.retain(|(of, until)| *of != name && now < *until);

@@ -1,6 +1,6 @@
 //! From what is reported to who is alive.
 use super::{
-    Alive, AliveNode, Arc, BTreeSet, Departure, Duration, Hearing, Instant, Members, NodeCookies,
+    AliveNode, Arc, BTreeSet, Departure, Duration, Hearing, Instant, Members, NodeCookies, Peer,
     Probing, Report, Standing, Trouble, Watch,
 };
 
@@ -18,6 +18,46 @@ const LATELY: Duration = Duration::from_secs(5);
 const DEAF: Duration = Duration::from_millis(200);
 /// What voters' standings depend on are the standings of others: so often it is looked again.
 const PASSES: usize = 4;
+
+/// What the view says of a node, before it is one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Facts<'a> {
+    interfaces: &'a BTreeSet<String>,
+    agent: bool,
+    in_rows: bool,
+    held_until_s: Option<u64>,
+}
+
+impl<'a> From<&'a AliveNode> for Facts<'a> {
+    fn from(node: &'a AliveNode) -> Self {
+        let AliveNode { interfaces, agent, in_rows, held_until_s } = node;
+        Self { interfaces, agent: *agent, in_rows: *in_rows, held_until_s: *held_until_s }
+    }
+}
+
+impl From<&Facts<'_>> for AliveNode {
+    fn from(facts: &Facts<'_>) -> Self {
+        let Facts { interfaces, agent, in_rows, held_until_s } = *facts;
+        Self { interfaces: interfaces.clone(), agent, in_rows, held_until_s }
+    }
+}
+
+impl Peer {
+    /// What is known of it. Its kernel may be gone: then it is as it `was` when it was last seen.
+    fn facts(&self, was: Option<&AliveNode>) -> Facts<'_> {
+        let agent = if self.standing.kernel {
+            self.standing.agent
+        } else {
+            !self.report.as_ref().is_some_and(Report::gives_up) && was.is_none_or(|was| was.agent)
+        };
+        Facts {
+            interfaces: &self.interfaces,
+            agent,
+            in_rows: !self.left_out || self.report.is_some() || self.serves,
+            held_until_s: self.report.as_ref().and_then(|report| report.held_until_s),
+        }
+    }
+}
 
 impl Members {
     /// Whether a node's word counts: its agent lives, as far as is known, and runs.
@@ -48,11 +88,13 @@ impl Members {
         Trouble { unseen: most(|t| t.unseen), silent: most(|t| t.silent), unknown: false }
     }
 
-    /// Those of whom anybody says that something is amiss.
+    /// Those of whom anybody says that something is amiss. Who only begins to watch a node does not count, here as
+    /// in the [verdict](Self::verdict): in a large cluster that starts, everybody does.
     fn in_trouble(&self) -> BTreeSet<usize> {
         let reports = self.peers.iter().filter_map(|peer| peer.report.as_ref());
-        let named = reports.chain([&self.report]).flat_map(|report| report.troubles.keys());
-        named.filter_map(|name| self.position(name)).collect()
+        let said = reports.chain([&self.report]).flat_map(|report| report.troubles.iter());
+        let amiss = said.filter(|(_, said)| !said.unknown && (said.unseen || said.silent));
+        amiss.filter_map(|(name, _)| self.position(name)).collect()
     }
 
     /// Brings standings, the view and who watches whom up to date.
@@ -82,8 +124,8 @@ impl Members {
             if before.kernel && !peer.standing.kernel && peer.serves {
                 peer.left = Some(now);
             }
+            self.stale |= before != peer.standing;
         }
-        self.stale = true;
         self.view(now);
         self.note_moves(now);
         self.assign(now);
@@ -118,10 +160,7 @@ impl Members {
     fn note_moves(&mut self, now: Instant) {
         let known = now >= self.started + self.timing.starting();
         for (at, peer) in self.peers.iter_mut().enumerate() {
-            let owning = self
-                .alive
-                .get(&peer.name)
-                .is_some_and(|node| node.agent && node.held_until_s.is_none());
+            let owning = peer.may_own;
             if at == self.mine || peer.owning.is_none() && !owning || !known {
                 continue;
             }
@@ -136,36 +175,33 @@ impl Members {
 
     /// Who is taken to be alive.
     pub(super) fn view(&mut self, now: Instant) {
-        let others = || self.others().map(|(_, peer)| peer);
-        let mut live: BTreeSet<String> =
-            others().filter(|peer| peer.standing.kernel).map(|peer| peer.name.clone()).collect();
-
         // Isolation. This node counts in both sets.
+        let frozen = self.frozen.take().unwrap_or_default();
         let window = self.timing.window;
-        let lately = others().filter(|peer| {
+        let mut live = vec![false; self.peers.len()];
+        let mut reference = live.clone();
+        for (at, peer) in self.others() {
+            live[at] = peer.standing.kernel;
             let real = peer.report.is_some() || peer.serves;
-            real && (peer.standing.kernel || peer.left.is_some_and(|left| now < left + window))
-        });
-        let lately: BTreeSet<String> = lately.map(|peer| peer.name.clone()).collect();
-        let mut reference = self.frozen.take().unwrap_or_default();
-        reference.extend(lately);
-        reference.retain(|name| {
-            self.position(name).is_some_and(|at| {
-                let departure = self.peers[at].report.as_ref().and_then(|r| r.departure);
-                departure != Some(Departure::Unloading)
-            })
-        });
-        let left = live.intersection(&reference).count();
-        self.alone = left == 0 && !reference.is_empty();
+            let lately =
+                real && (peer.standing.kernel || peer.left.is_some_and(|left| now < left + window));
+            let departure = peer.report.as_ref().and_then(|report| report.departure);
+            reference[at] =
+                departure != Some(Departure::Unloading) && (lately || frozen.contains(&peer.name));
+        }
+        let there = reference.iter().filter(|there| **there).count();
+        let left = reference.iter().zip(&live).filter(|(there, lives)| **there && **lives).count();
+        self.alone = left == 0 && there > 0;
         self.evidence = self.evidence.filter(|_| self.alone);
         let was_deaf = self.was_deaf.is_some_and(|at| now < at + LATELY);
         let grace = if was_deaf { GRACE_AFTER_DEAF } else { GRACE };
         let nobody = self.evidence.is_some_and(|at| now >= at + grace)
             && self.sign.is_none_or(|sign| now >= sign + self.timing.pace.patience);
-        let isolated = reference.len() >= 3 && (1 + left) * 2 < reference.len() + 1;
+        let isolated = there >= 3 && (1 + left) * 2 < there + 1;
         if isolated || self.alone && !nobody {
-            live.extend(reference.iter().cloned());
-            self.frozen = Some(reference);
+            live.iter_mut().zip(&reference).for_each(|(lives, there)| *lives |= there);
+            let kept = self.peers.iter().zip(&reference).filter(|(_, there)| **there);
+            self.frozen = Some(kept.map(|(peer, _)| peer.name.clone()).collect());
         }
         self.waits = self.alone && !nobody;
         self.waits_since = self.waits_since.or(Some(now)).filter(|_| self.waits);
@@ -174,38 +210,57 @@ impl Members {
         if deaf && self.evidence.is_none() {
             self.was_deaf = Some(now);
         }
+        live[self.mine] = true;
+        self.show(&live, deaf);
+    }
 
-        let node = |name: String| {
-            let peer = &self.peers[self.position(&name)?];
-            let mut node = AliveNode {
-                interfaces: peer.interfaces.clone(),
-                agent: peer.standing.agent,
-                in_rows: !peer.left_out || peer.report.is_some() || peer.serves,
-                held_until_s: peer.report.as_ref().and_then(|report| report.held_until_s),
-            };
-            if !peer.standing.kernel {
-                // As it was when it was last seen.
-                let departed = peer.report.as_ref().is_some_and(Report::gives_up);
-                node.agent = !departed && self.alive.get(&name).is_none_or(|known| known.agent);
-            }
-            Some((name, node))
-        };
-        let mut view: Alive = live.into_iter().filter_map(node).collect();
-        let own = AliveNode {
-            interfaces: self.report.interfaces.clone(),
+    /// Makes the nodes at these places the view, if it is another one: in a large cluster it is looked at often,
+    /// and rarely is.
+    fn show(&mut self, live: &[bool], deaf: bool) {
+        let own = Facts {
+            interfaces: &self.report.interfaces,
             agent: !self.report.gives_up() && !self.accused && !deaf,
             in_rows: true,
             held_until_s: self.report.held_until_s,
         };
-        view.insert(self.me.clone(), own);
-        if view != *self.alive {
-            self.alive = Arc::new(view);
+        // Both are in the order of names.
+        let mut known = self.alive.iter().peekable();
+        let mut same = true;
+        let mut facts = Vec::with_capacity(live.len());
+        for (at, peer) in self.peers.iter().enumerate() {
+            while known.next_if(|(name, _)| **name < peer.name).is_some() {
+                same = false;
+            }
+            let was = known.next_if(|(name, _)| **name == peer.name).map(|(_, node)| node);
+            let is = live[at].then(|| if at == self.mine { own } else { peer.facts(was) });
+            same &= match (was, &is) {
+                (Some(was), Some(is)) => *is == Facts::from(was),
+                (was, is) => was.is_none() && is.is_none(),
+            };
+            facts.push(is);
+        }
+        if !same || known.next().is_some() {
+            let shown = self.peers.iter().zip(&facts);
+            let node = |(peer, facts): (&Peer, &Option<Facts<'_>>)| {
+                Some((peer.name.clone(), AliveNode::from(facts.as_ref()?)))
+            };
+            self.alive = Arc::new(shown.filter_map(node).collect());
+        }
+        let owns = |facts: &Option<Facts<'_>>| {
+            facts.as_ref().is_some_and(|facts| facts.agent && facts.held_until_s.is_none())
+        };
+        let may_own: Vec<bool> = facts.iter().map(owns).collect();
+        for (peer, may_own) in self.peers.iter_mut().zip(may_own) {
+            peer.may_own = may_own;
         }
     }
 
     /// Who watches whom.
     fn assign(&mut self, now: Instant) {
         let fit: Vec<bool> = (0..self.peers.len()).map(|at| self.votes(at)).collect();
+        if fit == self.fit {
+            return;
+        }
         let close: BTreeSet<usize> =
             self.orders.watchers(self.mine, |watcher| fit[watcher]).into_iter().collect();
         self.hello_due = self.hello_due.min(now + self.timing.hello);
@@ -236,6 +291,7 @@ impl Members {
                 _ => {}
             }
         }
+        self.fit = fit;
     }
 
     pub(super) fn publish(&mut self) {
