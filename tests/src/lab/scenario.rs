@@ -101,6 +101,14 @@ pub fn await_steering(agents: &mut [Agent]) -> Result<()> {
     Ok(())
 }
 
+/// What a node's agent tells Prometheus.
+///
+/// # Errors
+/// It does not answer.
+pub fn metrics(node: &Host) -> Result<String> {
+    node.namespace.output("curl", &["-s", "--fail", "http://127.0.0.1:9120/metrics"])
+}
+
 /// Waits until a node's agent has a plan in force, and knows all nodes.
 ///
 /// # Errors
@@ -108,8 +116,7 @@ pub fn await_steering(agents: &mut [Agent]) -> Result<()> {
 pub fn await_known(lab: &Lab, node: &Host, limit: Duration) -> Result<()> {
     let all = format!("herald_nodes_alive {}", lab.nodes.len());
     wait::until_true(limit, &format!("the agent of {} knows all nodes", node.name), || {
-        let url = "http://127.0.0.1:9120/metrics";
-        let metrics = node.namespace.output("curl", &["-s", "--fail", url]).unwrap_or_default();
+        let metrics = metrics(node).unwrap_or_default();
         Ok(["herald_ready 1", &all].iter().all(|told| metrics.lines().any(|line| line == *told)))
     })
 }

@@ -59,8 +59,7 @@ pub(crate) fn arp(cluster: &Cluster) -> Result<()> {
 
 /// How many requests for a VIP the metrics of a node tell of, which are as many as answers.
 fn answers_told(node: &Host, vip: IpAddr) -> Result<u64> {
-    let url = "http://127.0.0.1:9120/metrics";
-    let metrics = node.namespace.output("curl", &["-s", "--fail", url])?;
+    let metrics = scenario::metrics(node)?;
     let value = |name: &str| -> Result<u64> {
         let series = format!("{name}{{ip=\"{vip}\"}} ");
         let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
