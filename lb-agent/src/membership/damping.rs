@@ -41,6 +41,11 @@ impl Moves {
         Self(all.into_iter().skip(skip).collect())
     }
 
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Notes one.
     pub fn note(&mut self, at: Instant, lost: bool) {
         if self.0.len() == MOST {

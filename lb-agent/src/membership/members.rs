@@ -7,7 +7,8 @@
 //! everybody. One that has lost its way to a node changes nothing, and a node to which most
 //! have lost the way is gone for all at the same moment.
 //!
-//! An agent writes to its watchers every 200 ms, and to the others in turn, 50 a second. What has
+//! An agent writes to its watchers every 200 ms, and to the others in turn, 50 a second; to whom it
+//! has never heard of after one second, two, four, until that is its turn. What has
 //! changed within the last two seconds is repeated to whomever is written to, so that a datagram that is
 //! lost does not matter.
 //!
@@ -95,8 +96,6 @@ impl Timing {
 const HANGS: Duration = Duration::from_secs(30);
 /// A wake-up that is later than this was a stall.
 const LATE: Duration = Duration::from_millis(15);
-/// Two memories of a move are no further apart.
-const SAME: Duration = Duration::from_secs(3);
 /// How often it is looked whether any frame has arrived.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -223,6 +222,8 @@ pub struct Members {
     /// When anything of any other node arrived last.
     sign: Option<Instant>,
     accused: bool,
+    /// Somebody may have told of moves of our VIPs.
+    told: bool,
     held_until: Option<Instant>,
     /// What the time of day was when the agent started, in seconds since 1970.
     epoch_s: u64,
@@ -294,6 +295,7 @@ impl Members {
             epoch_s: incarnation / 1_000_000,
             sign: None,
             accused: false,
+            told: false,
             held_until: None,
             heard: Heard::default(),
             news: VecDeque::new(),
@@ -560,27 +562,6 @@ impl Members {
         }
         self.changed |= changed;
         self.refresh |= changed;
-    }
-
-    /// Whether this node has to wait before it owns anything: the longest memory counts.
-    fn hold(&mut self, now: Instant) {
-        let tells = self.others().filter(|(_, peer)| peer.standing.agent);
-        let longest = tells.map(|(_, peer)| &peer.tells).max_by_key(|t| t.lately(now).count());
-        if let Some(until) = longest.and_then(|moves| moves.held_until(now)) {
-            // Each tells its own memory, in its own time: no reason to say something new.
-            let near = |known: Instant| {
-                let apart = until.saturating_duration_since(known);
-                apart.max(known.saturating_duration_since(until)) < SAME
-            };
-            self.held_until = self.held_until.filter(|known| near(*known)).or(Some(until));
-        }
-        let until = self.held_until.filter(|until| now < *until);
-        let held = until.map(|until| self.epoch_s + (until - self.began).as_secs());
-        if held != self.report.held_until_s {
-            self.report.held_until_s = held;
-            self.changed = true;
-            self.view(now);
-        }
     }
 }
 

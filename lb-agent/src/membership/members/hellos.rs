@@ -33,6 +33,9 @@ pub enum Ignored {
 
 /// Those that do not watch this node are written to one after another, so far apart.
 const TURN: Duration = Duration::from_millis(20);
+/// Who has not been heard of at all may have lost what it was sent: it is written to again after so long, then
+/// after twice as long, and so on up to its turn.
+const UNKNOWN: Duration = Duration::from_secs(1);
 /// How long what is new is repeated.
 const NEWS: Duration = Duration::from_secs(2);
 /// Most reports that are added to a hello.
@@ -113,6 +116,7 @@ impl Members {
         {
             self.counts.lost += 1;
         }
+        self.told |= !tells.is_empty();
         peer.tells = tells;
         // An agent that has started with an earlier time of day learns what is known of it.
         if peer.report.as_ref().is_some_and(|known| known.order() > hello.report.order()) {
@@ -230,7 +234,11 @@ impl Members {
                 (self.greeting, self.hello_due) = (true, now + PAUSE);
                 return;
             }
-            let interval = if peer.close { self.timing.hello } else { far };
+            let interval = match &peer.report {
+                _ if peer.close => self.timing.hello,
+                None => far.min(UNKNOWN * (1 << peer.turn.min(8))),
+                Some(_) => far,
+            };
             // The first time, so that they do not all come together.
             let spread = if peer.next_hello.is_none() { at as u32 % 16 } else { 15 };
             let Some(to) = self.address(at, now) else {

@@ -1,7 +1,7 @@
 //! From what is reported to who is alive.
 use super::{
-    AliveNode, Arc, BTreeSet, Departure, Duration, Hearing, Instant, Members, NodeCookies, Peer,
-    Probing, Report, Standing, Trouble, Watch,
+    AliveNode, Arc, BTreeSet, Departure, Duration, Hearing, Instant, Members, Moves, NodeCookies,
+    Peer, Probing, Report, Standing, Trouble, Watch,
 };
 
 /// Where frames arrive, the others have so long to be among those who send them: a link that is
@@ -16,6 +16,8 @@ const LATELY: Duration = Duration::from_secs(5);
 /// Who hears nothing for so long is not to speak, either: what it repeats of its claims may be
 /// what gets through.
 const DEAF: Duration = Duration::from_millis(200);
+/// Two memories of a move are no further apart.
+const SAME: Duration = Duration::from_secs(3);
 /// What voters' standings depend on are the standings of others: so often it is looked again.
 const PASSES: usize = 4;
 
@@ -292,6 +294,36 @@ impl Members {
             }
         }
         self.fit = fit;
+    }
+
+    /// What is remembered by whom remembers most. Hardly ever has anybody anything to tell, and this is asked with
+    /// each datagram.
+    fn longest_memory(&mut self, now: Instant) -> Option<&Moves> {
+        self.told = self.told && self.others().any(|(_, peer)| !peer.tells.is_empty());
+        if !self.told {
+            return None;
+        }
+        let tells = self.others().filter(|(_, peer)| peer.standing.agent);
+        tells.map(|(_, peer)| &peer.tells).max_by_key(|moves| moves.lately(now).count())
+    }
+
+    /// Whether this node has to wait before it owns anything: the longest memory counts.
+    pub(super) fn hold(&mut self, now: Instant) {
+        if let Some(until) = self.longest_memory(now).and_then(|moves| moves.held_until(now)) {
+            // Each tells its own memory, in its own time: no reason to say something new.
+            let near = |known: Instant| {
+                let apart = until.saturating_duration_since(known);
+                apart.max(known.saturating_duration_since(until)) < SAME
+            };
+            self.held_until = self.held_until.filter(|known| near(*known)).or(Some(until));
+        }
+        let until = self.held_until.filter(|until| now < *until);
+        let held = until.map(|until| self.epoch_s + (until - self.began).as_secs());
+        if held != self.report.held_until_s {
+            self.report.held_until_s = held;
+            self.changed = true;
+            self.view(now);
+        }
     }
 
     pub(super) fn publish(&mut self) {
