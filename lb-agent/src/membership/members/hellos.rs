@@ -271,7 +271,8 @@ impl Members {
         let told: Vec<&String> = peer.owed.iter().chain(news).take(TOGETHER).collect();
         let report = |name: &&String| self.peers[self.position(name)?].report.clone();
         Hello {
-            answer: peer.ask,
+            // What it wrote may have been lost: it does not know that it was not heard.
+            answer: peer.ask || peer.report.is_none() && peer.turn > 1,
             heard: peer.addresses.iter().filter(lately).copied().collect(),
             moves: moves.collect(),
             report: self.report.clone(),

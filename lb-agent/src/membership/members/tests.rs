@@ -562,3 +562,20 @@ fn loss_is_no_death() {
         assert_eq!(changes, 0, "{count}");
     }
 }
+
+/// Of five hundred a turn takes ten seconds. Who was never heard is written to at once, and after one second, two and
+/// four more: what was lost may have been all that it would have answered.
+#[test]
+fn who_was_never_heard_is_written_to_again_soon() {
+    let mut lab = Lab::empty(500, 1);
+    lab.recorded = Some(Vec::new());
+    lab.start(N1);
+    lab.run(8000);
+    let mut written = vec![0; 500];
+    for (_, to, _) in lab.recorded.iter().flatten() {
+        written[*to] += 1;
+    }
+    assert!(written[N2..].iter().all(|times| *times >= 4), "{written:?}");
+    let often = written.iter().filter(|times| **times > 5).count();
+    assert!(often <= crate::membership::watchers::WATCHERS, "{written:?}");
+}
