@@ -11,6 +11,7 @@ use crate::{
         scenario::{Cluster, WEB_PORT},
         traffic::Traffic,
     },
+    wait,
 };
 use anyhow::{Context as _, Result, ensure};
 use changes::{Change, Explained};
@@ -25,6 +26,10 @@ const PROBES: Duration = Duration::from_millis(5);
 
 /// What a client may miss when a node's link is cut: four times what is aimed at.
 const LONGEST_GAP: Duration = Duration::from_secs(1);
+
+/// What is kept in case that it is wanted again soon is given back by then: threads that a runtime had for blocking
+/// work, for one, after ten seconds (tokio's `thread_keep_alive`).
+const GIVEN_BACK: Duration = Duration::from_secs(30);
 
 /// How long, and from which seed.
 pub struct Options {
@@ -75,12 +80,13 @@ fn laps(
                 .with_context(|| format!("lap {lap}: {change:?}"))?;
             println!("{:>7.1} s  {:<24} {line}", begin.elapsed().as_secs_f64(), change.name());
         }
-        let now = resources::of(cluster)?;
+        let now = wait::until(GIVEN_BACK, "nothing leaks", || {
+            let now = resources::of(cluster)?;
+            first.as_ref().map_or(Ok(()), |first| now.check(first))?;
+            Ok(Some(now))
+        })?;
         println!("lap {lap} is over:\n{now}");
-        match &first {
-            None => first = Some(now),
-            Some(first) => now.check(first)?,
-        }
+        first.get_or_insert(now);
         lap += 1;
     }
     let Totals { probes, lost, connections, broken, answers } = totals;
