@@ -109,6 +109,15 @@ pub fn metrics(node: &Host) -> Result<String> {
     node.namespace.output("curl", &["-s", "--fail", "http://127.0.0.1:9120/metrics"])
 }
 
+/// The value of a series in [`metrics`]; none if there is none.
+///
+/// # Errors
+/// It is no whole number.
+pub fn sample(metrics: &str, series: &str) -> Result<Option<u64>> {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    Ok(value.map(str::parse).transpose()?)
+}
+
 /// Waits until a node's agent has a plan in force, and knows all nodes.
 ///
 /// # Errors

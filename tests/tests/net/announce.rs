@@ -61,9 +61,8 @@ pub(crate) fn arp(cluster: &Cluster) -> Result<()> {
 fn answers_told(node: &Host, vip: IpAddr) -> Result<u64> {
     let metrics = scenario::metrics(node)?;
     let value = |name: &str| -> Result<u64> {
-        let series = format!("{name}{{ip=\"{vip}\"}} ");
-        let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
-        Ok(value.with_context(|| format!("no {series}"))?.parse()?)
+        let series = format!("{name}{{ip=\"{vip}\"}}");
+        scenario::sample(&metrics, &series)?.with_context(|| format!("no {series}"))
     };
     let requests = value("metallb_layer2_requests_received")?;
     let responses = value("metallb_layer2_responses_sent")?;

@@ -135,10 +135,8 @@ const CLAIMS_AHEAD: f64 = 11.0;
 
 /// Of how many claims of a VIP by other hosts a node's agent has been told.
 fn claims_heard(node: &Host, vip: IpAddr) -> Result<u64> {
-    let series = format!("herald_vip_claims_total{{ip=\"{vip}\"}} ");
-    let metrics = scenario::metrics(node)?;
-    let heard = metrics.lines().find_map(|line| line.strip_prefix(&series));
-    Ok(heard.map_or(Ok(0), str::parse)?)
+    let series = format!("herald_vip_claims_total{{ip=\"{vip}\"}}");
+    Ok(scenario::sample(&scenario::metrics(node)?, &series)?.unwrap_or(0))
 }
 
 /// With `withdraw`, nobody but the host answers, until it is gone.
