@@ -123,10 +123,11 @@ pub fn sample(metrics: &str, series: &str) -> Result<Option<u64>> {
 /// # Errors
 /// It takes longer than `limit`.
 pub fn await_known(lab: &Lab, node: &Host, limit: Duration) -> Result<()> {
-    let all = format!("herald_nodes_alive {}", lab.nodes.len());
+    let all = lab.nodes.len() as u64;
     wait::until_true(limit, &format!("the agent of {} knows all nodes", node.name), || {
-        let metrics = metrics(node).unwrap_or_default();
-        Ok(["herald_ready 1", &all].iter().all(|told| metrics.lines().any(|line| line == *told)))
+        let metrics = metrics(node)?;
+        let told = |series: &str| sample(&metrics, series);
+        Ok(told("herald_ready")? == Some(1) && told("herald_nodes_alive")? == Some(all))
     })
 }
 

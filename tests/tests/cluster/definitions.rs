@@ -5,6 +5,7 @@ use herald_tests::{
     lab::{
         Lab, Recording, command,
         control_plane::{ControlPlane, NAMESPACE},
+        scenario,
     },
     wait,
 };
@@ -49,9 +50,8 @@ fn without_bgp_on(lab: &Lab) -> Result<()> {
     let mut agent = lab.start_agent(&lab.nodes[0], &options)?;
     wait::until_true(2 * LIMIT, "the agent is in sync", || {
         agent.check()?;
-        let url = "http://127.0.0.1:9120/metrics";
-        let metrics = lab.nodes[0].namespace.output("curl", &["-s", "--fail", url])?;
-        Ok(metrics.lines().any(|line| line == "metallb_k8s_client_config_stale_bool 0"))
+        let metrics = scenario::metrics(&lab.nodes[0])?;
+        Ok(scenario::sample(&metrics, "metallb_k8s_client_config_stale_bool")? == Some(0))
     })?;
     wait::until_true(2 * LIMIT, "the pool is judged", || {
         valid(&control, "ipaddresspool/all", "True")

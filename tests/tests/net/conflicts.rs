@@ -48,9 +48,9 @@ fn before(cluster: &mut Cluster, stranger: &Host) -> Result<()> {
         let announces = answers.iter().any(|a| cluster.lab.nodes[owner].mac == a.mac);
         ensure!(announces, "{} tells, but does not announce it: {answers:?}", owner + 1);
         let series =
-            format!("herald_vip_conflict{{ip=\"{vip}\",interface=\"eth0\",state=\"defended\"}} 1");
+            format!("herald_vip_conflict{{ip=\"{vip}\",interface=\"eth0\",state=\"defended\"}}");
         let metrics = scenario::metrics(&cluster.lab.nodes[owner])?;
-        ensure!(metrics.lines().any(|line| line == series), "no {series}");
+        ensure!(scenario::sample(&metrics, &series)? == Some(1), "no {series}");
     }
     has(stranger, SECOND_VIPS, false)?;
     remove_second(cluster)
