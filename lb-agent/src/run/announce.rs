@@ -226,7 +226,7 @@ impl<S: Source> Task<S> {
 
     fn forget_sockets(&mut self) {
         let links = self.parts.links.borrow();
-        let uplinks = links.as_ref().map_or(&[][..], |links| &links.uplinks);
+        let uplinks = uplinks(&links);
         self.sockets.retain(|ifindex, _| uplinks.iter().any(|u| u.device == *ifindex));
     }
 
@@ -252,11 +252,9 @@ impl<S: Source> Task<S> {
     /// Somebody claims a VIP.
     fn heed(&mut self, claim: Claim) {
         let Claim { vip, mac, arrived } = claim;
-        let device = self.parts.links.borrow().as_ref().and_then(|links| {
-            // Where the program sees frames without their tag, it is on the device itself.
-            let by = |u: &&Uplink| (u.ifindex, u.vlan) == arrived || (u.device, 0) == arrived;
-            links.uplinks.iter().find(by).map(|uplink| uplink.device)
-        });
+        // Where the program sees frames without their tag, it is on the device itself.
+        let by = |u: &&Uplink| (u.ifindex, u.vlan) == arrived || (u.device, 0) == arrived;
+        let device = uplinks(&self.parts.links.borrow()).iter().find(by).map(|u| u.device);
         let Some(device) = device else { return };
         let place = (vip, device);
         // The kernel program may have seen it before it was told who the agents' nodes are, and it
@@ -321,8 +319,7 @@ impl<S: Source> Task<S> {
     /// Asks who has a VIP that is not announced.
     fn ask(&mut self, now: Instant, (vip, ifindex): Place) {
         let links = self.parts.links.borrow();
-        let uplinks = links.as_ref().map_or(&[][..], |links| &links.uplinks);
-        if let Some(Uplink { mac, .. }) = uplinks.iter().find(|u| u.device == ifindex) {
+        if let Some(Uplink { mac, .. }) = uplinks(&links).iter().find(|u| u.device == ifindex) {
             self.announcer.probe(now, Announcement { vip, ifindex, mac: *mac });
         }
     }
@@ -349,20 +346,21 @@ impl<S> Parts<S> {
     fn is_node(&self, mac: [u8; 6]) -> bool {
         let hops = || self.next_hops.borrow().values().any(|hop| hop.on_link && hop.mac == mac);
         let told = || self.alive.borrow().values().any(|node| node.macs().any(|told| told == mac));
-        let own = || {
-            let links = self.links.borrow();
-            links.as_ref().is_some_and(|links| links.uplinks.iter().any(|uplink| uplink.mac == mac))
-        };
+        let own = || uplinks(&self.links.borrow()).iter().any(|uplink| uplink.mac == mac);
         hops() || told() || own()
     }
 
     /// The name of an interface.
     fn interface(&self, device: u32) -> String {
         let links = self.links.borrow();
-        let uplinks = links.as_ref().map_or(&[][..], |links| &links.uplinks);
-        let uplink = uplinks.iter().find(|uplink| uplink.device == device);
+        let uplink = uplinks(&links).iter().find(|uplink| uplink.device == device);
         uplink.map_or_else(|| format!("interface {device}"), |uplink| uplink.name.clone())
     }
+}
+
+/// None before they are known.
+fn uplinks(links: &Option<Links>) -> &[Uplink] {
+    links.as_ref().map_or(&[], |links| &links.uplinks)
 }
 
 fn message(vip: IpAddr, mac: [u8; 6], interface: &str, policy: Policy) -> String {

@@ -12,7 +12,7 @@ use super::view::View;
 use crate::snapshot::{
     EndpointSlice, IpAddressPool, L2Advertisement, Labels, Node, Service, Snapshot,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions},
@@ -92,17 +92,23 @@ impl From<Document> for Snapshot {
 ///
 /// The file cannot be read, or is not what was written.
 pub fn read(directory: &Path) -> io::Result<Option<(Snapshot, SystemTime)>> {
-    let text = match fs::read(directory.join(FILE)) {
+    let Some(document) = recall::<Document>(directory, FILE, VERSION)? else { return Ok(None) };
+    let written = fs::metadata(directory.join(FILE))?.modified()?;
+    Ok(Some((document.into(), written)))
+}
+
+/// Reads a file of the folder; none if there is none, or of another version than its layout has now.
+pub(super) fn recall<T: DeserializeOwned>(
+    directory: &Path,
+    name: &str,
+    layout: u32,
+) -> io::Result<Option<T>> {
+    let text = match fs::read(directory.join(name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text?,
     };
-    let written = fs::metadata(directory.join(FILE))?.modified()?;
     let Version { version } = serde_json::from_slice(&text)?;
-    if version != VERSION {
-        return Ok(None);
-    }
-    let document: Document = serde_json::from_slice(&text)?;
-    Ok(Some((document.into(), written)))
+    Ok(if version == layout { Some(serde_json::from_slice(&text)?) } else { None })
 }
 
 /// Writes a snapshot, whole or not at all. Only the owner of the process may read it.

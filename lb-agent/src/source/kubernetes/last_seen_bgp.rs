@@ -5,7 +5,7 @@
 //! Passwords are kept as well, since a session with one is no use without. The file is of the folder
 //! that has the agents' keys, and only the owner of the process may read it; whoever can become that can
 //! read the passwords of a running agent.
-use super::last_seen::{PATIENCE, PAUSE, replace};
+use super::last_seen::{PATIENCE, PAUSE, recall, replace};
 use crate::{
     api::{BFDProfileSpec, BGPAdvertisementSpec, BGPPeerSpec, CommunitySpec},
     bgp::{self, speaker::Passwords},
@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -41,11 +41,6 @@ struct Document {
     communities: BTreeMap<String, Kept<CommunitySpec>>,
     /// By the names of Secrets.
     passwords: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct Version {
-    version: u32,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -97,12 +92,7 @@ fn entries<S>(kept: BTreeMap<String, Kept<S>>) -> Entries<S> {
 }
 
 fn read(directory: &Path) -> io::Result<Option<Document>> {
-    let text = match fs::read(directory.join(FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text?,
-    };
-    let Version { version } = serde_json::from_slice(&text)?;
-    Ok(if version == VERSION { Some(serde_json::from_slice(&text)?) } else { None })
+    recall(directory, FILE, VERSION)
 }
 
 fn write(directory: &Path, document: &Document) -> io::Result<()> {
@@ -188,6 +178,7 @@ impl Keeper {
 mod tests {
     use super::*;
     use crate::validate::{judge, tests::objects};
+    use std::fs;
 
     #[test]
     fn what_is_valid_comes_back_with_its_passwords() {
